@@ -1,0 +1,3 @@
+module github.com/onnxq/onnxq
+
+go 1.26.0
