@@ -1,0 +1,166 @@
+// Package ops is the operator table: for every ONNX operator that onnxq
+// understands one Spec that says what its ports mean to a quantizer, how its
+// output types follow from its input types, and how it is computed.
+//
+// An operator that is not in the table is opaque: it is kept as it is, and
+// whoever looks it up says so.
+package ops
+
+import (
+	"sync"
+
+	"github.com/onnxq/onnxq/graph"
+)
+
+// Role is what a port of an operator means to quantization.
+type Role uint8
+
+// Roles of ports.
+const (
+	Ignore     Role = iota // not quantized: conditions, sizes, scales, …
+	Activation             // data that flows through the network
+	Weight                 // multiplied with an activation, usually constant
+	Bias                   // added to a product of activation and weight
+	Index                  // integers that address or shape other data
+	State                  // carried from step to step by a recurrent operator
+)
+
+// Flow is how the values of an operator's outputs relate to those of its
+// activations.
+type Flow uint8
+
+// Flows.
+const (
+	Opaque   Flow = iota // unknown: never quantized
+	Compute              // new values; the range of the output must be observed
+	Pass                 // a selection or rearrangement of the input's values: same range, same parameters
+	Join                 // values of several inputs side by side: one set of parameters serves all
+	Fixed                // the output lies in Spec.Range whatever the input
+	Integers             // no real values on any port (shapes, indices, conditions)
+)
+
+// Port is an input or output of an operator.
+type Port struct {
+	Name     string
+	Role     Role
+	Optional bool
+	Variadic bool // the last port, any number of times
+	// Axis is the axis of a Weight that runs over the operator's output
+	// channels; negative counts from the end. See Spec.WeightAxis for the cases
+	// in which attributes change it.
+	Axis int
+}
+
+// AttrSpec declares an attribute.
+type AttrSpec struct {
+	Name     string
+	Kind     graph.AttrKind
+	Required bool
+}
+
+// Spec describes one operator in all versions of its operator set.
+type Spec struct {
+	Domain, Type string
+	// Since is the lowest operator set version that the functions below
+	// handle; they look at the site's version where versions differ.
+	Since int
+	Flow  Flow
+	// Pure says that equal inputs give equal outputs, so that constant inputs
+	// allow folding.
+	Pure    bool
+	In, Out []Port
+	Attrs   []AttrSpec
+	// Range bounds the output of a Fixed operator.
+	Range func(n *graph.Node) (lo, hi float32)
+	// WeightAxis overrides the Axis of weight port i where attributes of the
+	// node matter.
+	WeightAxis func(n *graph.Node, i int) int
+	// Infer finds the output types. Missing knowledge about inputs is not an
+	// error; a contradiction is.
+	Infer func(*Inference) error
+	// Compile binds a node to its attributes and constant inputs and returns
+	// the function that computes it; nil means that the embedded executor
+	// cannot run the operator.
+	Compile func(*Site) (Kernel, error)
+}
+
+var table = sync.OnceValue(func() map[graph.OpKey]*Spec {
+	t := map[graph.OpKey]*Spec{}
+	for _, s := range All() {
+		t[graph.OpKey{Domain: s.Domain, Type: s.Type}] = s
+	}
+	return t
+})
+
+// All returns every operator of the table, family by family. The result must
+// not be changed.
+var All = sync.OnceValue(func() []*Spec {
+	var all []*Spec
+	for _, family := range families() {
+		for i := range family {
+			all = append(all, &family[i])
+		}
+	}
+	return all
+})
+
+// families lists the parts of the table.
+func families() [][]Spec {
+	return [][]Spec{}
+}
+
+// Lookup returns the operator that n applies, or nil if it is not in the
+// table, stands at a version below Spec.Since, or is shadowed by a local
+// function of the model.
+func Lookup(n *graph.Node) *Spec {
+	s := table()[graph.OpKey{Domain: n.Op.Domain, Type: n.Op.Type}]
+	if s == nil {
+		return nil
+	}
+	g := n.Graph()
+	if len(g.Model().Functions) > 0 && g.Model().Function(n.Op) != nil {
+		return nil
+	}
+	if n.Op.Domain == graph.OnnxDomain && g.Opset(n.Op.Domain) < s.Since {
+		return nil
+	}
+	return s
+}
+
+// InPort returns the port of input i, honouring a variadic last port, and
+// whether there is one.
+func (s *Spec) InPort(i int) (Port, bool) { return port(s.In, i) }
+
+// OutPort returns the port of output i, honouring a variadic last port, and
+// whether there is one.
+func (s *Spec) OutPort(i int) (Port, bool) { return port(s.Out, i) }
+
+func port(ports []Port, i int) (Port, bool) {
+	switch n := len(ports); {
+	case i < n:
+		return ports[i], true
+	case n > 0 && ports[n-1].Variadic:
+		return ports[n-1], true
+	}
+	return Port{}, false
+}
+
+// Axis returns the output-channel axis of weight port i of n, in [0, rank), or
+// -1 if the port is none or the rank does not have it.
+func (s *Spec) Axis(n *graph.Node, i, rank int) int {
+	p, ok := s.InPort(i)
+	if !ok || p.Role != Weight {
+		return -1
+	}
+	axis := p.Axis
+	if s.WeightAxis != nil {
+		axis = s.WeightAxis(n, i)
+	}
+	if axis < 0 {
+		axis += rank
+	}
+	if axis < 0 || axis >= rank {
+		return -1
+	}
+	return axis
+}
