@@ -1,0 +1,123 @@
+package exec
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+	"unsafe"
+
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Bounds on single tensors, so that sizes that come from data can neither
+// overflow nor ask the runtime for the impossible.
+const (
+	maxElements = 1 << 40
+	maxStrings  = 1 << 24
+)
+
+// buffer is a piece of memory that tensors of a run live in.
+type buffer struct {
+	mem     []byte
+	refs    int // slots whose tensors live here
+	escaped bool
+}
+
+func (b *buffer) holds(t *tensor.Tensor) bool {
+	return unsafe.SliceData(t.Bytes()) == unsafe.SliceData(b.mem)
+}
+
+func sameMemory(a, b *tensor.Tensor) bool {
+	return unsafe.SliceData(a.Bytes()) == unsafe.SliceData(b.Bytes())
+}
+
+// arena recycles buffers by size class.
+type arena struct {
+	limit   int64
+	live    int64 // bytes of all buffers, free ones included
+	free    [64][]*buffer
+	escaped []*buffer
+}
+
+// class returns the size class of n bytes and its size: powers of two with
+// three steps in between, so that at most a fifth is wasted.
+func class(n int) (int, int) {
+	if n <= 256 {
+		return 0, 256
+	}
+	top := bits.Len(uint(n-1)) - 1 // 2^top < n <= 2^(top+1)
+	step := 1 << (top - 2)
+	size := (n + step - 1) / step * step
+	return min(top, 63), size
+}
+
+func (a *arena) get(n int) (*buffer, error) {
+	if n < 0 {
+		return nil, fmt.Errorf("%w: negative size", ErrLimit)
+	}
+	c, size := class(n)
+	list := a.free[c]
+	for i := len(list) - 1; i >= 0; i-- {
+		if b := list[i]; len(b.mem) >= n {
+			a.free[c] = slices.Delete(list, i, i+1)
+			b.refs = 0
+			return b, nil
+		}
+	}
+	if a.limit > 0 && a.live+int64(size) > a.limit {
+		a.drop()
+		if a.live+int64(size) > a.limit {
+			return nil, fmt.Errorf("%w: %d bytes in use, %d more wanted, %d allowed", ErrLimit, a.live, size, a.limit)
+		}
+	}
+	a.live += int64(size)
+	return &buffer{mem: tensor.AlignedBytes(size)}, nil
+}
+
+func (a *arena) release(b *buffer) {
+	if b.escaped {
+		return
+	}
+	c, _ := class(len(b.mem))
+	a.free[c] = append(a.free[c], b)
+}
+
+// escape keeps b from being recycled: someone outside the run may hold it.
+func (a *arena) escape(b *buffer) {
+	if !b.escaped {
+		b.escaped = true
+		a.escaped = append(a.escaped, b)
+	}
+}
+
+// drop forgets all free buffers.
+func (a *arena) drop() {
+	for c := range a.free {
+		for _, b := range a.free[c] {
+			a.live -= int64(len(b.mem))
+		}
+		a.free[c] = nil
+	}
+}
+
+// endRun hands the escaped buffers over to the caller of the run.
+func (a *arena) endRun() {
+	for _, b := range a.escaped {
+		a.live -= int64(len(b.mem))
+	}
+	clear(a.escaped)
+	a.escaped = a.escaped[:0]
+}
+
+// reset forgets everything after a failed run.
+func (a *arena) reset() { *a = arena{limit: a.limit} }
+
+func sortedKeys(m map[string]ops.Data) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
