@@ -1,0 +1,425 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// Offsets in kernels.gemmTile; TestGemmTileLayout compares them.
+const (
+	tA       = 0
+	tB       = 24
+	tC       = 48
+	tRes     = 72
+	tRowBias = 96
+	tColBias = 120
+	tLda     = 144
+	tBStep   = 152
+	tPStep   = 160
+	tLdc     = 168
+	tLdr     = 176
+	tM       = 184
+	tN       = 192
+	tK       = 200
+	tLo      = 208
+	tHi      = 212
+	tAcc     = 216
+	tWork    = 224 // as words: A, C, residual, row bias and M of the rows left
+	wA       = tWork
+	wC       = tWork + 8
+	wRes     = tWork + 16
+	wRowBias = tWork + 24
+	wM       = tWork + 32
+)
+
+// rowAddr gives the address of row i of a block whose every third row has a
+// pointer.
+func rowAddr(ptrs []reg.GPVirtual, ld reg.GPVirtual, i, disp int) Mem {
+	m := Mem{Base: ptrs[i/3], Disp: disp}
+	if s := i % 3; s > 0 {
+		m.Index, m.Scale = ld, uint8(s)
+	}
+	return m
+}
+
+// gemmRows writes the kernel that multiplies any number of rows of A by one
+// panel of B of two vectors of columns, and applies the epilogue.
+func gemmRows(v isa) {
+	TEXT("gemmRows"+v.name, NOSPLIT, "func(t *byte)")
+	Doc("gemmRows" + v.name + " computes t, which has at most " + fmt.Sprint(2*v.lanes) + " columns.")
+	Pragma("noescape")
+	args := Load(Param("t"), GP64()).(reg.GPVirtual)
+	lda, bstep := stride(args, tLda), stride(args, tBStep)
+
+	for _, w := range [][2]int{{tA, wA}, {tC, wC}, {tRes, wRes}, {tRowBias, wRowBias}, {tM, wM}} {
+		MOVQ(ptr(args, w[0]), Mem{Base: args, Disp: w[1]})
+	}
+	mask := GP64()
+	n := ptr(args, tN)
+	if v.lanes == 16 {
+		ones := GP64()
+		MOVQ(I32(-1), ones)
+		BZHIQ(n, ones, ones)
+		KMOVW(ones.As32(), reg.K1)
+		SHRQ(Imm(16), ones)
+		KMOVW(ones.As32(), reg.K2)
+	} else {
+		LEAQ(Mem{Symbol: Symbol{Name: "tailMask", Static: true}, Base: reg.StaticBase, Disp: 64}, mask)
+		SHLQ(Imm(2), n)
+		SUBQ(n, mask)
+	}
+
+	Label("rows")
+	m := ptr(args, wM)
+	CMPQ(m, Imm(uint64(v.rows)))
+	JGE(LabelRef(fmt.Sprintf("tile%d", v.rows)))
+	for i := v.rows - 1; i >= 1; i-- {
+		CMPQ(m, Imm(uint64(i)))
+		JEQ(LabelRef(fmt.Sprintf("tile%d", i)))
+	}
+	JMP(LabelRef("done"))
+
+	for mr := v.rows; mr >= 1; mr-- {
+		l := func(s string) string { return fmt.Sprintf("%s%d", s, mr) }
+		acc := func(i, j int) reg.VecPhysical { return v.regs[2*i+j] }
+		b0, b1 := v.regs[2*v.rows], v.regs[2*v.rows+1]
+		spare := v.regs[2*v.rows+2:]
+
+		Label(l("tile"))
+		ptrs := []reg.GPVirtual{ptr(args, wA)}
+		for i := 3; i < mr; i += 3 {
+			p := GP64()
+			LEAQ(Mem{Base: ptrs[len(ptrs)-1], Index: lda, Scale: 2}, p)
+			ADDQ(lda, p)
+			ptrs = append(ptrs, p)
+		}
+		kb, k := ptr(args, tB), ptr(args, tK)
+
+		CMPQ(Mem{Base: args, Disp: tAcc}, Imm(0))
+		JNE(LabelRef(l("load")))
+		for i := range mr {
+			v.zero(acc(i, 0))
+			v.zero(acc(i, 1))
+		}
+		JMP(LabelRef(l("loop")))
+		Label(l("load"))
+		start, ldc := ptr(args, wC), stride(args, tLdc)
+		loadMasks(v, mask, b0, b1)
+		for i := range mr {
+			v.maskLoad(Mem{Base: start}, 0, b0, acc(i, 0))
+			v.maskLoad(Mem{Base: start, Disp: v.bytes()}, 1, b1, acc(i, 1))
+			if i < mr-1 {
+				ADDQ(ldc, start)
+			}
+		}
+
+		step := func(u int) {
+			VMOVUPS(Mem{Base: kb}, b0)
+			VMOVUPS(Mem{Base: kb, Disp: v.bytes()}, b1)
+			ADDQ(bstep, kb)
+			for i := range mr {
+				s := spare[i%len(spare)]
+				VBROADCASTSS(rowAddr(ptrs, lda, i, 4*u), s)
+				VFMADD231PS(b0, s, acc(i, 0))
+				VFMADD231PS(b1, s, acc(i, 1))
+			}
+		}
+		Label(l("loop"))
+		SUBQ(Imm(4), k)
+		JLT(LabelRef(l("rest")))
+		Label(l("four"))
+		for u := range 4 {
+			step(u)
+		}
+		for _, p := range ptrs {
+			ADDQ(Imm(16), p)
+		}
+		SUBQ(Imm(4), k)
+		JGE(LabelRef(l("four")))
+		Label(l("rest"))
+		ADDQ(Imm(4), k)
+		JZ(LabelRef(l("end")))
+		Label(l("one"))
+		step(0)
+		for _, p := range ptrs {
+			ADDQ(Imm(4), p)
+		}
+		DECQ(k)
+		JNZ(LabelRef(l("one")))
+
+		Label(l("end"))
+		// Three registers are free for the epilogue at the least: b0, b1 and
+		// spare[0]; AVX2 has one more.
+		loadMasks(v, mask, b0, b1)
+		rowBias := ptr(args, wRowBias)
+		TESTQ(rowBias, rowBias)
+		JZ(LabelRef(l("colbias")))
+		for i := range mr {
+			VBROADCASTSS(Mem{Base: rowBias, Disp: 4 * i}, spare[0])
+			VADDPS(spare[0], acc(i, 0), acc(i, 0))
+			VADDPS(spare[0], acc(i, 1), acc(i, 1))
+		}
+		Label(l("colbias"))
+		cb := ptr(args, tColBias)
+		TESTQ(cb, cb)
+		JZ(LabelRef(l("residual")))
+		v.maskLoad(Mem{Base: cb}, 0, b0, spare[0])
+		v.maskLoad(Mem{Base: cb, Disp: v.bytes()}, 1, b1, spare[1])
+		for i := range mr {
+			VADDPS(spare[0], acc(i, 0), acc(i, 0))
+			VADDPS(spare[1], acc(i, 1), acc(i, 1))
+		}
+		Label(l("residual"))
+		r := ptr(args, wRes)
+		TESTQ(r, r)
+		JZ(LabelRef(l("clamp")))
+		ldr := stride(args, tLdr)
+		for i := range mr {
+			v.maskLoad(Mem{Base: r}, 0, b0, spare[0])
+			v.maskLoad(Mem{Base: r, Disp: v.bytes()}, 1, b1, spare[1])
+			VADDPS(spare[0], acc(i, 0), acc(i, 0))
+			VADDPS(spare[1], acc(i, 1), acc(i, 1))
+			if i < mr-1 {
+				ADDQ(ldr, r)
+			}
+		}
+		Label(l("clamp"))
+		VBROADCASTSS(Mem{Base: args, Disp: tLo}, spare[0])
+		VBROADCASTSS(Mem{Base: args, Disp: tHi}, spare[1])
+		out := ptr(args, wC)
+		ldc = stride(args, tLdc)
+		for i := range mr {
+			for j := range 2 {
+				v.clamp(spare[0], spare[1], acc(i, j))
+			}
+		}
+		if v.lanes == 8 {
+			// A masked store is slow on some CPUs even where the mask is full.
+			CMPQ(Mem{Base: args, Disp: tN}, Imm(uint64(2*v.lanes)))
+			JEQ(LabelRef(l("full")))
+		}
+		for i := range mr {
+			v.maskStore(acc(i, 0), 0, b0, Mem{Base: out})
+			v.maskStore(acc(i, 1), 1, b1, Mem{Base: out, Disp: v.bytes()})
+			if i < mr-1 {
+				ADDQ(ldc, out)
+			}
+		}
+		if v.lanes == 8 {
+			JMP(LabelRef(l("stored")))
+			Label(l("full"))
+			for i := range mr {
+				VMOVUPS(acc(i, 0), Mem{Base: out})
+				VMOVUPS(acc(i, 1), Mem{Base: out, Disp: v.bytes()})
+				if i < mr-1 {
+					ADDQ(ldc, out)
+				}
+			}
+			Label(l("stored"))
+		}
+		if mr < v.rows {
+			JMP(LabelRef("done"))
+			continue
+		}
+		ADDQ(ldc, out)
+		MOVQ(out, Mem{Base: args, Disp: wC})
+		a := ptr(args, wA)
+		for range mr / 2 {
+			LEAQ(Mem{Base: a, Index: lda, Scale: 2}, a)
+		}
+		MOVQ(a, Mem{Base: args, Disp: wA})
+		rowBias = ptr(args, wRowBias)
+		TESTQ(rowBias, rowBias)
+		JZ(LabelRef("nextRes"))
+		ADDQ(Imm(uint64(4*mr)), Mem{Base: args, Disp: wRowBias})
+		Label("nextRes")
+		r = ptr(args, wRes)
+		TESTQ(r, r)
+		JZ(LabelRef("next"))
+		ldr = stride(args, tLdr)
+		for range mr / 2 {
+			LEAQ(Mem{Base: r, Index: ldr, Scale: 2}, r)
+		}
+		MOVQ(r, Mem{Base: args, Disp: wRes})
+		Label("next")
+		SUBQ(Imm(uint64(mr)), Mem{Base: args, Disp: wM})
+		JMP(LabelRef("rows"))
+	}
+	Label("done")
+	VZEROUPPER()
+	RET()
+}
+
+// clamp keeps x in [lo, hi] and a NaN as it is: VMAXPS and VMINPS return their
+// second source, which Go's syntax puts first, where one is NaN.
+func (v isa) clamp(lo, hi, x reg.VecPhysical) {
+	VMAXPS(x, lo, x)
+	VMINPS(x, hi, x)
+}
+
+// loadMasks puts the column masks of AVX2 into two registers; AVX-512 keeps
+// them in K1 and K2.
+func loadMasks(v isa, mask reg.GPVirtual, m0, m1 reg.VecPhysical) {
+	if v.lanes == 8 {
+		VMOVDQU(Mem{Base: mask}, m0)
+		VMOVDQU(Mem{Base: mask, Disp: 32}, m1)
+	}
+}
+
+func (v isa) maskLoad(src Mem, half int, m, dst reg.VecPhysical) {
+	if v.lanes == 8 {
+		VMASKMOVPS(src, m, dst)
+	} else {
+		VMOVUPS_Z(src, []reg.OpmaskPhysical{reg.K1, reg.K2}[half], dst)
+	}
+}
+
+func (v isa) maskStore(src reg.VecPhysical, half int, m reg.VecPhysical, dst Mem) {
+	if v.lanes == 8 {
+		VMASKMOVPS(src, m, dst)
+	} else {
+		VMOVUPS(src, []reg.OpmaskPhysical{reg.K1, reg.K2}[half], dst)
+	}
+}
+
+// widePanels is the number of panels of B that gemmWide multiplies at once.
+const widePanels = 4
+
+// gemmWide writes the kernel for one to three rows of A (one at AVX2), which
+// takes four panels of B at once so that there are enough independent sums.
+func gemmWide(v isa) {
+	rows := 3
+	if v.lanes == 8 {
+		rows = 1
+	}
+	TEXT("gemmWide"+v.name, NOSPLIT, "func(t *byte)")
+	Doc(fmt.Sprintf("gemmWide%s computes t, which has %d columns and at most %d rows.", v.name, 2*widePanels*v.lanes, rows))
+	Pragma("noescape")
+	args := Load(Param("t"), GP64()).(reg.GPVirtual)
+	a, b, c := ptr(args, tA), ptr(args, tB), ptr(args, tC)
+	lda, bstep, pstep, ldc := stride(args, tLda), stride(args, tBStep), stride(args, tPStep), stride(args, tLdc)
+	m := ptr(args, tM)
+	for i := rows; i >= 1; i-- {
+		CMPQ(m, Imm(uint64(i)))
+		JEQ(LabelRef(fmt.Sprintf("tile%d", i)))
+	}
+	JMP(LabelRef("done"))
+	vecs := 2 * widePanels
+	for mr := rows; mr >= 1; mr-- {
+		l := func(s string) string { return fmt.Sprintf("%s%d", s, mr) }
+		acc := func(i, j int) reg.VecPhysical { return v.regs[vecs*i+j] }
+		spare := v.regs[vecs*rows:]
+
+		Label(l("tile"))
+		k := ptr(args, tK)
+		pa := GP64()
+		MOVQ(a, pa)
+		pb := []reg.GPVirtual{GP64()}
+		MOVQ(b, pb[0])
+		for p := 1; p < widePanels; p++ {
+			pb = append(pb, GP64())
+			LEAQ(Mem{Base: pb[p-1], Index: pstep, Scale: 1}, pb[p])
+		}
+		CMPQ(Mem{Base: args, Disp: tAcc}, Imm(0))
+		JNE(LabelRef(l("load")))
+		for i := range mr {
+			for j := range vecs {
+				v.zero(acc(i, j))
+			}
+		}
+		JMP(LabelRef(l("loop")))
+		Label(l("load"))
+		start := GP64()
+		MOVQ(c, start)
+		for i := range mr {
+			for j := range vecs {
+				VMOVUPS(Mem{Base: start, Disp: j * v.bytes()}, acc(i, j))
+			}
+			if i < mr-1 {
+				ADDQ(ldc, start)
+			}
+		}
+		Label(l("loop"))
+		TESTQ(k, k)
+		JZ(LabelRef(l("end")))
+		Label(l("one"))
+		for i := range mr {
+			mem := Mem{Base: pa}
+			if i > 0 {
+				mem.Index, mem.Scale = lda, uint8(i)
+			}
+			VBROADCASTSS(mem, spare[i])
+		}
+		for j := range vecs {
+			mem := Mem{Base: pb[j/2], Disp: j % 2 * v.bytes()}
+			if mr == 1 {
+				VFMADD231PS(mem, spare[0], acc(0, j))
+				continue
+			}
+			x := spare[mr+j%2]
+			VMOVUPS(mem, x)
+			for i := range mr {
+				VFMADD231PS(x, spare[i], acc(i, j))
+			}
+		}
+		ADDQ(Imm(4), pa)
+		for _, p := range pb {
+			ADDQ(bstep, p)
+		}
+		DECQ(k)
+		JNZ(LabelRef(l("one")))
+		Label(l("end"))
+
+		rowBias := ptr(args, tRowBias)
+		TESTQ(rowBias, rowBias)
+		JZ(LabelRef(l("colbias")))
+		for i := range mr {
+			VBROADCASTSS(Mem{Base: rowBias, Disp: 4 * i}, spare[0])
+			for j := range vecs {
+				VADDPS(spare[0], acc(i, j), acc(i, j))
+			}
+		}
+		Label(l("colbias"))
+		cb := ptr(args, tColBias)
+		TESTQ(cb, cb)
+		JZ(LabelRef(l("residual")))
+		for j := range vecs {
+			VMOVUPS(Mem{Base: cb, Disp: j * v.bytes()}, spare[0])
+			for i := range mr {
+				VADDPS(spare[0], acc(i, j), acc(i, j))
+			}
+		}
+		Label(l("residual"))
+		r := ptr(args, tRes)
+		TESTQ(r, r)
+		JZ(LabelRef(l("clamp")))
+		ldr := stride(args, tLdr)
+		for i := range mr {
+			for j := range vecs {
+				VADDPS(Mem{Base: r, Disp: j * v.bytes()}, acc(i, j), acc(i, j))
+			}
+			if i < mr-1 {
+				ADDQ(ldr, r)
+			}
+		}
+		Label(l("clamp"))
+		VBROADCASTSS(Mem{Base: args, Disp: tLo}, spare[0])
+		VBROADCASTSS(Mem{Base: args, Disp: tHi}, spare[1])
+		for i := range mr {
+			for j := range vecs {
+				v.clamp(spare[0], spare[1], acc(i, j))
+				VMOVUPS(acc(i, j), Mem{Base: c, Disp: j * v.bytes()})
+			}
+			if i < mr-1 {
+				ADDQ(ldc, c)
+			}
+		}
+		JMP(LabelRef("done"))
+	}
+	Label("done")
+	VZEROUPPER()
+	RET()
+}

@@ -1,0 +1,17 @@
+// Command gemm generates the amd64 assembly of the matrix and convolution
+// kernels of package kernels.
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+)
+
+func main() {
+	ConstraintExpr("!noasm")
+	masks()
+	for _, v := range []isa{avx2, avx512} {
+		gemmRows(v)
+		gemmWide(v)
+	}
+	Generate()
+}

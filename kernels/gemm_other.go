@@ -1,0 +1,5 @@
+//go:build !amd64 || noasm
+
+package kernels
+
+func gemmKernel(_ Level, t *gemmTile, _ bool) { gemmTileGo(t) }
