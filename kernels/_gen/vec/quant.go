@@ -1,0 +1,161 @@
+package main
+
+import (
+	"github.com/mmcloughlin/avo/attr"
+	"github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+func quant(c *build.Context) {
+	levels(c, func(g *gen) {
+		g.quantize("quantize8", 1)
+		g.quantize("quantize16", 2)
+		g.fakeQuantize()
+		g.dequantize("dequantizeU8", "uint8", 1, g.VPMOVZXBD)
+		g.dequantize("dequantizeI8", "int8", 1, g.VPMOVSXBD)
+		g.dequantize("dequantizeU16", "uint16", 2, g.VPMOVZXWD)
+		g.dequantize("dequantizeI16", "int16", 2, g.VPMOVSXWD)
+		g.dequantizeI32()
+	})
+}
+
+// codes emits clamp(v/scale) rounded; NaN becomes lo.
+func (g *gen) codes(v, scale, lo, hi V) V {
+	return g.toInt(g.min(g.max(g.div(v, scale), lo), hi))
+}
+
+func (g *gen) quantize(base string, size int) {
+	elem := map[int]string{1: "uint8", 2: "uint16"}[size]
+	g.fn(base, "func(dst *"+elem+", src *float32, n int, scale, lo, hi float32, zero int32)",
+		"stores clamp(src/scale, lo, hi) rounded half to even, plus zero"+g.multiple(32)+".")
+	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+	scale, lo, hi, zero := g.broadcast("scale"), g.broadcast("lo"), g.broadcast("hi"), g.broadcast("zero")
+	code := func(m Mem) V { return g.addi(g.codes(g.load(m), scale, lo, hi), zero) }
+	if g.z {
+		narrow := g.VPMOVDB
+		if size == 2 {
+			narrow = g.VPMOVDW
+		}
+		step := func(vectors int) {
+			g.each(n, vectors*16, func() {
+				for i := range vectors {
+					narrow(code(g.at(src, i)), Mem{Base: dst, Disp: i * 16 * size})
+				}
+			}, stream{src, 4}, stream{dst, size})
+		}
+		step(4)
+		step(1)
+		g.rest(n, func(k reg.Register) {
+			v := g.ZMM()
+			g.VMOVUPS_Z(Mem{Base: src}, k, v)
+			narrow(g.addi(g.codes(v, scale, lo, hi), zero), k, Mem{Base: dst})
+		})
+		g.ret()
+		return
+	}
+	low := g.hoist(KI(1<<(8*size) - 1))
+	words := func(i int) V { // 16 codes as words, in the order 0-3 8-11 4-7 12-15
+		a, b, r := g.and(code(g.at(src, i)), low), g.and(code(g.at(src, i+1)), low), g.YMM()
+		g.VPACKUSDW(b, a, r)
+		return r
+	}
+	if size == 2 {
+		g.each(n, 32, func() {
+			for i := 0; i < 4; i += 2 {
+				w := words(i)
+				g.VPERMQ(U8(0xd8), w, w)
+				g.VMOVDQU(w, Mem{Base: dst, Disp: i * 16})
+			}
+		}, stream{src, 4}, stream{dst, 2})
+	} else {
+		order := g.YMM()
+		m := g.StaticGlobal("order")
+		g.DataAttributes(attr.RODATA | attr.NOPTR)
+		for _, d := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
+			g.AppendDatum(U32(d))
+		}
+		g.VMOVDQU(m, order)
+		g.each(n, 32, func() {
+			a, b, r := words(0), words(2), g.YMM()
+			g.VPACKUSWB(b, a, r)
+			g.VPERMD(r, order, r)
+			g.VMOVDQU(r, Mem{Base: dst})
+		}, stream{src, 4}, stream{dst, 1})
+	}
+	g.ret()
+}
+
+// multiple says which lengths the AVX2 form takes.
+func (g *gen) multiple(n int) string {
+	if g.z {
+		return ""
+	}
+	return "; n is a multiple of " + map[int]string{8: "8", 16: "16", 32: "32"}[n]
+}
+
+func (g *gen) fakeQuantize() {
+	g.fn("fakeQuantize", "func(dst, src *float32, n int, scale, lo, hi float32)",
+		"stores clamp(src/scale, lo, hi) rounded half to even, times scale"+g.multiple(8)+".")
+	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+	scale, lo, hi := g.broadcast("scale"), g.broadcast("lo"), g.broadcast("hi")
+	g.mapRows(n, dst, src, func(v V) V {
+		return g.mul(g.fromInt(g.codes(v, scale, lo, hi)), scale)
+	})
+	g.ret()
+}
+
+// mapRows stores f of n float32 of src to dst: four vectors at a time, one at a
+// time, and at AVX-512 the rest.
+func (g *gen) mapRows(n, dst, src reg.Register, f func(V) V) {
+	for _, vectors := range []int{4, 1} {
+		g.each(n, vectors*g.lanes(), func() {
+			for i := range vectors {
+				g.VMOVUPS(f(g.load(g.at(src, i))), g.at(dst, i))
+			}
+		}, stream{src, 4}, stream{dst, 4})
+	}
+	g.rest(n, func(k reg.Register) {
+		v := g.ZMM()
+		g.VMOVUPS_Z(Mem{Base: src}, k, v)
+		g.VMOVUPS(f(v), k, Mem{Base: dst})
+	})
+}
+
+func (g *gen) dequantize(base, elem string, size int, widen func(...Op)) {
+	g.fn(base, "func(dst *float32, src *"+elem+", n int, scale float32, zero int32)",
+		"stores (src-zero)*scale"+g.multiple(8)+".")
+	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+	scale, zero := g.broadcast("scale"), g.broadcast("zero")
+	value := func(q V) V { return g.mul(g.fromInt(g.subi(q, zero)), scale) }
+	for _, vectors := range []int{4, 1} {
+		g.each(n, vectors*g.lanes(), func() {
+			for i := range vectors {
+				q := g.reg()
+				widen(Mem{Base: src, Disp: i * g.lanes() * size}, q)
+				g.VMOVUPS(value(q), g.at(dst, i))
+			}
+		}, stream{src, size}, stream{dst, 4})
+	}
+	g.rest(n, func(k reg.Register) {
+		q, x := g.ZMM(), g.YMM()
+		if size == 1 {
+			g.VMOVDQU8_Z(Mem{Base: src}, k, x.AsX())
+			widen(x.AsX(), q)
+		} else {
+			g.VMOVDQU16_Z(Mem{Base: src}, k, x)
+			widen(x, q)
+		}
+		g.VMOVUPS(value(q), k, Mem{Base: dst})
+	})
+	g.ret()
+}
+
+func (g *gen) dequantizeI32() {
+	g.fn("dequantizeI32", "func(dst *float32, src *int32, n int, scale float32)",
+		"stores src*scale"+g.multiple(8)+".")
+	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+	scale := g.broadcast("scale")
+	g.mapRows(n, dst, src, func(v V) V { return g.mul(g.fromInt(v), scale) })
+	g.ret()
+}

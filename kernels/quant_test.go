@@ -1,0 +1,209 @@
+package kernels
+
+import (
+	"bytes"
+	"math"
+	"slices"
+	"testing"
+)
+
+// wantCode is the definition of quantization, in float64 after the division.
+func wantCode(x, scale float32, zero, lo, hi int) int {
+	d := float64(x / scale)
+	if d != d {
+		return lo
+	}
+	return int(min(max(math.RoundToEven(d)+float64(zero), float64(lo)), float64(hi)))
+}
+
+func testQuantize[T uint8 | int8 | uint16 | int16](t *testing.T, min, max int,
+	quantize func(dst []T, src []float32, scale float32, zero T),
+	quantizeRange func(dst []T, src []float32, scale float32, zero, lo, hi T),
+	dequantize func(dst []float32, src []T, scale float32, zero T)) {
+	eachLevel(t, func(t *testing.T) {
+		r := random(1)
+		tails(func(n, off int) {
+			src, _ := zoned[float32](n, off)
+			fill(r, src)
+			scale := []float32{1, 0.1, 3, 0x1p-140, 1e30, 1.0 / 3}[r.IntN(6)]
+			if n%3 == 0 { // exact ties
+				for i := range src {
+					src[i] = (float32(r.IntN(1<<17)-1<<16) + 0.5) * scale
+				}
+			}
+			a, b := r.IntN(max-min+1)+min, r.IntN(max-min+1)+min
+			if n%2 == 0 {
+				a, b = min, max
+			}
+			lo, hi := T(a), T(b)
+			if lo > hi {
+				lo, hi = hi, lo
+			}
+			zero := T(r.IntN(max-min+1) + min)
+			if lo > zero || zero > hi {
+				zero = lo
+			}
+			dst, check := zoned[T](n, (off+1)%4)
+			quantizeRange(dst, src, scale, zero, lo, hi)
+			check(t)
+			for i, x := range src {
+				if want := T(wantCode(x, scale, int(zero), int(lo), int(hi))); dst[i] != want {
+					t.Fatalf("n=%d: %g/%g, zero %d in [%d, %d] = %d, want %d", n, x, scale, zero, lo, hi, dst[i], want)
+				}
+			}
+			back, check := zoned[float32](n, off)
+			dequantize(back, dst, scale, zero)
+			check(t)
+			for i, q := range dst {
+				if want := float32(int(q)-int(zero)) * scale; !same(back[i], want) {
+					t.Fatalf("(%d-%d)*%g = %g, want %g", q, zero, scale, back[i], want)
+				}
+			}
+			fake, check := zoned[float32](n, (off+2)%4)
+			FakeQuantize(fake, src, scale, int32(zero), int32(lo), int32(hi))
+			check(t)
+			wantSame(t, "FakeQuantize", fake, back, src)
+			if lo, hi := T(min), T(max); n < 40 {
+				other := make([]T, n)
+				quantize(dst, src, scale, zero)
+				quantizeRange(other, src, scale, zero, lo, hi)
+				if !slices.Equal(dst, other) {
+					t.Fatalf("full range: %v, want %v", dst, other)
+				}
+			}
+		})
+	})
+}
+
+func TestQuantizeU8(t *testing.T) {
+	testQuantize(t, 0, 255, QuantizeU8, QuantizeRangeU8, DequantizeU8)
+}
+
+func TestQuantizeI8(t *testing.T) {
+	testQuantize(t, -128, 127, QuantizeI8, QuantizeRangeI8, DequantizeI8)
+}
+
+func TestQuantizeU16(t *testing.T) {
+	testQuantize(t, 0, 65535, QuantizeU16, QuantizeRangeU16, DequantizeU16)
+}
+
+func TestQuantizeI16(t *testing.T) {
+	testQuantize(t, -32768, 32767, QuantizeI16, QuantizeRangeI16, DequantizeI16)
+}
+
+// TestQuantizeLikeORT has results of QuantizeLinear of onnxruntime 1.32.0 on
+// x86-64, scale 1 and zero point 7.
+func TestQuantizeLikeORT(t *testing.T) {
+	src := []float32{nan, -nan, inf, -inf, 3e38, -3e38, 1e10, -1e10, 0.5, 1.5, 2.5, -0.5, -1.5, 300, -300, 70000, -70000, 0x1p31, 4e9}
+	eachLevel(t, func(t *testing.T) {
+		u8 := make([]uint8, len(src))
+		QuantizeU8(u8, src, 1, 7)
+		if want := []uint8{0, 0, 255, 0, 255, 0, 255, 0, 7, 9, 9, 7, 5, 255, 0, 255, 0, 255, 255}; !slices.Equal(u8, want) {
+			t.Errorf("uint8 %v, want %v", u8, want)
+		}
+		i16 := make([]int16, len(src))
+		QuantizeI16(i16, src, 1, 7)
+		if want := []int16{-32768, -32768, 32767, -32768, 32767, -32768, 32767, -32768, 7, 9, 9, 7, 5, 307, -293,
+			32767, -32768, 32767, 32767}; !slices.Equal(i16, want) {
+			t.Errorf("int16 %v, want %v", i16, want)
+		}
+	})
+}
+
+// TestQuantizeEveryFloat compares the levels on a coarse walk over all floats.
+func TestQuantizeEveryFloat(t *testing.T) {
+	src := make([]float32, 1<<16)
+	want, got := make([]uint8, len(src)), make([]uint8, len(src))
+	defer func(l Level) { level = l }(level)
+	for hi := range uint32(16) {
+		for i := range src {
+			src[i] = math.Float32frombits(uint32(i)<<16 | hi*0x1111)
+		}
+		level = Generic
+		QuantizeU8(want, src, 0.37, 100)
+		for level = AVX2; level <= detected; level++ {
+			if QuantizeU8(got, src, 0.37, 100); !bytes.Equal(got, want) {
+				t.Fatalf("%v differs from the portable form", level)
+			}
+		}
+	}
+}
+
+func TestDequantizeI32(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		r := random(2)
+		tails(func(n, off int) {
+			src, _ := zoned[int32](n, off)
+			want := make([]float32, n)
+			for i := range src {
+				src[i] = int32(r.Uint32()) >> r.IntN(31)
+				want[i] = float32(src[i]) * 0.013
+			}
+			dst, check := zoned[float32](n, (off+3)%4)
+			DequantizeI32(dst, src, 0.013)
+			check(t)
+			wantSame(t, "DequantizeI32", dst, want)
+		})
+	})
+}
+
+func TestPack(t *testing.T) {
+	r := random(3)
+	for n := range 40 {
+		u4, u2, i4, i2 := make([]uint8, n), make([]uint8, n), make([]int8, n), make([]int8, n)
+		for i := range n {
+			u4[i], u2[i], i4[i], i2[i] = uint8(r.IntN(16)), uint8(r.IntN(4)), int8(r.IntN(16)-8), int8(r.IntN(4)-2)
+		}
+		p4, check4 := zoned[byte]((n+1)/2, 0)
+		p2, check2 := zoned[byte]((n+3)/4, 0)
+		u, i := make([]uint8, n), make([]int8, n)
+		for _, c := range []struct {
+			name string
+			ok   func() bool
+		}{
+			{"uint4", func() bool { Pack4(p4, u4); Unpack4(u, p4); return slices.Equal(u, u4) }},
+			{"int4", func() bool { Pack4(p4, i4); Unpack4(i, p4); return slices.Equal(i, i4) }},
+			{"uint2", func() bool { Pack2(p2, u2); Unpack2(u, p2); return slices.Equal(u, u2) }},
+			{"int2", func() bool { Pack2(p2, i2); Unpack2(i, p2); return slices.Equal(i, i2) }},
+		} {
+			if !c.ok() {
+				t.Errorf("%s of %d elements does not come back", c.name, n)
+			}
+		}
+		check4(t)
+		check2(t)
+	}
+	b := make([]byte, 2)
+	if Pack4(b, []int8{1, -2, 7}); b[0] != 0xe1 || b[1] != 0x07 {
+		t.Errorf("Pack4 = %#x", b)
+	}
+	if Pack2(b, []int8{1, -2, 0, -1, 1}); b[0] != 0b11001001 || b[1] != 1 {
+		t.Errorf("Pack2 = %#b", b)
+	}
+}
+
+func BenchmarkQuantize(b *testing.B) {
+	src := make([]float32, 1<<16)
+	finite(random(1), src)
+	u8, i16, f := make([]uint8, len(src)), make([]int16, len(src)), make([]float32, len(src))
+	for _, c := range []struct {
+		name  string
+		bytes int
+		f     func()
+	}{
+		{"U8", 5, func() { QuantizeU8(u8, src, 0.02, 128) }},
+		{"I16", 6, func() { QuantizeI16(i16, src, 0.0002, 0) }},
+		{"Fake8", 8, func() { FakeQuantize(f, src, 0.02, 128, 0, 255) }},
+		{"DequantizeU8", 5, func() { DequantizeU8(f, u8, 0.02, 128) }},
+		{"DequantizeI16", 6, func() { DequantizeI16(f, i16, 0.02, 0) }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			benchLevels(b, func(b *testing.B) {
+				b.SetBytes(int64(c.bytes * len(src)))
+				for b.Loop() {
+					c.f()
+				}
+			})
+		})
+	}
+}
