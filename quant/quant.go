@@ -1,0 +1,342 @@
+// Package quant is the arithmetic of quantization: which scale and zero point
+// a range gives, and what codes and real values follow from them. Nothing else
+// in this module computes a scale.
+//
+// The affine rule is that of ONNX QuantizeLinear:
+//
+//	q = clamp(roundHalfEven(x / scale) + zero),   x ≈ (q - zero) · scale
+package quant
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/onnxq/onnxq/kernels"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Type is an integer storage type together with the codes that are used.
+type Type struct {
+	Name     string
+	DType    tensor.DType
+	Min, Max int32
+}
+
+// Integer types. The narrow ones leave out the lowest code, so that the range
+// is symmetric about 0.
+var (
+	U8        = Type{"u8", tensor.Uint8, 0, 255}
+	I8        = Type{"i8", tensor.Int8, -128, 127}
+	I8Narrow  = Type{"i8", tensor.Int8, -127, 127}
+	U16       = Type{"u16", tensor.Uint16, 0, 65535}
+	I16       = Type{"i16", tensor.Int16, -32768, 32767}
+	I16Narrow = Type{"i16", tensor.Int16, -32767, 32767}
+)
+
+// Reduced returns the type with one bit less of range, for kernels whose
+// 16-bit sums of products saturate.
+func (t Type) Reduced() Type {
+	t.Min, t.Max = t.Min/2, t.Max/2
+	return t
+}
+
+// Scheme says how a tensor is quantized.
+type Scheme struct {
+	Type Type
+	// Symmetric makes the zero point the middle of the codes: 0 for signed
+	// types.
+	Symmetric bool
+	// Axis is the axis whose slices have parameters of their own; -1 means one
+	// set for the whole tensor.
+	Axis int
+	// PowerOfTwo rounds scales up to a power of two.
+	PowerOfTwo bool
+}
+
+// Range is an interval of real values.
+type Range struct{ Min, Max float64 }
+
+// Params are scales and zero points of a tensor: one of each, or one per slice
+// of Axis. Scales are finite, positive and normal float32 values; zero points
+// lie within the codes of Type.
+type Params struct {
+	Type  Type
+	Axis  int // -1: per tensor
+	Scale []float32
+	Zero  []int32
+}
+
+// smallestScale is the smallest normal float32.
+const smallestScale = 0x1p-126
+
+// Scalar returns the scale and zero point that cover r, which is first
+// extended to contain 0, so that 0 is a code exactly. An empty range, [0, 0],
+// gets scale 1. The error says so if a bound is NaN or infinite, or the bounds
+// are in the wrong order.
+func (s Scheme) Scalar(r Range) (scale float32, zero int32, err error) {
+	if math.IsNaN(r.Min) || math.IsNaN(r.Max) || math.IsInf(r.Min, 0) || math.IsInf(r.Max, 0) || r.Min > r.Max {
+		return 0, 0, fmt.Errorf("range [%v, %v] is not a finite interval", r.Min, r.Max)
+	}
+	lo, hi := math.Min(r.Min, 0), math.Max(r.Max, 0)
+	qmin, qmax := float64(s.Type.Min), float64(s.Type.Max)
+	var step, base float64
+	if s.Symmetric {
+		bound := math.Max(-lo, hi)
+		base = math.Round((qmin + qmax) / 2)
+		if qmin < 0 {
+			base = 0
+		}
+		step = bound / (qmax - base)
+	} else {
+		step = hi/(qmax-qmin) - lo/(qmax-qmin)
+	}
+	if s.PowerOfTwo && step > 0 {
+		step = math.Exp2(math.Ceil(math.Log2(step)))
+	}
+	f := float32(step)
+	switch {
+	case lo == 0 && hi == 0:
+		f = 1
+	case f < smallestScale:
+		f = smallestScale
+	case math.IsInf(float64(f), 0):
+		return 0, 0, fmt.Errorf("range [%v, %v] is too wide for a float32 scale", r.Min, r.Max)
+	}
+	if s.Symmetric {
+		return f, int32(base), nil
+	}
+	z := math.RoundToEven(qmin - lo/float64(f))
+	return f, int32(math.Max(qmin, math.Min(qmax, z))), nil
+}
+
+// Tensor returns per-tensor parameters that cover r.
+func (s Scheme) Tensor(r Range) (Params, error) {
+	scale, zero, err := s.Scalar(r)
+	return Params{Type: s.Type, Axis: -1, Scale: []float32{scale}, Zero: []int32{zero}}, err
+}
+
+// Lo returns the real value of the lowest code of slice c.
+func (p Params) Lo(c int) float64 {
+	return float64(p.Type.Min-p.Zero[c]) * float64(p.Scale[c])
+}
+
+// Hi returns the real value of the highest code of slice c.
+func (p Params) Hi(c int) float64 {
+	return float64(p.Type.Max-p.Zero[c]) * float64(p.Scale[c])
+}
+
+// Equal reports whether p and q give every value the same code.
+func (p Params) Equal(q Params) bool {
+	if p.Type.DType != q.Type.DType || p.Axis != q.Axis || len(p.Scale) != len(q.Scale) {
+		return false
+	}
+	for i := range p.Scale {
+		if p.Scale[i] != q.Scale[i] || p.Zero[i] != q.Zero[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// ErrNotFinite is wrapped by errors about tensors that hold NaN or Inf.
+var ErrNotFinite = errors.New("holds NaN or Inf")
+
+// split returns the sizes around the axis of a tensor of the given shape.
+func split(shape []int, axis int) (outer, channels, inner int) {
+	outer, channels, inner = 1, 1, 1
+	for i, d := range shape {
+		switch {
+		case axis < 0 || i > axis:
+			inner *= d
+		case i == axis:
+			channels = d
+		default:
+			outer *= d
+		}
+	}
+	return outer, channels, inner
+}
+
+// Ranges returns the range of each slice of a float32 tensor along axis (-1:
+// one range for all).
+func Ranges(t *tensor.Tensor, axis int) ([]Range, error) {
+	data := tensor.As[float32](t)
+	outer, channels, inner := split(t.Shape(), axis)
+	out := make([]Range, channels)
+	bad := 0
+	for o := range outer {
+		for c := range channels {
+			r := &out[c]
+			row := data[(o*channels+c)*inner:][:inner]
+			for _, x := range row {
+				v := float64(x)
+				if v-v != 0 {
+					bad++
+					continue
+				}
+				r.Min, r.Max = math.Min(r.Min, v), math.Max(r.Max, v)
+			}
+		}
+	}
+	if bad > 0 {
+		return nil, fmt.Errorf("%w (%d of %d elements)", ErrNotFinite, bad, len(data))
+	}
+	return out, nil
+}
+
+// Weights returns parameters that cover the whole range of a float32 tensor,
+// slice by slice of s.Axis.
+func (s Scheme) Weights(t *tensor.Tensor) (Params, error) {
+	ranges, err := Ranges(t, s.Axis)
+	if err != nil {
+		return Params{}, err
+	}
+	p := Params{Type: s.Type, Axis: s.Axis, Scale: make([]float32, len(ranges)), Zero: make([]int32, len(ranges))}
+	for c, r := range ranges {
+		if p.Scale[c], p.Zero[c], err = s.Scalar(r); err != nil {
+			return Params{}, err
+		}
+	}
+	return p, nil
+}
+
+// Quantize returns the codes of a float32 tensor, of type p.Type.DType, which
+// must have 8 bits. NaN is refused.
+func (p Params) Quantize(t *tensor.Tensor) (*tensor.Tensor, error) {
+	if t.DType() != tensor.Float32 || p.Type.DType.Bits() != 8 {
+		return nil, fmt.Errorf("cannot quantize %v to %v", t.DType(), p.Type.DType)
+	}
+	src := tensor.As[float32](t)
+	outer, channels, inner := split(t.Shape(), p.Axis)
+	if channels != len(p.Scale) {
+		return nil, fmt.Errorf("%d scales for %d slices of %v", len(p.Scale), channels, t)
+	}
+	out := tensor.New(p.Type.DType, t.Shape()...)
+	signed := p.Type.DType == tensor.Int8
+	if inner == 1 && channels > 1 {
+		p.quantizeColumns(out, src, outer, channels)
+		return out, nil
+	}
+	for o := range outer {
+		for c := range channels {
+			at := (o*channels + c) * inner
+			s, z := p.Scale[c], p.Zero[c]
+			if signed {
+				kernels.QuantizeRangeI8(tensor.As[int8](out)[at:at+inner], src[at:at+inner], s, int8(z), int8(p.Type.Min), int8(p.Type.Max))
+			} else {
+				kernels.QuantizeRangeU8(tensor.As[uint8](out)[at:at+inner], src[at:at+inner], s, uint8(z), uint8(p.Type.Min), uint8(p.Type.Max))
+			}
+		}
+	}
+	return out, nil
+}
+
+// quantizeColumns quantizes a matrix [rows, cols] with one scale per column.
+func (p Params) quantizeColumns(out *tensor.Tensor, src []float32, rows, cols int) {
+	dst := out.Bytes()
+	for r := range rows {
+		row := src[r*cols:][:cols]
+		for c, x := range row {
+			dst[r*cols+c] = byte(p.Code(x, c))
+		}
+	}
+}
+
+// Code returns the code of x in slice c. NaN gets the code of 0.
+func (p Params) Code(x float32, c int) int32 {
+	if x != x {
+		return p.Zero[c]
+	}
+	q := math.RoundToEven(float64(x/p.Scale[c])) + float64(p.Zero[c])
+	return int32(math.Max(float64(p.Type.Min), math.Min(float64(p.Type.Max), q)))
+}
+
+// Value returns the real value of code q in slice c, as DequantizeLinear
+// computes it.
+func (p Params) Value(q int32, c int) float32 { return float32(q-p.Zero[c]) * p.Scale[c] }
+
+// Dequantize returns the real values of codes that Quantize returned.
+func (p Params) Dequantize(codes *tensor.Tensor) *tensor.Tensor {
+	out := tensor.New(tensor.Float32, codes.Shape()...)
+	dst := tensor.As[float32](out)
+	outer, channels, inner := split(codes.Shape(), p.Axis)
+	signed := codes.DType() == tensor.Int8
+	src := codes.Bytes()
+	for o := range outer {
+		for c := range channels {
+			for i := range inner {
+				at := (o*channels+c)*inner + i
+				q := int32(src[at])
+				if signed {
+					q = int32(int8(src[at]))
+				}
+				dst[at] = p.Value(q, c)
+			}
+		}
+	}
+	return out
+}
+
+// ScaleTensor returns the scales as a tensor: a scalar per tensor, else a
+// vector.
+func (p Params) ScaleTensor() *tensor.Tensor {
+	if p.Axis < 0 {
+		return tensor.Scalar(p.Scale[0])
+	}
+	return tensor.Of(p.Scale)
+}
+
+// ZeroTensor returns the zero points as a tensor of the storage type: a scalar
+// per tensor, else a vector.
+func (p Params) ZeroTensor() *tensor.Tensor {
+	shape := []int{}
+	if p.Axis >= 0 {
+		shape = []int{len(p.Zero)}
+	}
+	out := tensor.New(p.Type.DType, shape...)
+	width := p.Type.DType.Bits() / 8
+	for i, z := range p.Zero {
+		for b := range width {
+			out.Bytes()[i*width+b] = byte(z >> (8 * b))
+		}
+	}
+	return out
+}
+
+// Bias returns the int32 codes of a bias with scales sx·sw[c] and zero point
+// 0, and the scales. A channel whose bias would overflow 30 bits gets a larger
+// weight scale: then raised holds the channels and p.Scale is changed in
+// place, so the weights have to be quantized after the bias.
+func (p Params) Bias(b []float32, sx float32) (codes []int32, scale []float32, raised []int, err error) {
+	const limit = 1 << 30 // leaves the accumulator a bit of room
+	codes, scale = make([]int32, len(b)), make([]float32, len(b))
+	for i, v := range b {
+		c := min(i, len(p.Scale)-1)
+		if v-v != 0 {
+			return nil, nil, nil, fmt.Errorf("bias %w", ErrNotFinite)
+		}
+		need := math.Abs(float64(v)) / limit / float64(sx)
+		if float64(p.Scale[c]) < need {
+			if p.Axis < 0 && len(b) > 1 {
+				// One scale serves all channels; earlier codes stay valid only if
+				// it is settled first.
+				for _, w := range b {
+					need = math.Max(need, math.Abs(float64(w))/limit/float64(sx))
+				}
+			}
+			p.Scale[c] = float32(need * (1 + 0x1p-20))
+			raised = append(raised, c)
+			if p.Axis < 0 && i > 0 {
+				return p.Bias(b, sx)
+			}
+		}
+		s := sx * p.Scale[c]
+		if s < smallestScale {
+			s = smallestScale
+		}
+		scale[i] = s
+		codes[i] = int32(math.RoundToEven(float64(v) / float64(s)))
+	}
+	return codes, scale, raised, nil
+}

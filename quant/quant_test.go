@@ -1,0 +1,120 @@
+package quant
+
+import (
+	"math"
+	"testing"
+
+	"github.com/onnxq/onnxq/tensor"
+	"pgregory.net/rapid"
+)
+
+func TestScalar(t *testing.T) {
+	u8, i8 := Scheme{Type: U8, Axis: -1}, Scheme{Type: I8, Axis: -1}
+	sym := Scheme{Type: I8Narrow, Symmetric: true, Axis: -1}
+	for _, c := range []struct {
+		name  string
+		s     Scheme
+		r     Range
+		scale float32
+		zero  int32
+	}{
+		{"one sided", u8, Range{0, 1000}, float32(1000.0 / 255), 0},
+		{"two sided", u8, Range{-20, 1000}, 4, 5},
+		{"signed", i8, Range{-20, 1000}, 4, -123},
+		{"away from zero", u8, Range{40, 1000}, float32(1000.0 / 255), 0},
+		{"negative", u8, Range{-1000, -40}, float32(1000.0 / 255), 255},
+		{"empty", u8, Range{0, 0}, 1, 0},
+		{"symmetric", sym, Range{-254, 127}, 2, 0},
+		{"symmetric empty", sym, Range{0, 0}, 1, 0},
+		{"tiny", u8, Range{0, 1e-44}, 0x1p-126, 0},
+		{"power of two", Scheme{Type: U8, Axis: -1, PowerOfTwo: true}, Range{0, 300}, 2, 0},
+		{"whole float range", u8, Range{-math.MaxFloat32, math.MaxFloat32}, float32(2 * math.MaxFloat32 / 255.0), 128},
+	} {
+		scale, zero, err := c.s.Scalar(c.r)
+		if err != nil || scale != c.scale || zero != c.zero {
+			t.Errorf("%s: scale %v zero %v err %v, want %v %v", c.name, scale, zero, err, c.scale, c.zero)
+		}
+	}
+	for _, r := range []Range{{math.NaN(), 1}, {0, math.Inf(1)}, {2, 1}} {
+		if _, _, err := u8.Scalar(r); err == nil {
+			t.Errorf("range %v accepted", r)
+		}
+	}
+}
+
+func TestScalarContainsRangeAndZero(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := rapid.Float32Range(-1e30, 1e30).Draw(t, "a"), rapid.Float32Range(-1e30, 1e30).Draw(t, "b")
+		s := Scheme{
+			Type:      rapid.SampledFrom([]Type{U8, I8, I8Narrow, U16, I16, U8.Reduced()}).Draw(t, "type"),
+			Symmetric: rapid.Bool().Draw(t, "symmetric"),
+			Axis:      -1,
+		}
+		p, err := s.Tensor(Range{math.Min(float64(a), float64(b)), math.Max(float64(a), float64(b))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		step := float64(p.Scale[0])
+		for _, x := range []float32{a, b, 0} {
+			if v := float64(x); s.Type.Min < 0 || !s.Symmetric {
+				if v < p.Lo(0)-step || v > p.Hi(0)+step {
+					t.Fatalf("%v outside [%v, %v] of %+v", x, p.Lo(0), p.Hi(0), p)
+				}
+			}
+		}
+		if got := p.Value(p.Code(0, 0), 0); got != 0 {
+			t.Fatalf("0 becomes %v", got)
+		}
+	})
+}
+
+func TestQuantizeRoundTrip(t *testing.T) {
+	for _, axis := range []int{-1, 0, 1, 2} {
+		w := tensor.New(tensor.Float32, 3, 5, 4)
+		for i := range tensor.As[float32](w) {
+			tensor.As[float32](w)[i] = float32(math.Sin(float64(i*i))) * float32(1+i%7)
+		}
+		p, err := Scheme{Type: I8Narrow, Symmetric: true, Axis: axis}.Weights(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		codes, err := p.Quantize(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back := tensor.As[float32](p.Dequantize(codes))
+		_, channels, inner := split(w.Shape(), axis)
+		for i, x := range tensor.As[float32](w) {
+			c := i / inner % channels
+			if d := math.Abs(float64(back[i] - x)); d > float64(p.Scale[c])*0.50001 {
+				t.Fatalf("axis %d: element %d off by %v, scale %v", axis, i, d, p.Scale[c])
+			}
+			if got := int32(tensor.As[int8](codes)[i]); got != p.Code(x, c) {
+				t.Fatalf("axis %d: code %d, want %d", axis, got, p.Code(x, c))
+			}
+		}
+	}
+}
+
+func TestQuantizeRefusesNaN(t *testing.T) {
+	w := tensor.Of([]float32{1, float32(math.NaN())})
+	if _, err := (Scheme{Type: I8Narrow, Symmetric: true, Axis: -1}).Weights(w); err == nil {
+		t.Fatal("NaN accepted")
+	}
+}
+
+func TestBiasOverflowRaisesWeightScale(t *testing.T) {
+	p := Params{Type: I8Narrow, Axis: 0, Scale: []float32{1e-3, 1e-9}, Zero: []int32{0, 0}}
+	codes, scale, raised, err := p.Bias([]float32{1, 5}, 1e-3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(raised) != 1 || raised[0] != 1 {
+		t.Fatalf("raised %v", raised)
+	}
+	for i, b := range []float64{1, 5} {
+		if got := float64(codes[i]) * float64(scale[i]); math.Abs(got-b) > 1e-6*b {
+			t.Errorf("bias %d becomes %v", i, got)
+		}
+	}
+}
