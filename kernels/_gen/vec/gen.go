@@ -242,3 +242,117 @@ func (g *gen) rest(n reg.Register, body func(k reg.Register)) {
 	body(k)
 	g.Label(done)
 }
+
+// Predicates of cmp.
+const (
+	eq = 0  // equal, false for NaN
+	lt = 17 // a < b, false for NaN
+	un = 3  // either is NaN
+)
+
+// mask is the result of cmp: a K register at AVX-512, else a vector.
+type mask = reg.Register
+
+// cmp compares a with b.
+func (g *gen) cmp(pred uint64, a V, b Op) mask {
+	var r reg.Register = g.reg()
+	if g.z {
+		r = g.K()
+	}
+	g.into(
+		func(o ...Op) { g.VCMPPS(append([]Op{U8(pred)}, o...)...) },
+		func(o ...Op) { g.VCMPPS_BCST(append([]Op{U8(pred)}, o...)...) },
+		b, a, r)
+	return r
+}
+
+// sel returns a where m is set, else b.
+func (g *gen) sel(m mask, a Op, b V) V {
+	r := g.reg()
+	if g.z {
+		g.into(g.VBLENDMPS, g.VBLENDMPS_BCST, a, b, m, r)
+	} else {
+		if bits, ok := bitsOf(a); ok {
+			a = g.konst(bits)
+		}
+		g.VBLENDVPS(m, a, b, r)
+	}
+	return r
+}
+
+// count adds 1 to the int32 lanes of c where m is set.
+func (g *gen) count(m mask, c V) {
+	if g.z {
+		g.VPSUBD_BCST(g.konst(math.MaxUint32), c, m, c)
+	} else {
+		g.VPSUBD(m, c, c)
+	}
+}
+
+// zero returns a register of zeros.
+func (g *gen) zero() V {
+	r := g.reg()
+	g.VXORPS(r, r, r)
+	return r
+}
+
+// half returns the upper half of a register of the given width in bytes.
+func (g *gen) half(v V, width int) V {
+	switch width {
+	case 64:
+		r := g.YMM()
+		g.VEXTRACTF64X4(U8(1), v, r)
+		return r
+	case 32:
+		r := g.XMM()
+		g.VEXTRACTF128(U8(1), v.AsY(), r)
+		return r
+	}
+	panic("width")
+}
+
+func (g *gen) width() int { return 4 * g.lanes() }
+
+// fold reduces all float32 lanes of v with f, halves first, to the lowest lane.
+func (g *gen) fold(f func(...Op), v V) reg.Register {
+	for w := g.width(); w > 16; w /= 2 {
+		h := g.half(v, w)
+		if w == 64 {
+			f(v.AsY(), h.AsY(), h.AsY())
+		} else {
+			f(v.AsX(), h.AsX(), h.AsX())
+		}
+		v = h
+	}
+	h := g.XMM()
+	g.VPSHUFD(U8(0x4e), v.AsX(), h)
+	f(v.AsX(), h, h)
+	l := g.XMM()
+	g.VPSHUFD(U8(0xb1), h, l)
+	f(h, l, l)
+	return l
+}
+
+// foldf64 reduces the 16 lanes of float64 sums, held in order in s, to the
+// lowest lane: lane j and j+8, then j and j+4, 2, 1.
+func (g *gen) foldf64(s []V) reg.Register {
+	for len(s) > 1 {
+		h := len(s) / 2
+		for i := range h {
+			g.VADDPD(s[i+h], s[i], s[i])
+		}
+		s = s[:h]
+	}
+	v := s[0]
+	if g.z {
+		h := g.half(v, 64)
+		g.VADDPD(v.AsY(), h.AsY(), h.AsY())
+		v = h
+	}
+	h := g.half(v, 32)
+	g.VADDPD(v.AsX(), h.AsX(), h.AsX())
+	l := g.XMM()
+	g.VPERMILPD(U8(1), h.AsX(), l)
+	g.VADDPD(h.AsX(), l, l)
+	return l
+}

@@ -18,6 +18,7 @@ var files = []struct {
 	emit func(*build.Context)
 }{
 	{"quant", quant},
+	{"stat", stat},
 }
 
 func main() {

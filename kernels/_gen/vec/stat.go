@@ -1,0 +1,195 @@
+package main
+
+import (
+	"math"
+
+	"github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+const (
+	absMask = KI(0x7fffffff)
+	infBits = KI(0x7f800000)
+)
+
+var infinity = K(math.Inf(1))
+
+func stat(c *build.Context) {
+	levels(c, func(g *gen) {
+		g.minMax()
+		g.minMaxFinite()
+		g.minMaxColumns()
+		g.moments()
+		if !g.z { // no faster with wider vectors: the counting takes the time
+			g.bins()
+		}
+	})
+}
+
+// minMax takes the minimum and the maximum and finds whether all is finite:
+// 0*x summed up is NaN if not. MIN and MAX keep the accumulator at NaN.
+func (g *gen) minMax() {
+	g.fn("minMax", "func(src *float32, n int) (low, high, zero float32)",
+		"returns the minimum, the maximum and 0, or NaN in place of 0 where an element is NaN or infinite"+g.multiple(8)+", and not 0.")
+	src, n := g.param("src"), g.param("n")
+	var low, high, sum [4]V
+	zero := g.zero()
+	first := g.load(Mem{Base: src})
+	for i := range 4 {
+		low[i], high[i], sum[i] = g.reg(), g.reg(), g.reg()
+		g.VMOVAPS(first, low[i])
+		g.VMOVAPS(first, high[i])
+		g.VMOVAPS(zero, sum[i])
+	}
+	for _, vectors := range []int{4, 1} {
+		g.each(n, vectors*g.lanes(), func() {
+			for i := range vectors {
+				v := g.load(g.at(src, i))
+				g.VMINPS(low[i], v, low[i])
+				g.VMAXPS(high[i], v, high[i])
+				g.VFMADD231PS(v, zero, sum[i])
+			}
+		}, stream{src, 4})
+	}
+	for i := range 3 {
+		g.VMINPS(low[0], low[i+1], low[0])
+		g.VMAXPS(high[0], high[i+1], high[0])
+		g.VADDPS(sum[0], sum[i+1], sum[0])
+	}
+	g.Store(g.fold(g.VMINPS, low[0]), g.Return("low"))
+	g.Store(g.fold(g.VMAXPS, high[0]), g.Return("high"))
+	g.Store(g.fold(g.VADDPS, sum[0]), g.Return("zero"))
+	g.ret()
+}
+
+func (g *gen) minMaxFinite() {
+	g.fn("minMaxFinite", "func(src *float32, n int) (low, high float32, nans, infs int)",
+		"returns the minimum and the maximum of the finite elements, +Inf and -Inf where there is none, and the numbers of NaN and of infinities"+
+			g.multiple(8)+", and below 1<<31.")
+	src, n := g.param("src"), g.param("n")
+	low, high, nans, infs := g.hoist(infinity), g.hoist(-infinity), g.zero(), g.zero()
+	g.each(n, g.lanes(), func() {
+		v := g.load(Mem{Base: src})
+		a := g.and(v, absMask)
+		finite := g.cmp(lt, a, infinity)
+		l, h := g.hoist(infinity), g.hoist(-infinity)
+		g.VMINPS(low, g.sel(finite, v, l), low)
+		g.VMAXPS(high, g.sel(finite, v, h), high)
+		g.count(g.cmp(un, v, v), nans)
+		g.count(g.cmp(eq, a, infinity), infs)
+	}, stream{src, 4})
+	for _, c := range []struct {
+		v    V
+		name string
+	}{{nans, "nans"}, {infs, "infs"}} {
+		s, r := g.fold(g.VPADDD, c.v), g.GP64()
+		g.VMOVD(s, r.As32())
+		g.Store(r, g.Return(c.name))
+	}
+	g.Store(g.fold(g.VMINPS, low), g.Return("low"))
+	g.Store(g.fold(g.VMAXPS, high), g.Return("high"))
+	g.ret()
+}
+
+func (g *gen) minMaxColumns() {
+	g.fn("minMaxColumns", "func(low, high, src *float32, n int)",
+		"lowers low and raises high to the elements of src that are not NaN"+g.multiple(8)+".")
+	low, high, src, n := g.param("low"), g.param("high"), g.param("src"), g.param("n")
+	g.each(n, g.lanes(), func() {
+		v := g.load(Mem{Base: src})
+		l, h := g.load(Mem{Base: low}), g.load(Mem{Base: high})
+		g.VMINPS(l, v, l)
+		g.VMAXPS(h, v, h)
+		g.VMOVUPS(l, Mem{Base: low})
+		g.VMOVUPS(h, Mem{Base: high})
+	}, stream{src, 4}, stream{low, 4}, stream{high, 4})
+	g.ret()
+}
+
+// sums16 emits the loop of sums of 16 float64 lanes: lane j takes the elements
+// i with i%16 == j. f adds the eight (four) doubles v to its sums of group i.
+func (g *gen) sums16(src, n reg.Register, f func(i int, v V)) {
+	groups := 64 / g.width() * 2
+	body := func(load func(i int, r V)) {
+		for i := range groups {
+			r := g.reg()
+			load(i, r)
+			f(i, r)
+		}
+	}
+	g.each(n, 16, func() {
+		body(func(i int, r V) { g.VCVTPS2PD(Mem{Base: src, Disp: i * g.width() / 2}, r) })
+	}, stream{src, 4})
+}
+
+// accs returns the registers of 16 float64 sums, in order.
+func (g *gen) accs() []V {
+	s := make([]V, 64/g.width()*2)
+	for i := range s {
+		s[i] = g.zero()
+	}
+	return s
+}
+
+func (g *gen) moments() {
+	g.fn("moments", "func(src *float32, n int, sums *[3][16]float64)",
+		"adds element i, its square and its magnitude to lane i%16 of the sums; n is a multiple of 16.")
+	src, n, out := g.param("src"), g.param("n"), g.param("sums")
+	var s [3][]V
+	for i := range s {
+		s[i] = g.accs()
+		for j, r := range s[i] {
+			g.VMOVUPD(Mem{Base: out, Disp: i*128 + j*g.width()}, r)
+		}
+	}
+	abs := g.reg()
+	if g.z {
+		g.VPTERNLOGD(U8(0xff), abs, abs, abs)
+	} else {
+		g.VPCMPEQD(abs, abs, abs)
+	}
+	g.VPSRLQ(U8(1), abs, abs)
+	g.sums16(src, n, func(i int, v V) {
+		g.VADDPD(v, s[0][i], s[0][i])
+		g.VFMADD231PD(v, v, s[1][i])
+		g.VANDPD(abs, v, v)
+		g.VADDPD(v, s[2][i], s[2][i])
+	})
+	for i := range s {
+		for j, r := range s[i] {
+			g.VMOVUPD(r, Mem{Base: out, Disp: i*128 + j*g.width()})
+		}
+	}
+	g.ret()
+}
+
+// bins counts in eight private counters for each bin, so that equal neighbours
+// do not wait for each other's stores.
+func (g *gen) bins() {
+	g.fn("bins", "func(counts *[8]uint32, src *float32, n int, inverse float32, offset int32)",
+		"counts element i in counts[floor(src*inverse)-offset][i%8]; n is a multiple of 16.")
+	counts, src, n := g.param("counts"), g.param("src"), g.param("n")
+	inverse, offset := g.broadcast("inverse"), g.broadcast("offset")
+	buf := g.AllocLocal(64)
+	g.each(n, 16, func() {
+		for i := range 2 {
+			v := g.load(g.at(src, i))
+			// A negative product that underflows to 0 is below 0 all the same.
+			p := g.mul(v, inverse)
+			p = g.sel(g.cmp(lt, v, K(0)), g.min(p, KI(0x80000001)), p)
+			b := g.subi(g.toInt(g.round(p, down)), offset)
+			g.VPSLLD(U8(5), b, b)
+			g.VMOVDQU(b, buf.Offset(i*32))
+		}
+		for i := 0; i < 16; i += 2 {
+			a, b := g.GP64(), g.GP64()
+			g.MOVQ(buf.Offset(i*4), a)
+			g.MOVL(a.As32(), b.As32())
+			g.SHRQ(U8(32), a)
+			g.INCL(Mem{Base: counts, Index: b, Scale: 1, Disp: i % 8 * 4})
+			g.INCL(Mem{Base: counts, Index: a, Scale: 1, Disp: (i + 1) % 8 * 4})
+		}
+	}, stream{src, 4})
+	g.ret()
+}

@@ -1,0 +1,196 @@
+package kernels
+
+import (
+	"math"
+	"sync"
+)
+
+// Extrema are the least and the greatest finite element of a slice and how many
+// elements are not finite. Without a finite element Min is +Inf and Max is
+// -Inf. A zero has no sign.
+type Extrema struct {
+	Min, Max float32
+	NaN, Inf int
+}
+
+// NoExtrema returns the Extrema of no elements.
+func NoExtrema() Extrema {
+	inf := float32(math.Inf(1))
+	return Extrema{Min: inf, Max: -inf}
+}
+
+// Merge returns the Extrema of the elements of both.
+func (e Extrema) Merge(o Extrema) Extrema {
+	return Extrema{min(e.Min, o.Min), max(e.Max, o.Max), e.NaN + o.NaN, e.Inf + o.Inf}
+}
+
+// MinMax returns the Extrema of src.
+func MinMax(src []float32) Extrema {
+	e := NoExtrema()
+	n := minMaxVec(&e, ptr(src), len(src))
+	for _, x := range src[n:] {
+		switch {
+		case x != x:
+			e.NaN++
+		case x-x != 0:
+			e.Inf++
+		default:
+			if x < e.Min {
+				e.Min = x
+			}
+			if x > e.Max {
+				e.Max = x
+			}
+		}
+	}
+	e.Min += 0 // +0 for -0
+	e.Max += 0
+	return e
+}
+
+// MinMaxChannels sets lows[c] and highs[c] to the least and the greatest finite
+// element of channel c of src, which has the shape [outer, C, inner] with
+// C = len(lows) = len(highs), as MinMax does, and returns the numbers of NaN
+// and of infinite elements of src. len(src) is a multiple of C*inner.
+func MinMaxChannels(lows, highs, src []float32, inner int) (nans, infs int) {
+	none := NoExtrema()
+	for c := range lows {
+		lows[c], highs[c] = none.Min, none.Max
+	}
+	if len(src) == 0 {
+		return 0, 0
+	}
+	if inner == 1 {
+		return minMaxColumns(lows, highs, src)
+	}
+	for c := 0; len(src) > 0; src = src[inner:] {
+		e := MinMax(src[:inner])
+		lows[c], highs[c] = min(lows[c], e.Min), max(highs[c], e.Max)
+		nans, infs = nans+e.NaN, infs+e.Inf
+		if c++; c == len(lows) {
+			c = 0
+		}
+	}
+	return nans, infs
+}
+
+func minMaxColumns(lows, highs, src []float32) (nans, infs int) {
+	all := MinMax(src)
+	for ; len(src) > 0; src = src[len(lows):] {
+		n := 0
+		if all.Inf == 0 {
+			n = minMaxColumnsVec(ptr(lows), ptr(highs), ptr(src), len(lows))
+		}
+		for c := n; c < len(lows); c++ {
+			x := src[c]
+			if x-x != 0 {
+				continue
+			}
+			if x < lows[c] {
+				lows[c] = x
+			}
+			if x > highs[c] {
+				highs[c] = x
+			}
+		}
+	}
+	for c := range lows {
+		lows[c] += 0
+		highs[c] += 0
+	}
+	return all.NaN, all.Inf
+}
+
+// Moments returns the sums of the elements of src, of their squares and of
+// their magnitudes. Element i goes to lane i%16 of float64 sums, and the lanes
+// are added in pairs j and j+8, then j+4, j+2, j+1.
+func Moments(src []float32) (sum, squares, magnitudes float64) {
+	var s [3][16]float64
+	n := momentsVec(ptr(src), len(src), &s)
+	for i, x := range src[n:] {
+		v := float64(x)
+		s[0][i%16] += v
+		s[1][i%16] += float64(v * v)
+		s[2][i%16] += math.Abs(v)
+	}
+	return foldLanes(&s[0]), foldLanes(&s[1]), foldLanes(&s[2])
+}
+
+// foldLanes adds lanes j and j+8, then j+4, j+2, j+1.
+func foldLanes(s *[16]float64) float64 {
+	for h := 8; h > 0; h /= 2 {
+		for j := range h {
+			s[j] += s[j+h]
+		}
+	}
+	return s[0]
+}
+
+// Histogram adds the elements of src to counts: bin b, of width 2^k, counts the
+// x with (b+offset)*2^k <= x < (b+offset+1)*2^k, exactly. Where elements are
+// not finite or outside all bins it counts nothing and returns how many they
+// are.
+func Histogram(counts []uint64, src []float32, k, offset int) (outside int) {
+	e := MinMax(src)
+	if len(src) == 0 {
+		return 0
+	}
+	bin := func(x float32) float64 {
+		return math.Floor(math.Ldexp(float64(x), -k)) - float64(offset)
+	}
+	first, last := bin(e.Min), bin(e.Max)
+	if e.NaN+e.Inf > 0 || first < 0 || last >= float64(len(counts)) {
+		for _, x := range src {
+			if b := bin(x); !(b >= 0 && b < float64(len(counts))) {
+				outside++
+			}
+		}
+		return outside
+	}
+	lo := int(first)
+	used := counts[lo : int(last)+1]
+	offset += lo
+	if !histogramVec(used, src, k, offset) {
+		inverse := math.Ldexp(1, -k)
+		for _, x := range src {
+			used[int(math.Floor(float64(x)*inverse))-offset]++
+		}
+	}
+	return 0
+}
+
+// privateBins is the most bins that the private tables are worth their memory
+// for, in units of 32 bytes.
+const privateBins = 1 << 15
+
+var privateTables = sync.Pool{New: func() any { return new([privateBins][8]uint32) }}
+
+// histogramVec counts src where private tables pay, else it returns false.
+// counts covers all of src.
+func histogramVec(counts []uint64, src []float32, k, offset int) bool {
+	const limit = 1 << 24 // bins at such a distance from 0 have exact float32 edges
+	if len(counts) > privateBins || len(src) < 2*len(counts)+64 || k < -120 || k > 120 ||
+		offset < -limit || offset+len(counts) > limit || level == Generic {
+		return false
+	}
+	tables := privateTables.Get().(*[privateBins][8]uint32)
+	defer privateTables.Put(tables)
+	own := tables[:len(counts)]
+	const most = 1 << 31 // an uint32 counts up to this many safely
+	for len(src) > 0 {
+		part := src[:min(len(src), most)]
+		src = src[len(part):]
+		clear(own)
+		inverse := float32(math.Ldexp(1, -k))
+		n := binsVec(&own[0], ptr(part), len(part), inverse, int32(offset))
+		for _, x := range part[n:] {
+			own[int(math.Floor(float64(x)*float64(inverse)))-offset][0]++
+		}
+		for i := range counts {
+			t := &own[i]
+			counts[i] += uint64(t[0]) + uint64(t[1]) + uint64(t[2]) + uint64(t[3]) +
+				uint64(t[4]) + uint64(t[5]) + uint64(t[6]) + uint64(t[7])
+		}
+	}
+	return true
+}

@@ -1,0 +1,62 @@
+//go:build !noasm
+
+package kernels
+
+func minMaxVec(e *Extrema, src *float32, n int) int {
+	if level == Generic || n < 16 {
+		return 0
+	}
+	n &^= 15
+	var zero float32
+	if level == AVX2 {
+		e.Min, e.Max, zero = minMaxAVX2(src, n)
+	} else {
+		e.Min, e.Max, zero = minMaxAVX512(src, n)
+	}
+	if zero == 0 {
+		return n
+	}
+	n = min(n, 1<<30)
+	if level == AVX2 {
+		e.Min, e.Max, e.NaN, e.Inf = minMaxFiniteAVX2(src, n)
+	} else {
+		e.Min, e.Max, e.NaN, e.Inf = minMaxFiniteAVX512(src, n)
+	}
+	return n
+}
+
+func minMaxColumnsVec(low, high, src *float32, n int) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		minMaxColumnsAVX2(low, high, src, n)
+	default:
+		n &^= 15
+		minMaxColumnsAVX512(low, high, src, n)
+	}
+	return n
+}
+
+func momentsVec(src *float32, n int, sums *[3][16]float64) int {
+	n &^= 15
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		momentsAVX2(src, n, sums)
+	default:
+		momentsAVX512(src, n, sums)
+	}
+	return n
+}
+
+func binsVec(counts *[8]uint32, src *float32, n int, inverse float32, offset int32) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 15
+	binsAVX2(counts, src, n, inverse, offset)
+	return n
+}
