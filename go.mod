@@ -2,6 +2,8 @@ module github.com/onnxq/onnxq
 
 go 1.26.0
 
-require golang.org/x/sys v0.49.0
-
-require pgregory.net/rapid v1.3.0 // indirect
+require (
+	golang.org/x/image v0.47.0
+	golang.org/x/sys v0.49.0
+	pgregory.net/rapid v1.3.0
+)
