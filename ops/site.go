@@ -16,6 +16,9 @@ type Site struct {
 	// Consts holds the constant value of each input, nil where it is not
 	// constant.
 	Consts []*tensor.Tensor
+	// Fused is arithmetic that the executor moved into the node, or nil; see
+	// Fusion for the operators that honour it.
+	Fused *Fusion
 	// Body compiles a graph that the node holds in an attribute. The body's
 	// captured values are bound by the executor.
 	Body func(*graph.Graph) (Body, error)

@@ -106,7 +106,11 @@ var All = sync.OnceValue(func() []*Spec {
 
 // families lists the parts of the table.
 func families() [][]Spec {
-	return [][]Spec{}
+	return [][]Spec{
+		convSpecs(),
+		poolSpecs(),
+		matmulSpecs(),
+	}
 }
 
 // Lookup returns the operator that n applies, or nil if it is not in the

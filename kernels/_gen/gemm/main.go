@@ -12,7 +12,6 @@ func main() {
 	for _, v := range []isa{avx2, avx512} {
 		gemmRows(v)
 		gemmWide(v)
-		depthwise(v)
 	}
 	Generate()
 }
