@@ -188,6 +188,8 @@ type gemmJob struct {
 	batch          int
 	a, b           Matrix
 	packed         *PackedB // instead of b
+	im             *im2col  // instead of b
+	groups         int      // matrices A and row biases, which the batch goes round
 	c              []float32
 	ldc            int
 	sa, sb, sc     int // elements between the matrices of a batch
@@ -230,6 +232,9 @@ func (g *gemmJob) run(pool *par.Pool, ep *Epilogue) {
 	if ep != nil {
 		g.ep = *ep
 	}
+	if g.groups == 0 {
+		g.groups = g.batch
+	}
 	g.mc = min(g.m, gemmMC)
 	g.nc = min(max(gemmWork/(g.mc*max(g.k, 1)), 128), gemmNC) &^ 127
 	g.mBlocks = (g.m + g.mc - 1) / g.mc
@@ -248,6 +253,9 @@ func (g *gemmJob) run(pool *par.Pool, ep *Epilogue) {
 type gemmScratch struct{ a, b []float32 }
 
 var gemmScratches = sync.Pool{New: func() any { return new(gemmScratch) }}
+
+// convScratches serves callers that run products inside.
+var convScratches = sync.Pool{New: func() any { return new(gemmScratch) }}
 
 func grow(s *[]float32, n int) []float32 {
 	if cap(*s) < n {
@@ -275,9 +283,9 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 	nr := panelWidth(g.level)
 	c := g.c[batch*g.sc+m0*g.ldc+n0:]
 	_ = c[(mc-1)*g.ldc+nc-1]
-	a, b := g.a, g.b
-	a.Data, b.Data = a.Data[batch*g.sa:], b.Data[min(batch*g.sb, len(b.Data)):]
-	packs := g.packed == nil && (b.Trans || mc >= gemmPackRows)
+	a, b, group := g.a, g.b, batch%g.groups
+	a.Data, b.Data = a.Data[group*g.sa:], b.Data[min(batch*g.sb, len(b.Data)):]
+	packs := g.packed == nil && (g.im != nil || b.Trans || mc >= gemmPackRows)
 	if (a.Trans || packs || g.packed == nil && nc%nr != 0) && *scratch == nil {
 		*scratch = gemmScratches.Get().(*gemmScratch)
 	}
@@ -302,7 +310,8 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 			t.a = a.Data[m0*a.Ld+k0 : (m0+mc-1)*a.Ld+k0+kc]
 		}
 		if last && g.ep.RowBias != nil {
-			t.rowBias = g.ep.RowBias[m0 : m0+mc]
+			t.rowBias = g.ep.RowBias[group*g.m+m0:]
+			_ = t.rowBias[mc-1]
 		}
 		for j := 0; j < nc; {
 			w := min(nr, nc-j)
@@ -318,7 +327,11 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 				t.bstep, t.pstep = nr, nr*kc
 				t.b = grow(&(*scratch).b, nr*gemmWide*kc)
 				for p := 0; p < w; p += nr {
-					packPanel(t.b[p*kc:], nr, kc, min(nr, w-p), b, k0, n0+j+p)
+					if g.im != nil {
+						g.im.pack(t.b[p*kc:], nr, kc, min(nr, w-p), b.Data, k0, n0+j+p)
+					} else {
+						packPanel(t.b[p*kc:], nr, kc, min(nr, w-p), b, k0, n0+j+p)
+					}
 				}
 			default:
 				t.bstep, t.pstep = b.Ld, nr
@@ -332,7 +345,8 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 				t.colBias = g.ep.ColBias[n0+j : n0+j+w]
 			}
 			if last && g.ep.Residual != nil {
-				t.res = g.ep.Residual[m0*t.ldr+n0+j : (m0+mc-1)*t.ldr+n0+j+w]
+				t.res = g.ep.Residual[batch*g.sc+m0*t.ldr+n0+j:]
+				_ = t.res[(mc-1)*t.ldr+w-1]
 			}
 			gemmKernel(g.level, &t, wide)
 			j += w

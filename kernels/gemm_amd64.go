@@ -21,3 +21,16 @@ func gemmKernel(l Level, t *gemmTile, wide bool) {
 		gemmRowsAVX512(p)
 	}
 }
+
+// tapKernel computes t with the kernel of level l.
+func tapKernel(l Level, t *tapTile) {
+	p := (*byte)(unsafe.Pointer(t))
+	switch {
+	case l == Generic:
+		tapTileGo(t)
+	case l == AVX2:
+		depthwiseAVX2(p)
+	default:
+		depthwiseAVX512(p)
+	}
+}

@@ -1589,6 +1589,188 @@ done:
 	VZEROUPPER
 	RET
 
+// func depthwiseAVX2(t *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·depthwiseAVX2(SB), NOSPLIT, $0-8
+	MOVQ         t+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         24(AX), DX
+	MOVQ         48(AX), BX
+	MOVQ         72(AX), SI
+	MOVQ         96(AX), DI
+	MOVQ         128(AX), R8
+	VBROADCASTSS 164(AX), Y5
+	VBROADCASTSS 168(AX), Y6
+	VBROADCASTSS 160(AX), Y7
+
+row:
+	XORQ R9, R9
+	MOVQ 136(AX), R12
+
+block4:
+	CMPQ  R12, $0x20
+	JLT   block2
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	LEAQ  (CX)(R9*1), R13
+	XORQ  R10, R10
+
+tap4:
+	MOVQ         (DI)(R10*8), R11
+	VBROADCASTSS (SI)(R10*4), Y4
+	VFMADD231PS  (R13)(R11*4), Y4, Y0
+	VFMADD231PS  32(R13)(R11*4), Y4, Y1
+	VFMADD231PS  64(R13)(R11*4), Y4, Y2
+	VFMADD231PS  96(R13)(R11*4), Y4, Y3
+	INCQ         R10
+	CMPQ         R10, 120(AX)
+	JLT          tap4
+	VADDPS       Y7, Y0, Y0
+	VADDPS       Y7, Y1, Y1
+	VADDPS       Y7, Y2, Y2
+	VADDPS       Y7, Y3, Y3
+	TESTQ        BX, BX
+	JZ           clamp4
+	VMOVUPS      (BX)(R9*1), Y4
+	VADDPS       Y4, Y0, Y0
+	VMOVUPS      32(BX)(R9*1), Y4
+	VADDPS       Y4, Y1, Y1
+	VMOVUPS      64(BX)(R9*1), Y4
+	VADDPS       Y4, Y2, Y2
+	VMOVUPS      96(BX)(R9*1), Y4
+	VADDPS       Y4, Y3, Y3
+
+clamp4:
+	VMAXPS  Y0, Y5, Y0
+	VMINPS  Y0, Y6, Y0
+	VMOVUPS Y0, (DX)(R9*1)
+	VMAXPS  Y1, Y5, Y1
+	VMINPS  Y1, Y6, Y1
+	VMOVUPS Y1, 32(DX)(R9*1)
+	VMAXPS  Y2, Y5, Y2
+	VMINPS  Y2, Y6, Y2
+	VMOVUPS Y2, 64(DX)(R9*1)
+	VMAXPS  Y3, Y5, Y3
+	VMINPS  Y3, Y6, Y3
+	VMOVUPS Y3, 96(DX)(R9*1)
+	ADDQ    $+128, R9
+	SUBQ    $0x20, R12
+	JMP     block4
+
+block2:
+	CMPQ  R12, $0x10
+	JLT   block1
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	LEAQ  (CX)(R9*1), R13
+	XORQ  R10, R10
+
+tap2:
+	MOVQ         (DI)(R10*8), R11
+	VBROADCASTSS (SI)(R10*4), Y4
+	VFMADD231PS  (R13)(R11*4), Y4, Y0
+	VFMADD231PS  32(R13)(R11*4), Y4, Y1
+	INCQ         R10
+	CMPQ         R10, 120(AX)
+	JLT          tap2
+	VADDPS       Y7, Y0, Y0
+	VADDPS       Y7, Y1, Y1
+	TESTQ        BX, BX
+	JZ           clamp2
+	VMOVUPS      (BX)(R9*1), Y4
+	VADDPS       Y4, Y0, Y0
+	VMOVUPS      32(BX)(R9*1), Y4
+	VADDPS       Y4, Y1, Y1
+
+clamp2:
+	VMAXPS  Y0, Y5, Y0
+	VMINPS  Y0, Y6, Y0
+	VMOVUPS Y0, (DX)(R9*1)
+	VMAXPS  Y1, Y5, Y1
+	VMINPS  Y1, Y6, Y1
+	VMOVUPS Y1, 32(DX)(R9*1)
+	ADDQ    $+64, R9
+	SUBQ    $0x10, R12
+	JMP     block2
+
+block1:
+	CMPQ  R12, $0x08
+	JLT   blockTail
+	VPXOR Y0, Y0, Y0
+	LEAQ  (CX)(R9*1), R13
+	XORQ  R10, R10
+
+tap1:
+	MOVQ         (DI)(R10*8), R11
+	VBROADCASTSS (SI)(R10*4), Y4
+	VFMADD231PS  (R13)(R11*4), Y4, Y0
+	INCQ         R10
+	CMPQ         R10, 120(AX)
+	JLT          tap1
+	VADDPS       Y7, Y0, Y0
+	TESTQ        BX, BX
+	JZ           clamp1
+	VMOVUPS      (BX)(R9*1), Y4
+	VADDPS       Y4, Y0, Y0
+
+clamp1:
+	VMAXPS  Y0, Y5, Y0
+	VMINPS  Y0, Y6, Y0
+	VMOVUPS Y0, (DX)(R9*1)
+	ADDQ    $+32, R9
+	SUBQ    $0x08, R12
+	JMP     block1
+
+blockTail:
+	TESTQ   R12, R12
+	JZ      rowDone
+	MOVQ    R12, R11
+	SHLQ    $0x02, R11
+	LEAQ    tailMask<>+64(SB), R10
+	SUBQ    R11, R10
+	VMOVDQU (R10), Y8
+	VPXOR   Y0, Y0, Y0
+	LEAQ    (CX)(R9*1), R12
+	XORQ    R10, R10
+
+tapTail:
+	MOVQ         (DI)(R10*8), R11
+	VBROADCASTSS (SI)(R10*4), Y4
+	VMASKMOVPS   (R12)(R11*4), Y8, Y1
+	VFMADD231PS  Y1, Y4, Y0
+	INCQ         R10
+	CMPQ         R10, 120(AX)
+	JLT          tapTail
+	VADDPS       Y7, Y0, Y0
+	TESTQ        BX, BX
+	JZ           clampTail
+	VMASKMOVPS   (BX)(R9*1), Y8, Y4
+	VADDPS       Y4, Y0, Y0
+
+clampTail:
+	VMAXPS     Y0, Y5, Y0
+	VMINPS     Y0, Y6, Y0
+	VMASKMOVPS Y0, Y8, (DX)(R9*1)
+
+rowDone:
+	MOVQ  144(AX), R9
+	SHLQ  $0x02, R9
+	ADDQ  R9, CX
+	MOVQ  152(AX), R9
+	SHLQ  $0x02, R9
+	ADDQ  R9, DX
+	TESTQ BX, BX
+	JZ    noRes
+	ADDQ  R9, BX
+
+noRes:
+	DECQ R8
+	JNZ  row
+	VZEROUPPER
+	RET
+
 // func gemmRowsAVX512(t *byte)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·gemmRowsAVX512(SB), NOSPLIT, $0-8
@@ -6135,5 +6317,185 @@ clamp1:
 	VMOVUPS      Z7, 448(BX)
 
 done:
+	VZEROUPPER
+	RET
+
+// func depthwiseAVX512(t *byte)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·depthwiseAVX512(SB), NOSPLIT, $0-8
+	MOVQ         t+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         24(AX), DX
+	MOVQ         48(AX), BX
+	MOVQ         72(AX), SI
+	MOVQ         96(AX), DI
+	MOVQ         128(AX), R8
+	VBROADCASTSS 164(AX), Z5
+	VBROADCASTSS 168(AX), Z6
+	VBROADCASTSS 160(AX), Z7
+
+row:
+	XORQ R9, R9
+	MOVQ 136(AX), R12
+
+block4:
+	CMPQ   R12, $0x40
+	JLT    block2
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	LEAQ   (CX)(R9*1), R13
+	XORQ   R10, R10
+
+tap4:
+	MOVQ         (DI)(R10*8), R11
+	VBROADCASTSS (SI)(R10*4), Z4
+	VFMADD231PS  (R13)(R11*4), Z4, Z0
+	VFMADD231PS  64(R13)(R11*4), Z4, Z1
+	VFMADD231PS  128(R13)(R11*4), Z4, Z2
+	VFMADD231PS  192(R13)(R11*4), Z4, Z3
+	INCQ         R10
+	CMPQ         R10, 120(AX)
+	JLT          tap4
+	VADDPS       Z7, Z0, Z0
+	VADDPS       Z7, Z1, Z1
+	VADDPS       Z7, Z2, Z2
+	VADDPS       Z7, Z3, Z3
+	TESTQ        BX, BX
+	JZ           clamp4
+	VMOVUPS      (BX)(R9*1), Z4
+	VADDPS       Z4, Z0, Z0
+	VMOVUPS      64(BX)(R9*1), Z4
+	VADDPS       Z4, Z1, Z1
+	VMOVUPS      128(BX)(R9*1), Z4
+	VADDPS       Z4, Z2, Z2
+	VMOVUPS      192(BX)(R9*1), Z4
+	VADDPS       Z4, Z3, Z3
+
+clamp4:
+	VMAXPS  Z0, Z5, Z0
+	VMINPS  Z0, Z6, Z0
+	VMOVUPS Z0, (DX)(R9*1)
+	VMAXPS  Z1, Z5, Z1
+	VMINPS  Z1, Z6, Z1
+	VMOVUPS Z1, 64(DX)(R9*1)
+	VMAXPS  Z2, Z5, Z2
+	VMINPS  Z2, Z6, Z2
+	VMOVUPS Z2, 128(DX)(R9*1)
+	VMAXPS  Z3, Z5, Z3
+	VMINPS  Z3, Z6, Z3
+	VMOVUPS Z3, 192(DX)(R9*1)
+	ADDQ    $+256, R9
+	SUBQ    $0x40, R12
+	JMP     block4
+
+block2:
+	CMPQ   R12, $0x20
+	JLT    block1
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	LEAQ   (CX)(R9*1), R13
+	XORQ   R10, R10
+
+tap2:
+	MOVQ         (DI)(R10*8), R11
+	VBROADCASTSS (SI)(R10*4), Z4
+	VFMADD231PS  (R13)(R11*4), Z4, Z0
+	VFMADD231PS  64(R13)(R11*4), Z4, Z1
+	INCQ         R10
+	CMPQ         R10, 120(AX)
+	JLT          tap2
+	VADDPS       Z7, Z0, Z0
+	VADDPS       Z7, Z1, Z1
+	TESTQ        BX, BX
+	JZ           clamp2
+	VMOVUPS      (BX)(R9*1), Z4
+	VADDPS       Z4, Z0, Z0
+	VMOVUPS      64(BX)(R9*1), Z4
+	VADDPS       Z4, Z1, Z1
+
+clamp2:
+	VMAXPS  Z0, Z5, Z0
+	VMINPS  Z0, Z6, Z0
+	VMOVUPS Z0, (DX)(R9*1)
+	VMAXPS  Z1, Z5, Z1
+	VMINPS  Z1, Z6, Z1
+	VMOVUPS Z1, 64(DX)(R9*1)
+	ADDQ    $+128, R9
+	SUBQ    $0x20, R12
+	JMP     block2
+
+block1:
+	CMPQ   R12, $0x10
+	JLT    blockTail
+	VPXORD Z0, Z0, Z0
+	LEAQ   (CX)(R9*1), R13
+	XORQ   R10, R10
+
+tap1:
+	MOVQ         (DI)(R10*8), R11
+	VBROADCASTSS (SI)(R10*4), Z4
+	VFMADD231PS  (R13)(R11*4), Z4, Z0
+	INCQ         R10
+	CMPQ         R10, 120(AX)
+	JLT          tap1
+	VADDPS       Z7, Z0, Z0
+	TESTQ        BX, BX
+	JZ           clamp1
+	VMOVUPS      (BX)(R9*1), Z4
+	VADDPS       Z4, Z0, Z0
+
+clamp1:
+	VMAXPS  Z0, Z5, Z0
+	VMINPS  Z0, Z6, Z0
+	VMOVUPS Z0, (DX)(R9*1)
+	ADDQ    $+64, R9
+	SUBQ    $0x10, R12
+	JMP     block1
+
+blockTail:
+	TESTQ  R12, R12
+	JZ     rowDone
+	MOVQ   $-1, R10
+	BZHIQ  R12, R10, R10
+	KMOVW  R10, K1
+	VPXORD Z0, Z0, Z0
+	LEAQ   (CX)(R9*1), R12
+	XORQ   R10, R10
+
+tapTail:
+	MOVQ         (DI)(R10*8), R11
+	VBROADCASTSS (SI)(R10*4), Z4
+	VMOVUPS.Z    (R12)(R11*4), K1, Z1
+	VFMADD231PS  Z1, Z4, Z0
+	INCQ         R10
+	CMPQ         R10, 120(AX)
+	JLT          tapTail
+	VADDPS       Z7, Z0, Z0
+	TESTQ        BX, BX
+	JZ           clampTail
+	VMOVUPS.Z    (BX)(R9*1), K1, Z4
+	VADDPS       Z4, Z0, Z0
+
+clampTail:
+	VMAXPS  Z0, Z5, Z0
+	VMINPS  Z0, Z6, Z0
+	VMOVUPS Z0, K1, (DX)(R9*1)
+
+rowDone:
+	MOVQ  144(AX), R9
+	SHLQ  $0x02, R9
+	ADDQ  R9, CX
+	MOVQ  152(AX), R9
+	SHLQ  $0x02, R9
+	ADDQ  R9, DX
+	TESTQ BX, BX
+	JZ    noRes
+	ADDQ  R9, BX
+
+noRes:
+	DECQ R8
+	JNZ  row
 	VZEROUPPER
 	RET

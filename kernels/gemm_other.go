@@ -3,3 +3,5 @@
 package kernels
 
 func gemmKernel(_ Level, t *gemmTile, _ bool) { gemmTileGo(t) }
+
+func tapKernel(_ Level, t *tapTile) { tapTileGo(t) }

@@ -14,6 +14,11 @@ func gemmRowsAVX2(t *byte)
 //go:noescape
 func gemmWideAVX2(t *byte)
 
+// depthwiseAVX2 computes the tapTile t.
+//
+//go:noescape
+func depthwiseAVX2(t *byte)
+
 // gemmRowsAVX512 computes t, which has at most 32 columns.
 //
 //go:noescape
@@ -23,3 +28,8 @@ func gemmRowsAVX512(t *byte)
 //
 //go:noescape
 func gemmWideAVX512(t *byte)
+
+// depthwiseAVX512 computes the tapTile t.
+//
+//go:noescape
+func depthwiseAVX512(t *byte)

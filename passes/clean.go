@@ -1,0 +1,123 @@
+package passes
+
+import (
+	"slices"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+func removeIdentities(s *State) error {
+	for g := range s.Model.Scopes() {
+		for n := range g.Nodes() {
+			x, y := n.Input(0), n.Output(0)
+			if x == nil || y == nil || !changesNothing(n) {
+				continue
+			}
+			if slices.ContainsFunc(n.Outputs()[1:], func(v *graph.Value) bool { return v != nil && len(v.Uses()) > 0 }) {
+				continue
+			}
+			if y.ReplaceWith(x) {
+				g.Remove(n)
+				s.Changes++
+			}
+		}
+	}
+	return nil
+}
+
+// changesNothing reports whether output 0 of n is its input 0, whatever that
+// is.
+func changesNothing(n *graph.Node) bool {
+	if n.Op.Domain != graph.OnnxDomain {
+		return false
+	}
+	x, y := n.Input(0), n.Output(0)
+	switch n.Op.Type {
+	case "Identity":
+		return true
+	case "Dropout":
+		mode := n.Input(2)
+		return n.Opset() < 12 || mode == nil || mode.IsConst() && mode.Const.DType() == tensor.Bool && mode.Const.Len() == 1 && mode.Const.Bytes()[0] == 0
+	case "Cast":
+		return x.Type.IsTensor() && x.Type.Elem != tensor.Undefined && int64(x.Type.Elem) == n.Int("to", 0)
+	case "Concat":
+		return n.NumInputs() == 1
+	case "Transpose":
+		perm := n.Ints("perm")
+		for i, p := range perm {
+			if p != int64(i) {
+				return false
+			}
+		}
+		return len(perm) > 0
+	case "Reshape", "Expand":
+		a, ok := x.Type.Shape.Dims()
+		b, ok2 := y.Type.Shape.Dims()
+		return ok && ok2 && slices.Equal(a, b)
+	case "Pad":
+		pads := padsOf(n)
+		return pads != nil && !slices.ContainsFunc(pads, func(p int64) bool { return p != 0 })
+	}
+	return false
+}
+
+// removeDead works from the innermost graphs outwards, since a node that goes
+// may free what it captured.
+func removeDead(s *State) error {
+	scopes := slices.Collect(s.Model.Scopes())
+	for _, g := range slices.Backward(scopes) {
+		for n := g.Last(); n != nil; {
+			prev := n.Prev()
+			if !slices.ContainsFunc(n.Outputs(), func(v *graph.Value) bool { return v != nil && len(v.Uses()) > 0 }) {
+				g.Remove(n)
+				s.Changes++
+			}
+			n = prev
+		}
+	}
+	// Removing a node that holds graphs frees captures of the graphs around it,
+	// whose turn comes later; initializers come last for the same reason.
+	for _, g := range slices.Backward(scopes) {
+		for _, v := range g.Initializers() {
+			if len(v.Uses()) == 0 && v.IsInput() && v.IsConst() {
+				g.RemoveInput(v) // listed only because old files had to
+			}
+		}
+		g.RemoveInitializers(func(v *graph.Value) bool {
+			if len(v.Uses()) > 0 || v.IsInput() {
+				return false
+			}
+			s.Changes++
+			return true
+		})
+	}
+	return nil
+}
+
+// shareLimit is the size in bytes up to which equal initializers are looked
+// for.
+const shareLimit = 1 << 16
+
+func shareConstants(s *State) error {
+	for g := range s.Model.Scopes() {
+		first := map[string]*graph.Value{}
+		gone := map[*graph.Value]bool{}
+		for _, v := range g.Initializers() {
+			if v.Const == nil || v.IsInput() || v.IsOutput() || v.Const.DType() == tensor.String || len(v.Const.Bytes()) > shareLimit {
+				continue
+			}
+			key := v.Const.String() + string(v.Const.Bytes())
+			w := first[key]
+			if w == nil {
+				first[key] = v
+				continue
+			}
+			v.ReplaceUses(w)
+			gone[v] = true
+			s.Changes++
+		}
+		g.RemoveInitializers(func(v *graph.Value) bool { return gone[v] })
+	}
+	return nil
+}

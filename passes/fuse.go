@@ -1,0 +1,447 @@
+package passes
+
+import (
+	"math"
+	"slices"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+func isOp(n *graph.Node, types ...string) bool {
+	return n != nil && n.Op.Domain == graph.OnnxDomain && n.Op.Overload == "" && slices.Contains(types, n.Op.Type)
+}
+
+// constFloats returns the elements of a constant float32 value, or nil.
+func constFloats(v *graph.Value) []float32 {
+	if v == nil || !v.IsConst() || v.Const.DType() != tensor.Float32 {
+		return nil
+	}
+	return tensor.As[float32](v.Const)
+}
+
+// padsOf returns the pads of a Pad node in constant mode that pads with 0 and
+// names no axes, or nil: begins of all axes, then ends.
+func padsOf(n *graph.Node) []int64 {
+	if n.String("mode", "constant") != "constant" {
+		return nil
+	}
+	if n.Opset() < 11 {
+		if n.Float("value", 0) != 0 {
+			return nil
+		}
+		return n.Ints("pads")
+	}
+	if v := n.Input(2); v != nil {
+		if !v.IsConst() || slices.ContainsFunc(v.Const.Bytes(), func(b byte) bool { return b != 0 }) {
+			return nil
+		}
+	}
+	v := n.Input(1)
+	if n.Input(3) != nil || v == nil || !v.IsConst() || v.Const.DType() != tensor.Int64 {
+		return nil
+	}
+	return tensor.As[int64](v.Const)
+}
+
+func fusePads(s *State) error {
+	for g := range s.editable {
+		for n := range g.Nodes() {
+			if !isOp(n, "Pad") || n.Output(0) == nil {
+				continue
+			}
+			pads := padsOf(n)
+			rank := len(pads) / 2
+			if rank < 3 || pads[0]|pads[1]|pads[rank]|pads[rank+1] != 0 || slices.ContainsFunc(pads, func(p int64) bool { return p < 0 }) {
+				continue
+			}
+			uses := slices.Clone(n.Output(0).Uses())
+			if len(uses) == 0 || slices.ContainsFunc(uses, func(u graph.Use) bool { return !takesPads(u, g, rank-2) }) {
+				continue
+			}
+			for _, u := range uses {
+				addPads(u.Node, pads[2:rank], pads[rank+2:])
+				u.Node.SetInput(0, n.Input(0))
+			}
+			g.Remove(n)
+			s.Changes++
+		}
+	}
+	return nil
+}
+
+// takesPads reports whether the reader of a padded value can do the padding of
+// its spatial axes itself.
+func takesPads(u graph.Use, g *graph.Graph, spatial int) bool {
+	n := u.Node
+	if n == nil || u.Index != 0 || n.Graph() != g || !isOp(n, "Conv", "AveragePool") {
+		return false
+	}
+	pads := n.Ints("pads")
+	switch n.String("auto_pad", "NOTSET") {
+	case "NOTSET":
+	case "VALID":
+		pads = nil
+	default:
+		return false
+	}
+	if pads != nil && len(pads) != 2*spatial {
+		return false
+	}
+	if n.Op.Type == "AveragePool" {
+		own := slices.ContainsFunc(pads, func(p int64) bool { return p != 0 })
+		return n.Int("ceil_mode", 0) == 0 && (!own || n.Int("count_include_pad", 0) == 1)
+	}
+	return true
+}
+
+func addPads(n *graph.Node, begin, end []int64) {
+	pads := append(slices.Clone(begin), end...)
+	if n.String("auto_pad", "NOTSET") == "NOTSET" {
+		for i, p := range n.Ints("pads") {
+			pads[i] += p
+		}
+	}
+	n.RemoveAttr("auto_pad")
+	n.SetAttr(graph.Ints("pads", pads...))
+	if n.Op.Type == "AveragePool" {
+		n.SetAttr(graph.Int("count_include_pad", 1))
+	}
+}
+
+// affine is y = scale·x + shift per channel; a vector of length 1 serves all
+// channels.
+type affine struct{ scale, shift []float64 }
+
+func at(v []float64, c int) float64 {
+	if len(v) == 1 {
+		return v[0]
+	}
+	return v[c]
+}
+
+func fuseScales(s *State) error {
+	for g := range s.editable {
+		for n := range g.Nodes() {
+			for fuseBehind(n) {
+				s.Changes++
+			}
+			if fuseBefore(n) {
+				s.Changes++
+			}
+		}
+	}
+	return nil
+}
+
+// layer describes the weight of a Conv, ConvTranspose or Gemm: element i
+// belongs to output channel (i / inner) % stride-wise as channel computes it.
+type layer struct {
+	node     *graph.Node
+	w        []float32
+	shape    []int
+	channels int
+	bias     []float32 // nil if there is none
+	rank     int       // of the output
+	axis     int       // channel axis of the output
+}
+
+func layerOf(n *graph.Node) *layer {
+	if !isOp(n, "Conv", "ConvTranspose", "Gemm") {
+		return nil
+	}
+	w := constFloats(n.Input(1))
+	if w == nil {
+		return nil
+	}
+	l := &layer{node: n, w: w, shape: n.Input(1).Const.Shape()}
+	if len(l.shape) < 2 || n.Op.Type != "Gemm" && len(l.shape) < 3 {
+		return nil
+	}
+	switch n.Op.Type {
+	case "Conv":
+		l.channels, l.rank, l.axis = l.shape[0], len(l.shape), 1
+	case "ConvTranspose":
+		l.channels, l.rank, l.axis = l.shape[1]*int(n.Int("group", 1)), len(l.shape), 1
+	case "Gemm":
+		l.channels, l.rank, l.axis = l.shape[1], 2, 1
+		if n.Int("transB", 0) != 0 {
+			l.channels = l.shape[0]
+		}
+		if n.Float("alpha", 1) != 1 || n.Float("beta", 1) != 1 {
+			return nil
+		}
+	}
+	if b := n.Input(2); b != nil {
+		if l.bias = constFloats(b); l.bias == nil {
+			return nil
+		}
+		if len(l.bias) == 1 && l.channels > 1 && n.Op.Type == "Gemm" {
+			l.bias = slices.Repeat(l.bias, l.channels)
+		}
+		if len(l.bias) != l.channels {
+			return nil
+		}
+	}
+	return l
+}
+
+// channel returns the output channel that weight element i belongs to.
+func (l *layer) channel(i int) int {
+	switch l.node.Op.Type {
+	case "Conv":
+		return i / (len(l.w) / l.shape[0])
+	case "ConvTranspose":
+		inner := 1
+		for _, d := range l.shape[2:] {
+			inner *= d
+		}
+		groups := int(l.node.Int("group", 1))
+		perGroup := l.shape[0] / max(groups, 1)
+		in := i / (inner * l.shape[1])
+		return in/max(perGroup, 1)*l.shape[1] + i/inner%l.shape[1]
+	}
+	if l.node.Int("transB", 0) != 0 {
+		return i / l.shape[1]
+	}
+	return i % l.shape[1]
+}
+
+// store gives the node a new weight and bias.
+func (l *layer) store(w, b []float32) {
+	n := l.node
+	n.SetInput(1, n.Graph().NewInitializer(n.Input(1).Name(), tensor.Of(w, l.shape...)))
+	base := n.Output(0).Name() + "_bias"
+	if v := n.Input(2); v != nil {
+		base = v.Name()
+	}
+	n.SetInput(2, n.Graph().NewInitializer(base, tensor.Of(b)))
+}
+
+// fuseBehind multiplies the node that alone reads n's output into n.
+func fuseBehind(n *graph.Node) bool {
+	l := layerOf(n)
+	if l == nil || n.Output(0) == nil {
+		return false
+	}
+	y := n.Output(0)
+	next := y.OnlyUse()
+	if next == nil || next.Graph() != n.Graph() {
+		return false
+	}
+	f := affineOf(next, y, l)
+	if f == nil {
+		return false
+	}
+	w, b := make([]float32, len(l.w)), make([]float32, l.channels)
+	for i, x := range l.w {
+		w[i] = float32(float64(x) * at(f.scale, l.channel(i)))
+	}
+	for c := range b {
+		old := 0.0
+		if l.bias != nil {
+			old = float64(l.bias[c])
+		}
+		b[c] = float32(old*at(f.scale, c) + at(f.shift, c))
+	}
+	if slices.ContainsFunc(w, notFinite) || slices.ContainsFunc(b, notFinite) {
+		return false
+	}
+	if !next.Output(0).ReplaceWith(y) {
+		return false
+	}
+	n.Graph().Remove(next)
+	l.store(w, b)
+	return true
+}
+
+func notFinite(x float32) bool { return x-x != 0 }
+
+// affineOf returns what next does to y, the output of l, per channel, or nil.
+func affineOf(next *graph.Node, y *graph.Value, l *layer) *affine {
+	if isOp(next, "BatchNormalization") {
+		if next.Input(0) != y {
+			return nil
+		}
+		return batchNorm(next, l.channels)
+	}
+	if !isOp(next, "Mul", "Div", "Add", "Sub") {
+		return nil
+	}
+	other := next.Input(1)
+	if next.Input(1) == y {
+		if isOp(next, "Div", "Sub") {
+			return nil
+		}
+		other = next.Input(0)
+	}
+	c := constFloats(other)
+	if c == nil || !perChannel(other.Const.Shape(), l) {
+		return nil
+	}
+	v := make([]float64, len(c))
+	for i, x := range c {
+		v[i] = float64(x)
+	}
+	f := &affine{scale: []float64{1}, shift: []float64{0}}
+	switch next.Op.Type {
+	case "Mul":
+		f.scale = v
+	case "Div":
+		for i := range v {
+			v[i] = 1 / v[i]
+		}
+		f.scale = v
+	case "Add":
+		f.shift = v
+	case "Sub":
+		for i := range v {
+			v[i] = -v[i]
+		}
+		f.shift = v
+	}
+	return f
+}
+
+// perChannel reports whether a constant of the given shape broadcasts along
+// all axes of l's output but the channels, without adding axes.
+func perChannel(shape []int, l *layer) bool {
+	if len(shape) > l.rank {
+		return false
+	}
+	for i, d := range shape {
+		if d != 1 && (i != l.axis-(l.rank-len(shape)) || d != l.channels) {
+			return false
+		}
+	}
+	return true
+}
+
+// batchNorm returns what an inference-mode BatchNormalization with constant
+// parameters does, or nil.
+func batchNorm(n *graph.Node, channels int) *affine {
+	if n.Int("training_mode", 0) != 0 || n.Opset() < 9 && n.Int("spatial", 1) != 1 {
+		return nil
+	}
+	if slices.ContainsFunc(n.Outputs()[1:], func(v *graph.Value) bool { return v != nil && len(v.Uses()) > 0 }) {
+		return nil
+	}
+	var p [4][]float32
+	for i := range p {
+		if p[i] = constFloats(n.Input(i + 1)); len(p[i]) != channels {
+			return nil
+		}
+	}
+	eps := float64(n.Float("epsilon", 1e-5))
+	f := &affine{scale: make([]float64, channels), shift: make([]float64, channels)}
+	for c := range channels {
+		f.scale[c] = float64(p[0][c]) / math.Sqrt(float64(p[3][c])+eps)
+		f.shift[c] = float64(p[1][c]) - float64(p[2][c])*f.scale[c]
+	}
+	return f
+}
+
+// fuseBefore multiplies the BatchNormalization that makes the input of n, a
+// Conv, into n. With padding that would be wrong at the border, where the
+// normalized value is 0.
+func fuseBefore(n *graph.Node) bool {
+	if !isOp(n, "Conv") {
+		return false
+	}
+	l := layerOf(n)
+	x := n.Input(0)
+	if l == nil || x == nil {
+		return false
+	}
+	bn := x.DefNode()
+	if !isOp(bn, "BatchNormalization") || bn.Graph() != n.Graph() || x.OnlyUse() != n || bn.Input(0) == nil {
+		return false
+	}
+	switch n.String("auto_pad", "NOTSET") {
+	case "NOTSET":
+		if slices.ContainsFunc(n.Ints("pads"), func(p int64) bool { return p != 0 }) {
+			return false
+		}
+	case "VALID":
+	default:
+		return false
+	}
+	groups := int(n.Int("group", 1))
+	f := batchNorm(bn, l.shape[1]*groups)
+	if f == nil || groups < 1 || l.channels%groups != 0 {
+		return false
+	}
+	w, b := make([]float32, len(l.w)), make([]float64, l.channels)
+	inner := 1
+	for _, d := range l.shape[2:] {
+		inner *= d
+	}
+	for i, x := range l.w {
+		o := l.channel(i)
+		c := o/(l.channels/groups)*l.shape[1] + i/inner%l.shape[1]
+		w[i] = float32(float64(x) * f.scale[c])
+		b[o] += float64(x) * f.shift[c]
+	}
+	bias := make([]float32, l.channels)
+	for c := range bias {
+		if l.bias != nil {
+			b[c] += float64(l.bias[c])
+		}
+		bias[c] = float32(b[c])
+	}
+	if slices.ContainsFunc(w, notFinite) || slices.ContainsFunc(bias, notFinite) {
+		return false
+	}
+	n.SetInput(0, bn.Input(0))
+	n.Graph().Remove(bn)
+	l.store(w, bias)
+	return true
+}
+
+func normalizeGemm(s *State) error {
+	for g := range s.editable {
+		for n := range g.Nodes() {
+			if !isOp(n, "Gemm") {
+				continue
+			}
+			w := constFloats(n.Input(1))
+			if w == nil || n.Input(1).Const.Rank() != 2 {
+				continue
+			}
+			shape := n.Input(1).Const.Shape()
+			cols := shape[1]
+			if n.Int("transB", 0) != 0 {
+				cols = shape[0]
+			}
+			if alpha := n.Float("alpha", 1); alpha != 1 {
+				scaled := make([]float32, len(w))
+				for i, x := range w {
+					scaled[i] = alpha * x
+				}
+				n.SetInput(1, g.NewInitializer(n.Input(1).Name(), tensor.Of(scaled, shape...)))
+				n.RemoveAttr("alpha")
+				s.Changes++
+			}
+			c := constFloats(n.Input(2))
+			if n.Input(2) == nil {
+				n.RemoveAttr("beta")
+				continue
+			}
+			if c == nil || len(c) != cols && len(c) != 1 || n.Input(2).Const.Rank() == 2 && n.Input(2).Const.Shape()[0] != 1 {
+				continue
+			}
+			beta := n.Float("beta", 1)
+			if beta == 1 && n.Input(2).Const.Rank() == 1 && len(c) == cols {
+				continue
+			}
+			bias := make([]float32, cols)
+			for i := range bias {
+				bias[i] = beta * c[i%len(c)]
+			}
+			n.SetInput(2, g.NewInitializer(n.Input(2).Name(), tensor.Of(bias)))
+			n.RemoveAttr("beta")
+			s.Changes++
+		}
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+// Package passes brings a model into the form that quantization wants, and
+// cleans up after it, without changing what the model computes.
+//
+// The passes stand in one list; each says what has to have run before it. A
+// pass edits the model in place and returns what it did.
+package passes
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
+)
+
+// Pass is one rewriting of a model.
+type Pass struct {
+	Name string
+	// Does says in one sentence what the pass does and under which conditions
+	// the outputs stay equal.
+	Does string
+	// After lists passes that have to stand before this one.
+	After []string
+	Run   func(*State) error
+}
+
+// State is a model on its way through the passes.
+type State struct {
+	Ctx     context.Context
+	Model   *graph.Model
+	Options Options
+	// Types holds what inference knows; valid until a pass edits the model.
+	Types *ops.Types
+	// Changes counts edits of the running pass.
+	Changes int
+}
+
+// Options of Prepare.
+type Options struct {
+	// MinOpset is the operator set of the default domain that is needed; a
+	// lower one is lifted to it. 0 leaves the model where it is.
+	MinOpset int
+	// FoldBudget bounds the bytes that a folded constant may take beyond the
+	// constants it replaces; 0 means DefaultFoldBudget.
+	FoldBudget int64
+	// Check runs graph.Verify after every pass.
+	Check bool
+}
+
+// DefaultFoldBudget is the number of bytes by which folding one node may grow
+// a model.
+const DefaultFoldBudget = 4096
+
+// Change is what one pass did.
+type Change struct {
+	Pass  string `json:"pass"`
+	Count int    `json:"count"`
+}
+
+var prepare = []Pass{
+	{Name: "lift-constants", Run: liftConstants,
+		Does: "Turns Constant nodes into initializers of the same graph."},
+	{Name: "lift-opset", Run: liftOpset, After: []string{"lift-constants"},
+		Does: "Raises the operator set of the default domain as far as needed, adapting every operator whose definition changed on the way."},
+	{Name: "fold-constants", Run: foldConstants, After: []string{"lift-opset"},
+		Does: "Computes deterministic nodes whose inputs are constant, or whose integer result follows from shapes, unless the result would outgrow the budget. QuantizeLinear and DequantizeLinear are left alone."},
+	{Name: "simplify-reshapes", Run: simplifyReshapes, After: []string{"fold-constants"},
+		Does: "Gives Reshape a constant shape where at most one dimension, or dimensions copied from its input, are unknown."},
+	{Name: "remove-identities", Run: removeIdentities, After: []string{"fold-constants"},
+		Does: "Removes Identity, inference-mode Dropout, and Pad, Cast, Transpose, Reshape, Slice, Expand and Concat that change nothing."},
+	{Name: "fuse-pads", Run: fusePads, After: []string{"fold-constants"},
+		Does: "Moves zero padding of spatial axes into the Conv or AveragePool that alone reads it."},
+	{Name: "fuse-scales", Run: fuseScales, After: []string{"fold-constants", "remove-identities"},
+		Does: "Multiplies BatchNormalization and constant per-channel Mul, Div, Add and Sub behind a Conv, ConvTranspose or Gemm into its weight and bias, where nothing else reads the value between; and BatchNormalization before a Conv without padding into it."},
+	{Name: "normalize-gemm", Run: normalizeGemm, After: []string{"fuse-scales"},
+		Does: "Gives Gemm a constant bias of rank 1 where it is constant along rows, and folds constant alpha and beta into weight and bias."},
+	{Name: "fold-constants-again", Run: foldConstants, After: []string{"fuse-scales", "simplify-reshapes"},
+		Does: "Computes what the other passes made constant."},
+	{Name: "remove-dead", Run: removeDead, After: []string{"fold-constants-again"},
+		Does: "Removes nodes and initializers that no output depends on."},
+}
+
+var cleanup = []Pass{
+	{Name: "remove-dead", Run: removeDead,
+		Does: "Removes nodes and initializers that no output depends on."},
+	{Name: "share-constants", Run: shareConstants, After: []string{"remove-dead"},
+		Does: "Stores small equal initializers of one graph once."},
+}
+
+func init() {
+	for _, list := range [][]Pass{prepare, cleanup} {
+		for i, p := range list {
+			for _, need := range p.After {
+				if !slices.ContainsFunc(list[:i], func(q Pass) bool { return q.Name == need }) {
+					panic(fmt.Sprintf("passes: %s must stand after %s", p.Name, need))
+				}
+			}
+		}
+	}
+}
+
+// List returns the passes of Prepare in the order in which they run.
+func List() []Pass { return slices.Clone(prepare) }
+
+// Prepare runs the passes that precede quantization.
+func Prepare(ctx context.Context, m *graph.Model, o Options) ([]Change, error) {
+	return run(ctx, m, o, prepare)
+}
+
+// Cleanup runs the passes that follow quantization.
+func Cleanup(ctx context.Context, m *graph.Model, o Options) ([]Change, error) {
+	return run(ctx, m, o, cleanup)
+}
+
+func run(ctx context.Context, m *graph.Model, o Options, list []Pass) ([]Change, error) {
+	if o.FoldBudget == 0 {
+		o.FoldBudget = DefaultFoldBudget
+	}
+	s := &State{Ctx: ctx, Model: m, Options: o}
+	var changes []Change
+	stale := true
+	for _, p := range list {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if stale {
+			types, err := ops.Infer(m)
+			if err != nil {
+				return nil, err
+			}
+			s.Types, stale = types, false
+		}
+		s.Changes = 0
+		if err := p.Run(s); err != nil {
+			return nil, &graph.Error{Stage: "prepare", Pass: p.Name, Err: err}
+		}
+		changes = append(changes, Change{p.Name, s.Changes})
+		stale = s.Changes > 0
+		if o.Check {
+			if err := m.Verify(); err != nil {
+				return nil, &graph.Error{Stage: "prepare", Pass: p.Name, Err: err}
+			}
+		}
+	}
+	if stale {
+		if _, err := ops.Infer(m); err != nil {
+			return nil, err
+		}
+	}
+	return changes, nil
+}

@@ -1,0 +1,562 @@
+package qdq
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/targets"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Options of Annotate.
+type Options struct {
+	Include, Exclude []string // globs over node names, or op:TYPE; exclude wins
+	Activation       string   // storage type of activations; "" is the target's first
+	Weight           string   // storage type of weights; "" is the target's first
+	// SymmetricActivations puts the zero point of activations at the middle.
+	SymmetricActivations bool
+	// PerTensor gives weights one scale instead of one per output channel.
+	PerTensor bool
+	// Ranges fixes ranges by tensor name.
+	Ranges map[string][2]float64
+	// Unusable names, by value ID, activations that have no usable range, with
+	// the reason.
+	Unusable map[int]string
+}
+
+// GlobError says that a glob matches no node.
+type GlobError struct{ Glob string }
+
+// Error names the glob.
+func (e *GlobError) Error() string { return fmt.Sprintf("pattern %q matches no node", e.Glob) }
+
+// minTable is the size in bytes from which a look-up table is worth the
+// nodes that dequantize what is looked up.
+const minTable = 4096
+
+// decision is the state of one node while the plan is made.
+type decision struct {
+	node   *graph.Node
+	rule   *targets.Rule // nil: float
+	why    string
+	acts   []int       // activation ports
+	absorb *graph.Node // the activation behind the node that is absorbed, if any
+	into   *graph.Node // the node that absorbs this one
+	on     bool        // quantized, as far as known
+}
+
+// out returns the value that carries the codes a quantized node gives.
+func (d *decision) out() *graph.Value {
+	if d.absorb != nil {
+		return d.absorb.Output(0)
+	}
+	return d.node.Output(0)
+}
+
+type annotator struct {
+	m     *graph.Model
+	t     *targets.Target
+	o     Options
+	byID  []*decision
+	order []*decision
+	codes []bool // by value ID: gets QuantizeLinear and DequantizeLinear
+}
+
+// Annotate decides what to quantize in m for a target. The model has been
+// prepared: constants are initializers, and types are inferred.
+func Annotate(m *graph.Model, t *targets.Target, o Options) (*Plan, error) {
+	if o.Activation == "" {
+		o.Activation = t.Activations[0]
+	}
+	if o.Weight == "" {
+		o.Weight = t.Weights[0]
+	}
+	if !slices.Contains(t.Activations, o.Activation) {
+		return nil, fmt.Errorf("%s has no kernels for %s activations, only %s", t.Name, o.Activation, strings.Join(t.Activations, ", "))
+	}
+	if !slices.Contains(t.Weights, o.Weight) {
+		return nil, fmt.Errorf("%s has no kernels for %s weights, only %s", t.Name, o.Weight, strings.Join(t.Weights, ", "))
+	}
+	a := &annotator{m: m, t: t, o: o, byID: make([]*decision, m.NumNodes())}
+	if err := a.collect(); err != nil {
+		return nil, err
+	}
+	a.absorbActivations()
+	a.settle()
+	return a.plan(), nil
+}
+
+// collect makes a decision for each node from what can be said about it alone.
+func (a *annotator) collect() error {
+	matched := map[string]bool{}
+	for g := range a.m.Scopes() {
+		for n := range g.Nodes() {
+			d := &decision{node: n}
+			a.byID[n.ID] = d
+			a.order = append(a.order, d)
+			d.rule, d.why = a.rule(n, d)
+			excluded, included := "", len(a.o.Include) == 0
+			for _, glob := range a.o.Exclude {
+				if matchNode(glob, n) {
+					matched[glob], excluded = true, glob
+				}
+			}
+			for _, glob := range a.o.Include {
+				if matchNode(glob, n) {
+					matched[glob], included = true, true
+				}
+			}
+			switch {
+			case excluded != "":
+				d.rule, d.why = nil, fmt.Sprintf("excluded by %q", excluded)
+			case !included && d.rule != nil && d.rule.Class != targets.Carry:
+				d.rule, d.why = nil, "not among the included nodes"
+			}
+			d.on = d.rule != nil
+		}
+	}
+	for _, glob := range slices.Concat(a.o.Exclude, a.o.Include) {
+		if !matched[glob] {
+			return &GlobError{glob}
+		}
+	}
+	return nil
+}
+
+// rule returns the rule that applies to n, or why none does.
+func (a *annotator) rule(n *graph.Node, d *decision) (*targets.Rule, string) {
+	spec := ops.Lookup(n)
+	if n.Graph().Function() != nil {
+		return nil, "body of a local function that is not inlined"
+	}
+	if spec == nil {
+		return nil, fmt.Sprintf("operator %s is not known: kept as it is", n.Op)
+	}
+	if spec.Flow == ops.Integers {
+		return nil, "computes no real values"
+	}
+	rules := a.t.RulesFor(n)
+	if len(rules) == 0 {
+		return nil, fmt.Sprintf("%s has no integer kernel for %s that pays", a.t.Name, n.Op)
+	}
+	why := ""
+	for _, r := range rules {
+		reason := r.Check(a.t, n)
+		if reason == "" {
+			reason = a.fits(n, r, spec, d)
+		}
+		if reason == "" {
+			return r, ""
+		}
+		if why == "" {
+			why = reason
+		}
+	}
+	return nil, why
+}
+
+// fits returns why n can not be quantized under r, or "", and finds the
+// activation ports.
+func (a *annotator) fits(n *graph.Node, r *targets.Rule, spec *ops.Spec, d *decision) string {
+	d.acts = nil
+	if r.Class == targets.Table {
+		return a.fitsTable(n)
+	}
+	for i, v := range n.Inputs() {
+		if v == nil {
+			continue
+		}
+		port, _ := spec.InPort(i)
+		role := port.Role
+		if r.Class == targets.Carry && i == 0 {
+			role = ops.Activation
+		}
+		switch role {
+		case ops.Activation:
+			if v.Type.Elem != tensor.Float32 {
+				return fmt.Sprintf("input %q is %v, not float", v.Name(), v.Type.Elem)
+			}
+			if v.IsConst() {
+				return fmt.Sprintf("input %q is constant", v.Name())
+			}
+			if why, bad := a.o.Unusable[v.ID]; bad {
+				return fmt.Sprintf("input %q: %s", v.Name(), why)
+			}
+			d.acts = append(d.acts, i)
+		case ops.Weight:
+			if !v.IsConst() {
+				return fmt.Sprintf("weight %q is not constant", v.Name())
+			}
+			if v.Const.DType() != tensor.Float32 {
+				return fmt.Sprintf("weight %q is %v, not float", v.Name(), v.Const.DType())
+			}
+			if v.Const.Rank() < 2 {
+				return fmt.Sprintf("weight %q has rank %d", v.Name(), v.Const.Rank())
+			}
+			if v.Const.Len() == 0 {
+				return fmt.Sprintf("weight %q is empty", v.Name())
+			}
+		case ops.Bias:
+			if !v.IsConst() || v.Const.DType() != tensor.Float32 {
+				return fmt.Sprintf("bias %q is not a constant float tensor", v.Name())
+			}
+			if v.Const.Rank() != 1 {
+				return fmt.Sprintf("bias %q has rank %d, the integer kernel wants 1", v.Name(), v.Const.Rank())
+			}
+		}
+	}
+	if len(d.acts) == 0 {
+		return "reads no activation"
+	}
+	out := n.Output(0)
+	if out == nil {
+		return "its first output is not used"
+	}
+	for _, v := range n.Outputs()[1:] {
+		if v != nil {
+			return "has several outputs"
+		}
+	}
+	if why, bad := a.o.Unusable[out.ID]; bad && !r.FloatOutput {
+		return fmt.Sprintf("output %q: %s", out.Name(), why)
+	}
+	return ""
+}
+
+func (a *annotator) fitsTable(n *graph.Node) string {
+	v := n.Input(0)
+	switch {
+	case v == nil || !v.IsConst():
+		return "looks up no constant table"
+	case v.Const.DType() != tensor.Float32:
+		return fmt.Sprintf("table %q is %v, not float", v.Name(), v.Const.DType())
+	case v.Const.Rank() != 2:
+		return fmt.Sprintf("table %q has rank %d", v.Name(), v.Const.Rank())
+	case len(v.Const.Bytes()) < minTable:
+		return fmt.Sprintf("table %q is too small to gain", v.Name())
+	case n.Output(0) == nil:
+		return "its output is not used"
+	}
+	return ""
+}
+
+// absorbActivations finds, for each node that may be quantized, the Relu or
+// Clip behind it that the clamp of its QuantizeLinear replaces.
+func (a *annotator) absorbActivations() {
+	for _, d := range a.order {
+		if d.rule == nil || len(d.rule.Absorbs) == 0 {
+			continue
+		}
+		y := d.node.Output(0)
+		act := y.OnlyUse()
+		if act == nil || act.Graph() != d.node.Graph() || act.Input(0) != y || act.Op.Domain != graph.OnnxDomain ||
+			!slices.Contains(d.rule.Absorbs, act.Op.Type) {
+			continue
+		}
+		e := a.byID[act.ID]
+		if strings.HasPrefix(e.why, "excluded") {
+			continue
+		}
+		if lo, hi, ok := ClampBounds(act); !ok || lo > 0 || hi < 0 {
+			continue
+		}
+		if _, bad := a.o.Unusable[act.Output(0).ID]; bad {
+			continue
+		}
+		d.absorb, e.into = act, d.node
+	}
+}
+
+// ClampBounds returns the bounds of a Relu or Clip whose bounds are constant;
+// absent ones are infinite.
+func ClampBounds(n *graph.Node) (lo, hi float64, ok bool) {
+	lo, hi = math.Inf(-1), math.Inf(1)
+	switch {
+	case n.Op.Type == "Relu":
+		return 0, hi, true
+	case n.Op.Type != "Clip":
+		return 0, 0, false
+	}
+	if n.Opset() < 11 {
+		return float64(n.Float("min", -math.MaxFloat32)), float64(n.Float("max", math.MaxFloat32)), true
+	}
+	for i, bound := range []*float64{&lo, &hi} {
+		v := n.Input(i + 1)
+		if v == nil {
+			continue
+		}
+		if !v.IsConst() || v.Const.DType() != tensor.Float32 || v.Const.Len() != 1 {
+			return 0, 0, false
+		}
+		*bound = float64(tensor.As[float32](v.Const)[0])
+	}
+	return lo, hi, lo <= hi
+}
+
+// givesCodes reports whether v comes out of an integer kernel as codes.
+func (a *annotator) givesCodes(v *graph.Value) bool {
+	n := v.DefNode()
+	if n == nil {
+		return false
+	}
+	d := a.byID[n.ID]
+	if d.into != nil {
+		d = a.byID[d.into.ID]
+		return d.on && d.absorb == n
+	}
+	return d.on && d.absorb == nil && d.rule.Class != targets.Table && !d.rule.FloatOutput
+}
+
+// readsCodes reports whether use u of a value is an activation port of a
+// quantized node.
+func (a *annotator) readsCodes(u graph.Use) bool {
+	if u.Node == nil {
+		return false
+	}
+	d := a.byID[u.Node.ID]
+	return d.on && slices.Contains(d.acts, u.Index)
+}
+
+// settle drops nodes until the rest is consistent: the largest set in which
+// every Bridge reads codes and serves an integer kernel, and every Carry
+// stands between codes, or before readers of codes only.
+func (a *annotator) settle() {
+	for changed := true; changed; {
+		changed = false
+		for _, d := range a.order {
+			if !d.on || d.into != nil {
+				continue
+			}
+			if why := a.unsettled(d); why != "" {
+				d.on, d.why, changed = false, why, true
+				if d.absorb != nil {
+					a.byID[d.absorb.ID].into, d.absorb = nil, nil
+				}
+			}
+		}
+	}
+	for _, d := range a.order {
+		if d.into != nil {
+			d.on = a.byID[d.into.ID].on
+		}
+	}
+}
+
+func (a *annotator) unsettled(d *decision) string {
+	class := d.rule.Class
+	if class == targets.Anchor || class == targets.Table {
+		return ""
+	}
+	given := true
+	for _, i := range d.acts {
+		given = given && a.givesCodes(d.node.Input(i))
+	}
+	read, onlyRead := false, true
+	for _, u := range d.out().Uses() {
+		if a.readsCodes(u) {
+			read = true
+		} else {
+			onlyRead = false
+		}
+	}
+	switch {
+	case !read:
+		return "no integer kernel reads its output"
+	case given:
+		return ""
+	case class == targets.Carry && d.rule.Hoist && onlyRead:
+		return ""
+	}
+	return "its input is not quantized already, so integers would not pay"
+}
+
+// plan writes the decisions down.
+func (a *annotator) plan() *Plan {
+	p := &Plan{Format: "onnxq-plan", Version: PlanVersion, Target: a.t.Name, Mode: "static"}
+	a.codes = make([]bool, a.m.NumValues())
+	for _, d := range a.order {
+		e := NodePlan{Scope: d.node.Graph().Scope(), Node: d.node.Label(), Op: d.node.Op.String(), Quantized: d.on, Why: d.why}
+		switch {
+		case d.on && d.into != nil:
+			e.How = Absorbed
+		case d.on && d.rule.Class == targets.Table:
+			e.How = Lookup
+		case d.on:
+			e.How = Integer
+		}
+		if d.on {
+			e.Why = ""
+		}
+		p.Nodes = append(p.Nodes, e)
+		if !d.on || d.into != nil || d.rule.Class == targets.Table {
+			continue
+		}
+		for _, i := range d.acts {
+			a.codes[d.node.Input(i).ID] = true
+		}
+		if !d.rule.FloatOutput {
+			a.codes[d.out().ID] = true
+		}
+	}
+	// A kernel that may give float32 does so unless its output is quantized
+	// for another reader anyway.
+	for i, d := range a.order {
+		if d.on && d.into == nil && d.rule.FloatOutput && !a.codes[d.out().ID] {
+			p.Nodes[i].How = FloatOutput
+		}
+	}
+	a.tensors(p)
+	return p
+}
+
+// tensors lists the schemes: activations in graph order, then constants.
+func (a *annotator) tensors(p *Plan) {
+	act, _ := targets.Type(a.o.Activation)
+	groups := a.groups()
+	activation := func(v *graph.Value) {
+		if v == nil || !a.codes[v.ID] {
+			return
+		}
+		a.codes[v.ID] = false
+		e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Activation, Type: act.Name, Symmetric: a.o.SymmetricActivations, Axis: -1}
+		if root := groups.find(v); root != v && root.Graph() == v.Graph() {
+			e.SameAs = root.Name()
+		}
+		if r, ok := a.o.Ranges[v.Name()]; ok {
+			e.Range = &r
+		} else if n := v.DefNode(); n != nil {
+			if spec := ops.Lookup(n); spec != nil && spec.Flow == ops.Fixed && spec.Range != nil {
+				lo, hi := spec.Range(n)
+				e.Range = &[2]float64{float64(lo), float64(hi)}
+			}
+		}
+		p.Tensors = append(p.Tensors, e)
+	}
+	for g := range a.m.Scopes() {
+		for _, v := range g.Inputs() {
+			activation(v)
+		}
+		for n := range g.Nodes() {
+			for _, v := range n.Outputs() {
+				activation(v)
+			}
+		}
+	}
+	weight, _ := targets.Type(a.o.Weight)
+	seen := make([]bool, a.m.NumValues())
+	for _, d := range a.order {
+		if !d.on || d.into != nil {
+			continue
+		}
+		spec := ops.Lookup(d.node)
+		for i, v := range d.node.Inputs() {
+			if v == nil || !v.IsConst() || seen[v.ID] {
+				continue
+			}
+			port, _ := spec.InPort(i)
+			e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, Type: weight.Name, Symmetric: weight.Min < 0, Axis: -1}
+			switch port.Role {
+			case ops.Weight:
+				if !a.o.PerTensor && d.node.Graph().Opset(graph.OnnxDomain) >= a.t.PerChannelOpset {
+					e.Axis = spec.Axis(d.node, i, v.Const.Rank())
+				}
+			case ops.Bias:
+				e.Kind, e.Type, e.Symmetric, e.Axis = Bias, "i32", true, 0
+			default:
+				continue
+			}
+			seen[v.ID] = true
+			p.Tensors = append(p.Tensors, e)
+		}
+	}
+}
+
+// groups joins the values that share parameters: those around a Carry, and
+// the inputs and output of a Join. A Join whose inputs were clamped by absorbed
+// activations with different bounds is left out, since a common range would
+// undo the clamps; its kernel converts instead.
+func (a *annotator) groups() *unionFind {
+	u := &unionFind{parent: make([]*graph.Value, a.m.NumValues()), bounds: map[*graph.Value]clamp{}}
+	for _, d := range a.order {
+		if d.on && d.absorb != nil {
+			lo, hi, _ := ClampBounds(d.absorb)
+			u.bounds[d.out()] = clamp{lo, hi}
+		}
+	}
+	for _, d := range a.order {
+		if !d.on || d.into != nil || d.rule.Class == targets.Table {
+			continue
+		}
+		first := d.node.Input(d.acts[0])
+		switch spec := ops.Lookup(d.node); {
+		case d.rule.Class == targets.Carry:
+			u.union(first, d.out())
+		case spec.Flow == ops.Join:
+			same := true
+			for _, i := range d.acts {
+				same = same && u.bound(d.node.Input(i)) == u.bound(first)
+			}
+			if !same {
+				continue
+			}
+			for _, i := range d.acts {
+				u.union(first, d.node.Input(i))
+			}
+			u.union(first, d.out())
+		}
+	}
+	return u
+}
+
+type clamp struct{ lo, hi float64 }
+
+// unionFind joins values; the representative is the one with the lowest ID.
+type unionFind struct {
+	parent []*graph.Value
+	bounds map[*graph.Value]clamp // of representatives that an absorbed activation bounds
+}
+
+func (u *unionFind) find(v *graph.Value) *graph.Value {
+	for u.parent[v.ID] != nil {
+		v = u.parent[v.ID]
+	}
+	return v
+}
+
+func (u *unionFind) bound(v *graph.Value) clamp {
+	if b, ok := u.bounds[u.find(v)]; ok {
+		return b
+	}
+	return clamp{math.Inf(-1), math.Inf(1)}
+}
+
+func (u *unionFind) union(v, w *graph.Value) {
+	v, w = u.find(v), u.find(w)
+	if v == w {
+		return
+	}
+	if v.ID > w.ID {
+		v, w = w, v
+	}
+	u.parent[w.ID] = v
+	if b, ok := u.bounds[w]; ok {
+		u.bounds[v] = b
+	}
+}
+
+// scheme returns the scheme of a planned tensor.
+func (e *TensorPlan) scheme() (quant.Scheme, error) {
+	t, err := targets.Type(e.Type)
+	if err != nil {
+		return quant.Scheme{}, err
+	}
+	if e.Kind == Weight && e.Symmetric && t == quant.I8 {
+		t = quant.I8Narrow
+	}
+	return quant.Scheme{Type: t, Symmetric: e.Symmetric, Axis: e.Axis}, nil
+}

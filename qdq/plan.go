@@ -1,0 +1,184 @@
+// Package qdq decides which nodes of a model compute on integers and edits the
+// model accordingly.
+//
+// Annotate looks at a model and a target and makes a Plan: for every node
+// whether it is quantized or why it stays float, and for every tensor that
+// gets QuantizeLinear/DequantizeLinear its scheme. A Plan can be written,
+// edited and read back. Resolve turns calibrated ranges into parameters, and
+// Rewrite inserts the nodes without deciding anything.
+package qdq
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/onnxq/onnxq/graph"
+)
+
+// PlanVersion is the version of the JSON form of a Plan.
+const PlanVersion = 1
+
+// Plan is what is to be done to a model.
+type Plan struct {
+	Format  string       `json:"format"` // "onnxq-plan"
+	Version int          `json:"version"`
+	Target  string       `json:"target"`
+	Mode    string       `json:"mode"`
+	Nodes   []NodePlan   `json:"nodes"`
+	Tensors []TensorPlan `json:"tensors"`
+}
+
+// NodePlan is the decision about one node. Every node of every scope has one.
+type NodePlan struct {
+	Scope     string `json:"scope"`
+	Node      string `json:"node"` // as graph.Node.Label
+	Op        string `json:"op"`
+	Quantized bool   `json:"quantized"`
+	// How says what becomes of a quantized node.
+	How How `json:"how,omitempty"`
+	// Why says why a node stays float.
+	Why string `json:"why,omitempty"`
+}
+
+// How is what becomes of a quantized node.
+type How string
+
+// What becomes of a quantized node.
+const (
+	Integer     How = "integer"      // runs on integers and gives integers
+	FloatOutput How = "float-output" // runs on integers and gives float32
+	Absorbed    How = "absorbed"     // replaced by the clamp of the QuantizeLinear behind it
+	Lookup      How = "lookup"       // looks up codes, dequantized behind it
+)
+
+// Kind is what a planned tensor is.
+type Kind string
+
+// Kinds of planned tensors.
+const (
+	Activation Kind = "activation"
+	Weight     Kind = "weight"
+	Bias       Kind = "bias"
+)
+
+// TensorPlan is the scheme of one tensor.
+type TensorPlan struct {
+	Scope  string `json:"scope"`
+	Tensor string `json:"tensor"`
+	Kind   Kind   `json:"kind"`
+	Type   string `json:"type"` // storage type, such as "u8"
+	// Symmetric means zero point 0.
+	Symmetric bool `json:"symmetric,omitempty"`
+	// Axis has parameters of its own for each slice; -1 is per tensor.
+	Axis int `json:"axis"`
+	// SameAs names the tensor of the same scope whose parameters this one
+	// shares; its range then counts among theirs.
+	SameAs string `json:"same_as,omitempty"`
+	// Range, if given, is used instead of a calibrated one.
+	Range *[2]float64 `json:"range,omitempty"`
+}
+
+// Quantized returns the number of nodes that are quantized.
+func (p *Plan) Quantized() int {
+	n := 0
+	for i := range p.Nodes {
+		if p.Nodes[i].Quantized {
+			n++
+		}
+	}
+	return n
+}
+
+// Write writes the plan as JSON.
+func (p *Plan) Write(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", " ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(p)
+}
+
+// ReadPlan reads the JSON form of a plan.
+func ReadPlan(r io.Reader) (*Plan, error) {
+	dec := json.NewDecoder(r)
+	dec.DisallowUnknownFields()
+	p := &Plan{}
+	if err := dec.Decode(p); err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
+	if p.Format != "onnxq-plan" || p.Version != PlanVersion {
+		return nil, fmt.Errorf("plan: format %q version %d, want \"onnxq-plan\" version %d", p.Format, p.Version, PlanVersion)
+	}
+	return p, nil
+}
+
+// bound is a plan whose names have been resolved in a model.
+type bound struct {
+	plan    *Plan
+	nodes   []*NodePlan   // by node ID
+	tensors []*TensorPlan // by value ID
+	values  []*graph.Value
+}
+
+type nameKey struct{ scope, name string }
+
+// bind finds the nodes and values that the plan names. Where several nodes of
+// a scope have one label, the plan lists them in graph order.
+func (p *Plan) bind(m *graph.Model) (*bound, error) {
+	b := &bound{
+		plan:    p,
+		nodes:   make([]*NodePlan, m.NumNodes()),
+		tensors: make([]*TensorPlan, m.NumValues()),
+	}
+	entries := map[nameKey][]*NodePlan{}
+	for i := range p.Nodes {
+		e := &p.Nodes[i]
+		k := nameKey{e.Scope, e.Node}
+		entries[k] = append(entries[k], e)
+	}
+	values := map[nameKey]*graph.Value{}
+	for g := range m.Scopes() {
+		scope := g.Scope()
+		for _, v := range g.Inputs() {
+			values[nameKey{scope, v.Name()}] = v
+		}
+		for _, v := range g.Initializers() {
+			values[nameKey{scope, v.Name()}] = v
+		}
+		for n := range g.Nodes() {
+			for _, v := range n.Outputs() {
+				if v != nil {
+					values[nameKey{scope, v.Name()}] = v
+				}
+			}
+			k := nameKey{scope, n.Label()}
+			list := entries[k]
+			if len(list) == 0 {
+				return nil, n.Errorf("plan", "the plan has no entry for this node; was it made from another model?")
+			}
+			e := list[0]
+			entries[k] = list[1:]
+			if e.Op != n.Op.String() {
+				return nil, n.Errorf("plan", "the plan has operator %q here", e.Op)
+			}
+			b.nodes[n.ID] = e
+		}
+	}
+	for i := range p.Nodes {
+		e := &p.Nodes[i]
+		if len(entries[nameKey{e.Scope, e.Node}]) > 0 {
+			return nil, &graph.Error{Stage: "plan", Scope: e.Scope, Node: e.Node, Op: e.Op, Err: errors.New("the model has no such node")}
+		}
+	}
+	for i := range p.Tensors {
+		e := &p.Tensors[i]
+		v := values[nameKey{e.Scope, e.Tensor}]
+		if v == nil {
+			return nil, &graph.Error{Stage: "plan", Scope: e.Scope, Value: e.Tensor, Err: errors.New("the model has no such tensor")}
+		}
+		b.tensors[v.ID] = e
+		b.values = append(b.values, v)
+	}
+	return b, nil
+}

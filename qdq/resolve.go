@@ -1,0 +1,97 @@
+package qdq
+
+import (
+	"fmt"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/quant"
+)
+
+// Wants returns, by value ID, which values of m have to be observed for the
+// plan: the activations without a range of their own.
+func (p *Plan) Wants(m *graph.Model) ([]bool, error) {
+	b, err := p.bind(m)
+	if err != nil {
+		return nil, err
+	}
+	want := make([]bool, m.NumValues())
+	for i, v := range b.values {
+		want[v.ID] = p.Tensors[i].Kind == Activation && p.Tensors[i].Range == nil
+	}
+	return want, nil
+}
+
+// Ranges gives the range of a value, or why there is none.
+type Ranges func(v *graph.Value, e *TensorPlan) (r quant.Range, why string)
+
+// Resolve returns the parameters of each planned tensor, in the order of
+// p.Tensors, for m, the model that the plan was made from. Biases get theirs
+// from Rewrite. Activations without a usable range are returned by value ID
+// with the reason; if there are any, there are no parameters.
+func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]string, error) {
+	b, err := p.bind(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	at := map[nameKey]int{}
+	for i := range p.Tensors {
+		at[nameKey{p.Tensors[i].Scope, p.Tensors[i].Tensor}] = i
+	}
+	root := make([]int, len(p.Tensors))
+	group := make([]quant.Range, len(p.Tensors))
+	fixed := make([]bool, len(p.Tensors))
+	unusable := map[int]string{}
+	for i := range p.Tensors {
+		e := &p.Tensors[i]
+		root[i] = i
+		for r := e; r.SameAs != ""; {
+			k, ok := at[nameKey{r.Scope, r.SameAs}]
+			if !ok || k == i {
+				return nil, nil, &graph.Error{Stage: "plan", Scope: e.Scope, Value: e.Tensor, Err: fmt.Errorf("same_as names %q, which the plan does not list or which leads back here", r.SameAs)}
+			}
+			root[i], r = k, &p.Tensors[k]
+		}
+		if e.Kind != Activation {
+			continue
+		}
+		r := quant.Range{}
+		if e.Range != nil {
+			r = quant.Range{Min: e.Range[0], Max: e.Range[1]}
+		} else {
+			var why string
+			if r, why = ranges(b.values[i], e); why != "" {
+				unusable[b.values[i].ID] = why
+				continue
+			}
+		}
+		g := &group[root[i]]
+		switch {
+		case root[i] == i && e.Range != nil:
+			*g, fixed[i] = r, true
+		case !fixed[root[i]]:
+			g.Min, g.Max = min(g.Min, r.Min), max(g.Max, r.Max)
+		}
+	}
+	if len(unusable) > 0 {
+		return nil, unusable, nil
+	}
+	params := make([]quant.Params, len(p.Tensors))
+	for i := range p.Tensors {
+		e := &p.Tensors[i]
+		if e.Kind == Bias {
+			continue
+		}
+		s, err := e.scheme()
+		if err == nil {
+			if e.Kind == Weight {
+				params[i], err = s.Weights(b.values[i].Const)
+			} else {
+				params[i], err = s.Tensor(group[root[i]])
+			}
+		}
+		if err != nil {
+			return nil, nil, &graph.Error{Stage: "resolve", Scope: e.Scope, Value: e.Tensor, Err: err}
+		}
+	}
+	return params, nil, nil
+}

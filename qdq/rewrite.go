@@ -1,0 +1,299 @@
+package qdq
+
+import (
+	"fmt"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Notice tells the user about something that Rewrite had to do.
+type Notice struct {
+	Scope, Tensor, Text string
+}
+
+// Rewrite edits m as the plan says, with parameters from Resolve.
+func Rewrite(m *graph.Model, p *Plan, params []quant.Params) ([]Notice, error) {
+	b, err := p.bind(m)
+	if err != nil {
+		return nil, err
+	}
+	if len(params) != len(p.Tensors) {
+		return nil, fmt.Errorf("plan: %d parameters for %d tensors", len(params), len(p.Tensors))
+	}
+	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}}
+	for i, v := range b.values {
+		w.params[v.ID] = &params[i]
+	}
+	var nodes []*graph.Node
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			if e := b.nodes[n.ID]; e.Quantized && e.How != Absorbed {
+				nodes = append(nodes, n)
+			}
+		}
+	}
+	// Biases come first: one that would overflow raises the scale of its
+	// weights.
+	biases := make([]biasCodes, len(nodes))
+	for i, n := range nodes {
+		if biases[i], err = w.bias(n); err != nil {
+			return nil, graph.NodeError("rewrite", n, err)
+		}
+	}
+	for i, v := range b.values {
+		if p.Tensors[i].Kind == Activation {
+			w.activation(v, w.params[v.ID])
+		}
+	}
+	for i, n := range nodes {
+		if err := w.constants(n, biases[i]); err != nil {
+			return nil, graph.NodeError("rewrite", n, err)
+		}
+	}
+	return w.notices, nil
+}
+
+type dqKey struct {
+	value *graph.Value
+	graph *graph.Graph
+}
+
+type rewriter struct {
+	m       *graph.Model
+	b       *bound
+	params  []*quant.Params // by value ID
+	dq      map[dqKey]*graph.Value
+	notices []Notice
+}
+
+func op(name string) graph.OpKey { return graph.OpKey{Type: name} }
+
+// plan returns the decision about n, nil for nodes that Rewrite added.
+func (w *rewriter) plan(n *graph.Node) *NodePlan {
+	if n == nil || n.ID >= len(w.b.nodes) {
+		return nil
+	}
+	return w.b.nodes[n.ID]
+}
+
+// computes reports whether n reads codes.
+func (w *rewriter) computes(n *graph.Node) bool {
+	e := w.plan(n)
+	return e != nil && e.Quantized && (e.How == Integer || e.How == FloatOutput)
+}
+
+// activation puts a QuantizeLinear and a DequantizeLinear behind v. If an
+// integer kernel makes v, every reader gets the dequantized value, otherwise
+// only integer kernels do.
+func (w *rewriter) activation(v *graph.Value, p *quant.Params) {
+	g := v.Graph()
+	def := v.DefNode()
+	made, absorb := false, false
+	if e := w.plan(def); e != nil && e.Quantized {
+		made = e.How == Integer || e.How == Absorbed
+		absorb = e.How == Absorbed && clampImplied(def, p)
+	}
+	src := v
+	if absorb {
+		src = def.Input(0)
+	}
+	scale := g.NewInitializer(v.Name()+"_scale", p.ScaleTensor())
+	zero := g.NewInitializer(v.Name()+"_zero_point", p.ZeroTensor())
+	insert := func(in *graph.Graph, n, after *graph.Node) *graph.Node {
+		in.InsertAfter(n, after)
+		return n
+	}
+	pair := func(in *graph.Graph, after *graph.Node) (q *graph.Node, out *graph.Value) {
+		codes := in.NewValue(w.m.UniqueName(v.Name()+"_q"), graph.TensorType(p.Type.DType, v.Type.Shape))
+		out = in.NewValue(w.m.UniqueName(v.Name()+"_dq"), graph.TensorType(tensor.Float32, v.Type.Shape))
+		q = in.NewNode(op("QuantizeLinear"), w.m.UniqueNodeName(v.Name()+"_QuantizeLinear"), []*graph.Value{nil, scale, zero}, []*graph.Value{codes})
+		dq := in.NewNode(op("DequantizeLinear"), w.m.UniqueNodeName(v.Name()+"_DequantizeLinear"), []*graph.Value{codes, scale, zero}, []*graph.Value{out})
+		insert(in, dq, insert(in, q, after))
+		return q, out
+	}
+	if made {
+		q, out := pair(g, def)
+		v.ReplaceWith(out)
+		q.SetInput(0, src)
+		if absorb {
+			g.Remove(def)
+		}
+		return
+	}
+	uses := append([]graph.Use{}, v.Uses()...)
+	for _, u := range uses {
+		if u.Node == nil || !w.computes(u.Node) {
+			continue
+		}
+		in := u.Node.Graph()
+		key := dqKey{v, in}
+		if w.dq[key] == nil {
+			after := def
+			if in != g {
+				after = nil
+			}
+			q, out := pair(in, after)
+			q.SetInput(0, v)
+			w.dq[key] = out
+		}
+		u.Node.SetInput(u.Index, w.dq[key])
+	}
+}
+
+// clampImplied reports whether quantizing with p clamps at least as tightly as
+// n, a Relu or Clip, to within half a step.
+func clampImplied(n *graph.Node, p *quant.Params) bool {
+	lo, hi, ok := ClampBounds(n)
+	half := float64(p.Scale[0]) / 2
+	return ok && p.Lo(0) >= lo-half && p.Hi(0) <= hi+half
+}
+
+type biasCodes struct {
+	port  int // 0: none
+	codes []int32
+	scale []float32
+}
+
+// ports returns the first activation, weight and bias ports of n, or -1.
+func ports(n *graph.Node) (act, weight, bias int) {
+	act, weight, bias = -1, -1, -1
+	spec := ops.Lookup(n)
+	for i := n.NumInputs() - 1; i >= 0; i-- {
+		if n.Input(i) == nil {
+			continue
+		}
+		port, _ := spec.InPort(i)
+		switch port.Role {
+		case ops.Activation:
+			act = i
+		case ops.Weight:
+			weight = i
+		case ops.Bias:
+			bias = i
+		}
+	}
+	return act, weight, bias
+}
+
+func (w *rewriter) bias(n *graph.Node) (biasCodes, error) {
+	act, weight, bias := ports(n)
+	if act < 0 || weight < 0 || bias < 0 {
+		return biasCodes{}, nil
+	}
+	x, wt, b := w.params[n.Input(act).ID], w.params[n.Input(weight).ID], n.Input(bias)
+	if x == nil || wt == nil {
+		return biasCodes{}, fmt.Errorf("the plan quantizes the node but not its inputs")
+	}
+	codes, scale, raised, err := wt.Bias(tensor.As[float32](b.Const), x.Scale[0])
+	if err != nil {
+		return biasCodes{}, err
+	}
+	if len(raised) > 0 {
+		w.notices = append(w.notices, Notice{n.Graph().Scope(), n.Input(weight).Name(),
+			fmt.Sprintf("the scale of %d channels was raised, since their bias would overflow int32", len(raised))})
+	}
+	return biasCodes{port: bias, codes: codes, scale: scale}, nil
+}
+
+// constants stores the weight and bias of n as codes.
+func (w *rewriter) constants(n *graph.Node, b biasCodes) error {
+	g := n.Graph()
+	if w.plan(n).How == Lookup {
+		return w.lookup(n)
+	}
+	_, weight, _ := ports(n)
+	if weight < 0 || w.params[n.Input(weight).ID] == nil {
+		return nil
+	}
+	v := n.Input(weight)
+	p := w.params[v.ID]
+	key := dqKey{v, g}
+	if w.dq[key] == nil {
+		codes, err := w.codes(v, p)
+		if err != nil {
+			return err
+		}
+		w.dq[key] = w.dequantize(n, v, codes, p.ScaleTensor(), p.ZeroTensor(), p.Axis)
+	}
+	n.SetInput(weight, w.dq[key])
+	if b.port > 0 {
+		v := n.Input(b.port)
+		scale := tensor.Of(b.scale)
+		axis := 0
+		if p.Axis < 0 {
+			scale, axis = tensor.Scalar(b.scale[0]), -1
+		}
+		codes := v.Graph().NewInitializer(v.Name()+"_q", tensor.Of(b.codes))
+		n.SetInput(b.port, w.dequantize(n, v, codes, scale, nil, axis))
+	}
+	return nil
+}
+
+// codes returns the initializer that holds the codes of a weight; a weight
+// that several graphs read is stored once.
+func (w *rewriter) codes(v *graph.Value, p *quant.Params) (*graph.Value, error) {
+	key := dqKey{v, nil}
+	if w.dq[key] == nil {
+		t, err := p.Quantize(v.Const)
+		if err != nil {
+			return nil, err
+		}
+		w.dq[key] = v.Graph().NewInitializer(v.Name()+"_q", t)
+	}
+	return w.dq[key], nil
+}
+
+// dequantize puts a DequantizeLinear of constant codes before n. A nil zero
+// leaves the zero point out, which means 0.
+func (w *rewriter) dequantize(n *graph.Node, v, codes *graph.Value, scale, zero *tensor.Tensor, axis int) *graph.Value {
+	g := n.Graph()
+	in := []*graph.Value{codes, codes.Graph().NewInitializer(v.Name()+"_scale", scale)}
+	if zero != nil {
+		in = append(in, codes.Graph().NewInitializer(v.Name()+"_zero_point", zero))
+	}
+	var attrs []*graph.Attr
+	if axis >= 0 {
+		attrs = []*graph.Attr{graph.Int("axis", int64(axis))}
+	}
+	out := g.NewValue(w.m.UniqueName(v.Name()+"_dq"), graph.TensorType(tensor.Float32, v.Type.Shape))
+	dq := g.NewNode(op("DequantizeLinear"), w.m.UniqueNodeName(v.Name()+"_DequantizeLinear"), in, []*graph.Value{out}, attrs...)
+	g.InsertBefore(dq, n)
+	return out
+}
+
+// lookup makes n gather codes and dequantizes what it gathered. The table has
+// rank 2 and, unless per tensor, a scale for each column, which is the last
+// axis of what is gathered.
+func (w *rewriter) lookup(n *graph.Node) error {
+	v, y, g := n.Input(0), n.Output(0), n.Graph()
+	p := w.params[v.ID]
+	if p == nil {
+		return fmt.Errorf("the plan quantizes the node but not its table %q", v.Name())
+	}
+	codes, err := w.codes(v, p)
+	if err != nil {
+		return err
+	}
+	in := append([]*graph.Value{codes}, n.Inputs()[1:]...)
+	rows := g.NewValue(w.m.UniqueName(y.Name()+"_q"), graph.TensorType(p.Type.DType, y.Type.Shape))
+	gather := g.NewNode(n.Op, w.m.UniqueNodeName(n.Label()+"_q"), in, []*graph.Value{rows}, n.Attrs...)
+	g.InsertBefore(gather, n)
+	axis := -1
+	var attrs []*graph.Attr
+	if p.Axis >= 0 {
+		attrs = []*graph.Attr{graph.Int("axis", int64(axis))}
+	}
+	sc := v.Graph().NewInitializer(v.Name()+"_scale", p.ScaleTensor())
+	zp := v.Graph().NewInitializer(v.Name()+"_zero_point", p.ZeroTensor())
+	out := g.NewValue(w.m.UniqueName(y.Name()+"_dq"), graph.TensorType(tensor.Float32, y.Type.Shape))
+	dq := g.NewNode(op("DequantizeLinear"), w.m.UniqueNodeName(y.Name()+"_DequantizeLinear"), []*graph.Value{rows, sc, zp}, []*graph.Value{out}, attrs...)
+	g.InsertBefore(dq, n)
+	if !y.ReplaceWith(out) {
+		return fmt.Errorf("cannot replace output %q", y.Name())
+	}
+	g.Remove(n)
+	return nil
+}

@@ -1,0 +1,185 @@
+// Package targets says, as data, what each runtime does with a quantized
+// model: which operators it runs on integers, in which arrangement of
+// QuantizeLinear and DequantizeLinear, and what that is worth.
+package targets
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/quant"
+)
+
+// Class is the part that an operator plays in a quantized graph.
+type Class string
+
+// Classes of operators.
+const (
+	// Anchor multiplies activations with a constant weight: the reason to
+	// quantize.
+	Anchor Class = "anchor"
+	// Bridge has an integer kernel that pays only where its inputs are
+	// quantized anyway and an integer kernel reads its output.
+	Bridge Class = "bridge"
+	// Carry moves codes without changing them; input and output share
+	// parameters.
+	Carry Class = "carry"
+	// Table looks rows up in a constant table, which can be stored quantized
+	// and dequantized behind the look-up.
+	Table Class = "table"
+)
+
+// Rule is what a target does with one operator.
+type Rule struct {
+	Op    string `json:"op" yaml:"op"` // in the default domain
+	Class Class  `json:"class" yaml:"class"`
+	// MinOpset is the operator set from which the rule holds; 0 means any.
+	MinOpset int `json:"min_opset,omitempty" yaml:"min_opset,omitempty"`
+	// FloatOutput says that the integer kernel can give its result in float32,
+	// so that the output needs no QuantizeLinear.
+	FloatOutput bool `json:"float_output,omitempty" yaml:"float_output,omitempty"`
+	// Absorbs lists the activations behind the operator that the clamp of the
+	// following QuantizeLinear replaces.
+	Absorbs []string `json:"absorbs,omitempty" yaml:"absorbs,omitempty"`
+	// Hoist says that a Carry keeps the number of elements, so that quantizing
+	// before it costs no more than behind it.
+	Hoist bool `json:"hoist,omitempty" yaml:"hoist,omitempty"`
+	// Attrs are attribute values that the kernel needs; absent attributes count
+	// as their default given here.
+	Attrs []AttrRule `json:"attributes,omitempty" yaml:"attributes,omitempty"`
+}
+
+// AttrRule demands that a numeric attribute has a value, which is also its
+// default.
+type AttrRule struct {
+	Name  string  `json:"name" yaml:"name"`
+	Value float64 `json:"value" yaml:"value"`
+}
+
+// Target is a runtime and what it can do.
+type Target struct {
+	Name    string   `json:"name" yaml:"name"`
+	Title   string   `json:"title" yaml:"title"`
+	Sources []string `json:"sources" yaml:"sources"` // where the facts come from
+	// Activations and Weights are the storage types that its kernels take, the
+	// preferred one first; a leading activation type of u8 goes with signed
+	// weights.
+	Activations []string `json:"activations" yaml:"activations"`
+	Weights     []string `json:"weights" yaml:"weights"`
+	// PerChannelOpset is the operator set from which per-axis
+	// DequantizeLinear exists; PerTensorOpset likewise for per tensor.
+	PerTensorOpset  int `json:"per_tensor_opset" yaml:"per_tensor_opset"`
+	PerChannelOpset int `json:"per_channel_opset" yaml:"per_channel_opset"`
+	// MaxOpset is the newest operator set whose QuantizeLinear it runs.
+	MaxOpset int    `json:"max_opset" yaml:"max_opset"`
+	Rules    []Rule `json:"rules" yaml:"rules"`
+}
+
+// RulesFor returns the rules for n in order of preference.
+func (t *Target) RulesFor(n *graph.Node) []*Rule {
+	if n.Op.Domain != graph.OnnxDomain {
+		return nil
+	}
+	var out []*Rule
+	for i := range t.Rules {
+		if t.Rules[i].Op == n.Op.Type {
+			out = append(out, &t.Rules[i])
+		}
+	}
+	return out
+}
+
+// Check returns why r does not hold for n, or "".
+func (r *Rule) Check(t *Target, n *graph.Node) string {
+	if n.Opset() < r.MinOpset {
+		return fmt.Sprintf("%s runs %s on integers from opset %d on, this is %d", t.Name, r.Op, r.MinOpset, n.Opset())
+	}
+	for _, a := range r.Attrs {
+		got := a.Value
+		if x := n.Attr(a.Name); x != nil {
+			switch x.Kind {
+			case graph.AttrInt:
+				got = float64(x.I)
+			case graph.AttrFloat:
+				got = float64(x.F)
+			}
+		}
+		if got != a.Value {
+			return fmt.Sprintf("the integer kernel of %s needs %s = %v, this is %v", t.Name, a.Name, a.Value, got)
+		}
+	}
+	return ""
+}
+
+// types are the storage types that kernels of some target take.
+var types = []quant.Type{quant.U8, quant.I8}
+
+// Type returns the storage type of the given name.
+func Type(name string) (quant.Type, error) {
+	for _, t := range types {
+		if t.Name == name {
+			return t, nil
+		}
+	}
+	return quant.Type{}, fmt.Errorf("unknown storage type %q", name)
+}
+
+var ortCPU = Target{
+	Name:  "ort-cpu",
+	Title: "ONNX Runtime, CPU execution provider (x86-64 with VNNI, or arm64 with dot product)",
+	Sources: []string{
+		"microsoft/onnxruntime: core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc, qdq_selector_action_transformer.cc",
+		"optimized graphs written by onnxruntime 1.32.0",
+	},
+	Activations: []string{"u8", "i8"},
+	Weights:     []string{"i8", "u8"},
+
+	PerTensorOpset:  10,
+	PerChannelOpset: 13,
+	MaxOpset:        25,
+	Rules: []Rule{
+		{Op: "Conv", Class: Anchor, Absorbs: []string{"Relu", "Clip"}},
+		{Op: "MatMul", Class: Anchor, FloatOutput: true},
+		{Op: "Gemm", Class: Anchor, FloatOutput: true, Attrs: []AttrRule{{"alpha", 1}, {"beta", 1}, {"transA", 0}}},
+		{Op: "Gather", Class: Table, Attrs: []AttrRule{{"axis", 0}}},
+
+		{Op: "Add", Class: Bridge, Absorbs: []string{"Relu", "Clip"}},
+		{Op: "Mul", Class: Bridge, Absorbs: []string{"Relu", "Clip"}},
+		{Op: "AveragePool", Class: Bridge},
+		{Op: "GlobalAveragePool", Class: Bridge},
+		{Op: "LeakyRelu", Class: Bridge},
+		{Op: "Sigmoid", Class: Bridge},
+		{Op: "Concat", Class: Bridge},
+
+		{Op: "MaxPool", Class: Carry, MinOpset: 12},
+		{Op: "Reshape", Class: Carry, Hoist: true},
+		{Op: "Flatten", Class: Carry, Hoist: true},
+		{Op: "Squeeze", Class: Carry, Hoist: true},
+		{Op: "Unsqueeze", Class: Carry, Hoist: true},
+		{Op: "Transpose", Class: Carry, Hoist: true},
+		{Op: "Slice", Class: Carry},
+		{Op: "Split", Class: Carry},
+		{Op: "Expand", Class: Carry},
+		{Op: "Tile", Class: Carry},
+		{Op: "Gather", Class: Carry},
+	},
+}
+
+var presets = []*Target{&ortCPU}
+
+// All returns the built-in targets.
+func All() []*Target { return slices.Clone(presets) }
+
+// Get returns the built-in target of the given name.
+func Get(name string) (*Target, error) {
+	var names []string
+	for _, t := range presets {
+		if t.Name == name {
+			return t, nil
+		}
+		names = append(names, t.Name)
+	}
+	return nil, fmt.Errorf("unknown target %q; known are: %s", name, strings.Join(names, ", "))
+}
