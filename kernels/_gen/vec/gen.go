@@ -149,10 +149,6 @@ func (g *gen) into(f, fb func(...Op), x Op, more ...Op) {
 	f(append([]Op{x}, more...)...)
 }
 
-func two(f func(a, b, c Op)) func(...Op) {
-	return func(o ...Op) { f(o[0], o[1], o[2]) }
-}
-
 func (g *gen) add(a V, b Op) V { return g.op(g.VADDPS, g.VADDPS_BCST, b, a) }
 func (g *gen) sub(a V, b Op) V { return g.op(g.VSUBPS, g.VSUBPS_BCST, b, a) }
 func (g *gen) mul(a V, b Op) V { return g.op(g.VMULPS, g.VMULPS_BCST, b, a) }
@@ -171,9 +167,18 @@ func (g *gen) xor(a V, b Op) V  { return g.op(g.VXORPS, g.VXORPS_BCST, b, a) }
 func (g *gen) addi(a V, b Op) V { return g.op(g.VPADDD, g.VPADDD_BCST, b, a) }
 func (g *gen) subi(a V, b Op) V { return g.op(g.VPSUBD, g.VPSUBD_BCST, b, a) }
 
-// poly sets p = p*x + c in place and returns p.
-func (g *gen) poly(p, x V, c Op) V {
+// fma sets p = p*x + c in place and returns p.
+func (g *gen) fma(p, x V, c Op) V {
 	g.into(g.VFMADD213PS, g.VFMADD213PS_BCST, c, x, p)
+	return p
+}
+
+// poly returns the polynomial in x with coefficients c, highest first.
+func (g *gen) poly(x V, c ...K) V {
+	p := g.hoist(c[0])
+	for _, k := range c[1:] {
+		g.fma(p, x, k)
+	}
 	return p
 }
 
@@ -197,6 +202,10 @@ func (g *gen) round(a V, mode uint64) V {
 // toInt rounds half to even to int32.
 func (g *gen) toInt(a V) V   { r := g.reg(); g.VCVTPS2DQ(a, r); return r }
 func (g *gen) fromInt(a V) V { r := g.reg(); g.VCVTDQ2PS(a, r); return r }
+
+// shl and sra shift int32 lanes.
+func (g *gen) shl(a V, n uint64) V { r := g.reg(); g.VPSLLD(U8(n), a, r); return r }
+func (g *gen) sra(a V, n uint64) V { r := g.reg(); g.VPSRAD(U8(n), a, r); return r }
 
 // at returns the memory of vector i after p, of lanes float32 each.
 func (g *gen) at(p reg.Register, i int) Mem {
@@ -247,6 +256,7 @@ func (g *gen) rest(n reg.Register, body func(k reg.Register)) {
 const (
 	eq = 0  // equal, false for NaN
 	lt = 17 // a < b, false for NaN
+	ge = 29 // a >= b, false for NaN
 	un = 3  // either is NaN
 )
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"flag"
+	"go/format"
 	"log"
 	"os"
 	"path/filepath"
@@ -19,7 +20,11 @@ var files = []struct {
 }{
 	{"quant", quant},
 	{"stat", stat},
+	{"vec", vec},
 }
+
+// sources are generated Go files.
+var sources = map[string]func() string{"vec_amd64.go": dispatch}
 
 func main() {
 	dir := flag.String("dir", ".", "directory of package kernels")
@@ -51,6 +56,15 @@ func main() {
 			if err != nil {
 				log.Fatal(err)
 			}
+		}
+	}
+	for name, text := range sources {
+		b, err := format.Source([]byte(text()))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(*dir, name), b, 0o644)
+		}
+		if err != nil {
+			log.Fatal(name, ": ", err)
 		}
 	}
 }

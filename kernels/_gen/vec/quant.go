@@ -99,27 +99,10 @@ func (g *gen) fakeQuantize() {
 		"stores clamp(src/scale, lo, hi) rounded half to even, times scale"+g.multiple(8)+".")
 	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
 	scale, lo, hi := g.broadcast("scale"), g.broadcast("lo"), g.broadcast("hi")
-	g.mapRows(n, dst, src, func(v V) V {
+	g.mapRows(4, n, dst, src, func(v V) V {
 		return g.mul(g.fromInt(g.codes(v, scale, lo, hi)), scale)
 	})
 	g.ret()
-}
-
-// mapRows stores f of n float32 of src to dst: four vectors at a time, one at a
-// time, and at AVX-512 the rest.
-func (g *gen) mapRows(n, dst, src reg.Register, f func(V) V) {
-	for _, vectors := range []int{4, 1} {
-		g.each(n, vectors*g.lanes(), func() {
-			for i := range vectors {
-				g.VMOVUPS(f(g.load(g.at(src, i))), g.at(dst, i))
-			}
-		}, stream{src, 4}, stream{dst, 4})
-	}
-	g.rest(n, func(k reg.Register) {
-		v := g.ZMM()
-		g.VMOVUPS_Z(Mem{Base: src}, k, v)
-		g.VMOVUPS(f(v), k, Mem{Base: dst})
-	})
 }
 
 func (g *gen) dequantize(base, elem string, size int, widen func(...Op)) {
@@ -156,6 +139,6 @@ func (g *gen) dequantizeI32() {
 		"stores src*scale"+g.multiple(8)+".")
 	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
 	scale := g.broadcast("scale")
-	g.mapRows(n, dst, src, func(v V) V { return g.mul(g.fromInt(v), scale) })
+	g.mapRows(4, n, dst, src, func(v V) V { return g.mul(g.fromInt(v), scale) })
 	g.ret()
 }

@@ -1,0 +1,439 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// unary is an element-wise function of one tensor. body emits what goes before
+// the loop and returns what goes inside. unroll vectors are done at a time.
+type unary struct {
+	op     string
+	unroll int
+	body   func(g *gen) func(V) V
+}
+
+var unaries = []unary{
+	{"Abs", 4, func(g *gen) func(V) V { return func(x V) V { return g.and(x, absMask) } }},
+	{"Neg", 4, func(g *gen) func(V) V { return func(x V) V { return g.xor(x, signMask) } }},
+	{"Floor", 4, func(g *gen) func(V) V { return func(x V) V { return g.round(x, down) } }},
+	{"Ceil", 4, func(g *gen) func(V) V { return func(x V) V { return g.round(x, up) } }},
+	{"Round", 4, func(g *gen) func(V) V { return func(x V) V { return g.round(x, nearestEven) } }},
+	{"Sqrt", 4, func(g *gen) func(V) V { return func(x V) V { r := g.reg(); g.VSQRTPS(x, r); return r } }},
+	{"Reciprocal", 4, func(g *gen) func(V) V {
+		one := g.hoist(K(1))
+		return func(x V) V { return g.div(one, x) }
+	}},
+	{"Relu", 4, func(g *gen) func(V) V {
+		zero := g.zero()
+		return func(x V) V { return g.max(zero, x) }
+	}},
+	{"Exp", 1, (*gen).exp},
+	{"Log", 1, (*gen).log},
+	{"Tanh", 1, (*gen).tanh},
+	{"Sigmoid", 1, (*gen).sigmoid},
+	{"Erf", 1, (*gen).erf},
+	{"Gelu", 1, func(g *gen) func(V) V {
+		erf := g.erf()
+		return g.gate(func(x V) V { return erf(g.mul(x, K(0.70710677))) })
+	}},
+	{"GeluTanh", 1, func(g *gen) func(V) V {
+		tanh := g.tanh()
+		return g.gate(func(x V) V {
+			w := g.fma(g.hoist(K(0.035677407)), g.mul(x, x), K(0.7978846))
+			return tanh(g.mul(x, w))
+		})
+	}},
+	{"Silu", 1, func(g *gen) func(V) V {
+		sigmoid, low := g.sigmoid(), g.hoist(-maxFloat)
+		return func(x V) V {
+			x = g.max(low, x)
+			return g.mul(x, sigmoid(x))
+		}
+	}},
+	{"HardSwish", 4, func(g *gen) func(V) V {
+		low, zero, one := g.hoist(-maxFloat), g.zero(), g.hoist(K(1))
+		return func(x V) V {
+			x = g.max(low, x)
+			h := g.add(g.mul(x, K(1.0/6)), K(0.5))
+			return g.mul(x, g.min(one, g.max(zero, h)))
+		}
+	}},
+}
+
+// binaries are the element-wise functions of two tensors.
+var binaries = []struct {
+	op   string
+	body func(g *gen, a, b V) V
+}{
+	{"Add", func(g *gen, a, b V) V { return g.add(a, b) }},
+	{"Sub", func(g *gen, a, b V) V { return g.sub(a, b) }},
+	{"Mul", func(g *gen, a, b V) V { return g.mul(a, b) }},
+	{"Div", func(g *gen, a, b V) V { return g.div(a, b) }},
+	{"Min", func(g *gen, a, b V) V { return g.sel(g.cmp(un, a, a), a, g.min(a, b)) }},
+	{"Max", func(g *gen, a, b V) V { return g.sel(g.cmp(un, a, a), a, g.max(a, b)) }},
+	{"PRelu", func(g *gen, a, b V) V { return g.sel(g.cmp(lt, a, K(0)), g.mul(a, b), a) }},
+}
+
+// forms of a binary: both slices, b a scalar, a a scalar.
+var forms = []string{"", "Right", "Left"}
+
+const (
+	signMask = KI(1 << 31)
+	maxFloat = K(math.MaxFloat32)
+	log2e    = K(0x1.715476p+0)
+	ln2hi    = K(0x1.62e4p-1)
+	ln2lo    = K(0x1.7f7d1cp-20)
+	magic    = K(0x1.8p23)
+)
+
+func lower(s string) string { return strings.ToLower(s[:1]) + s[1:] }
+
+func vec(c *build.Context) {
+	levels(c, func(g *gen) {
+		for _, u := range unaries {
+			g.fn(lower(u.op), "func(dst, src *float32, n int)", "is Unary of "+u.op+g.multiple(8)+".")
+			dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+			g.mapRows(u.unroll, n, dst, src, u.body(g))
+			g.ret()
+		}
+		for _, b := range binaries {
+			for _, form := range forms {
+				g.binary(b.op, form, b.body)
+			}
+		}
+		g.clip()
+		g.hardSigmoid()
+		g.expSum(true)
+		g.expSum(false)
+		g.normalize()
+		g.scaleRows()
+	})
+}
+
+// mapRows stores f of n float32 of src to dst: unroll vectors at a time, one at
+// a time, and at AVX-512 the rest.
+func (g *gen) mapRows(unroll int, n, dst, src reg.Register, f func(V) V) {
+	steps := []int{unroll, 1}
+	if unroll == 1 {
+		steps = steps[1:]
+	}
+	for _, vectors := range steps {
+		g.each(n, vectors*g.lanes(), func() {
+			for i := range vectors {
+				g.VMOVUPS(f(g.load(g.at(src, i))), g.at(dst, i))
+			}
+		}, stream{src, 4}, stream{dst, 4})
+	}
+	g.rest(n, func(k reg.Register) {
+		g.VMOVUPS(f(g.loadMasked(src, k)), k, Mem{Base: dst})
+	})
+}
+
+func (g *gen) loadMasked(p, k reg.Register) V {
+	v := g.ZMM()
+	g.VMOVUPS_Z(Mem{Base: p}, k, v)
+	return v
+}
+
+func (g *gen) binary(op, form string, f func(g *gen, a, b V) V) {
+	what := map[string]string{"": "", "Right": ", b being one element", "Left": ", a being one element"}[form]
+	g.fn(lower(op)+form, "func(dst, a, b *float32, n int)", "is Binary of "+op+what+g.multiple(8)+".")
+	dst, a, b, n := g.param("dst"), g.param("a"), g.param("b"), g.param("n")
+	streams := []stream{{dst, 4}}
+	var scalar V
+	switch form {
+	case "Right":
+		scalar = g.reg()
+		g.VBROADCASTSS(Mem{Base: b}, scalar)
+		streams = append(streams, stream{a, 4})
+	case "Left":
+		scalar = g.reg()
+		g.VBROADCASTSS(Mem{Base: a}, scalar)
+		streams = append(streams, stream{b, 4})
+	default:
+		streams = append(streams, stream{a, 4}, stream{b, 4})
+	}
+	step := func(load func(p reg.Register) V) V {
+		x, y := scalar, scalar
+		if form != "Left" {
+			x = load(a)
+		}
+		if form != "Right" {
+			y = load(b)
+		}
+		return f(g, x, y)
+	}
+	for _, vectors := range []int{4, 1} {
+		g.each(n, vectors*g.lanes(), func() {
+			for i := range vectors {
+				r := step(func(p reg.Register) V { return g.load(g.at(p, i)) })
+				g.VMOVUPS(r, g.at(dst, i))
+			}
+		}, streams...)
+	}
+	g.rest(n, func(k reg.Register) {
+		r := step(func(p reg.Register) V { return g.loadMasked(p, k) })
+		g.VMOVUPS(r, k, Mem{Base: dst})
+	})
+	g.ret()
+}
+
+// expParts returns p and t with exp(x) = p*2^n, n = t-magic.
+func (g *gen) expParts(x V) (p, t V) {
+	t = g.fma(g.hoist(log2e), x, magic)
+	n := g.sub(t, magic)
+	r := g.fma(g.hoist(-ln2hi), n, x)
+	r = g.fma(g.hoist(-ln2lo), n, r)
+	p = g.poly(r, 0.0013814467, 0.008368781, 0.041668393, 0.1666652, 0.49999994)
+	g.fma(p, r, K(1))
+	g.fma(p, r, K(1))
+	return p, t
+}
+
+func (g *gen) exp() func(V) V {
+	low, high := g.hoist(K(-104)), g.hoist(K(89))
+	return func(x V) V {
+		p, t := g.expParts(g.min(high, g.max(low, x)))
+		if g.z {
+			g.VSCALEFPS(g.sub(t, magic), p, p)
+			return p
+		}
+		n := g.subi(t, KI(0x4b400000))
+		h := g.sra(n, 1)
+		p = g.mul(p, g.shl(g.addi(h, KI(127)), 23))
+		return g.mul(p, g.shl(g.addi(g.subi(n, h), KI(127)), 23))
+	}
+}
+
+// expNormal is exp for results that are normal numbers.
+func (g *gen) expNormal(x V) V {
+	p, t := g.expParts(x)
+	return g.addi(p, g.shl(t, 23))
+}
+
+func (g *gen) log() func(V) V {
+	zero := g.zero()
+	return func(x V) V {
+		small := g.cmp(lt, x, K(0x1p-126))
+		y := g.sel(small, g.mul(x, K(0x1p23)), x)
+		i := g.subi(y, KI(0x3f3504f3))
+		e := g.fromInt(g.addi(g.sra(i, 23), g.sel(small, KI(0xffffffe9), zero)))
+		f := g.sub(g.addi(g.and(i, KI(0x7fffff)), KI(0x3f3504f3)), K(1))
+		p := g.poly(f, 0.0674664, -0.11675652, 0.11888162, -0.12405589, 0.14219552, -0.16667996, 0.20002119, -0.2500001, 0.33333313)
+		z := g.mul(f, f)
+		v := g.fma(g.hoist(ln2lo), e, g.mul(g.mul(f, z), p))
+		v = g.fma(g.hoist(K(-0.5)), z, v)
+		r := g.fma(g.hoist(ln2hi), e, g.add(f, v))
+		r = g.sel(g.cmp(lt, x, infinity), r, x)
+		r = g.sel(g.cmp(lt, x, K(0)), KI(0x7fc00000), r)
+		return g.sel(g.cmp(eq, x, K(0)), -infinity, r)
+	}
+}
+
+// sign returns r with the sign bit of x set in it.
+func (g *gen) sign(r, x V) V { return g.or(r, g.and(x, signMask)) }
+
+func (g *gen) tanh() func(V) V {
+	one, two := g.hoist(K(1)), g.hoist(K(2))
+	return func(x V) V {
+		a := g.and(x, absMask)
+		large := g.cmp(ge, a, K(0.625))
+		e := g.expNormal(g.min(g.add(a, a), K(20)))
+		l := g.sub(one, g.div(two, g.add(e, one)))
+		z := g.mul(x, x)
+		p := g.poly(z, 0.0021429618, -0.008177398, 0.021700703, -0.053946763, 0.13333206, -0.3333333)
+		return g.sign(g.sel(large, l, g.fma(g.mul(p, z), x, x)), x)
+	}
+}
+
+func (g *gen) sigmoid() func(V) V {
+	exp, one := g.exp(), g.hoist(K(1))
+	return func(x V) V {
+		e := exp(g.or(x, signMask))
+		n := g.sel(g.cmp(lt, x, K(0)), e, one)
+		return g.div(n, g.add(e, one))
+	}
+}
+
+func (g *gen) erf() func(V) V {
+	one := g.hoist(K(1))
+	return func(x V) V {
+		a := g.and(x, absMask)
+		large := g.cmp(ge, a, K(0.92))
+		q := g.poly(g.min(a, K(4)), -0.00019821967, 0.0030654904, -0.022315213, 0.10411368, 0.63697606, 1.1277972, 0.0001664476)
+		l := g.sign(g.sub(one, g.expNormal(g.xor(q, signMask))), x)
+		z := g.mul(x, x)
+		p := g.poly(z, 8.382391e-05, -0.00081455975, 0.005201286, -0.0268595, 0.11283697, -0.37612635, 0.12837917)
+		return g.sel(large, l, g.fma(p, x, x))
+	}
+}
+
+// gate returns 0.5*x*(1 + f(x)).
+func (g *gen) gate(f func(V) V) func(V) V {
+	low := g.hoist(-maxFloat)
+	return func(x V) V {
+		x = g.max(low, x)
+		return g.mul(g.mul(x, K(0.5)), g.add(f(x), K(1)))
+	}
+}
+
+func (g *gen) clip() {
+	g.fn("clip", "func(dst, src *float32, n int, lo, hi float32)", "is Clip"+g.multiple(8)+".")
+	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+	lo, hi := g.broadcast("lo"), g.broadcast("hi")
+	g.mapRows(4, n, dst, src, func(x V) V { return g.min(hi, g.max(lo, x)) })
+	g.ret()
+}
+
+func (g *gen) hardSigmoid() {
+	g.fn("hardSigmoid", "func(dst, src *float32, n int, alpha, beta float32)", "is HardSigmoid"+g.multiple(8)+".")
+	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+	alpha, beta := g.broadcast("alpha"), g.broadcast("beta")
+	zero, one := g.zero(), g.hoist(K(1))
+	g.mapRows(4, n, dst, src, func(x V) V {
+		return g.min(one, g.max(zero, g.add(g.mul(x, alpha), beta)))
+	})
+	g.ret()
+}
+
+// expSum takes exp(src-shift) and adds element i to lane i%16 of the sums.
+func (g *gen) expSum(store bool) {
+	name, sig, doc := "sumExp", "func(src *float32, n int, shift float32, sums *[16]float64)", "adds exp(src-shift)"
+	var dst reg.Register
+	if store {
+		name, sig, doc = "expSum", "func(dst, src *float32, n int, shift float32, sums *[16]float64)", "stores and adds exp(src-shift)"
+	}
+	g.fn(name, sig, doc+", element i to lane i%16 of sums"+g.multiple(16)+".")
+	streams := []stream{}
+	if store {
+		dst = g.param("dst")
+		streams = append(streams, stream{dst, 4})
+	}
+	src, n, out := g.param("src"), g.param("n"), g.param("sums")
+	streams = append(streams, stream{src, 4})
+	shift, exp := g.broadcast("shift"), g.exp()
+	s := g.accs()
+	for j, r := range s {
+		g.VMOVUPD(Mem{Base: out, Disp: j * g.width()}, r)
+	}
+	sum := func(i int, e V) {
+		for j, part := range []V{e, g.half(e, g.width())} {
+			d := g.reg()
+			if g.z {
+				g.VCVTPS2PD(part.AsY(), d)
+			} else {
+				g.VCVTPS2PD(part.AsX(), d)
+			}
+			g.VADDPD(d, s[2*i+j], s[2*i+j])
+		}
+	}
+	g.each(n, 16, func() {
+		for i := range 16 / g.lanes() {
+			e := exp(g.sub(g.load(g.at(src, i)), shift))
+			if store {
+				g.VMOVUPS(e, g.at(dst, i))
+			}
+			sum(i, e)
+		}
+	}, streams...)
+	g.rest(n, func(k reg.Register) {
+		e := exp(g.sub(g.loadMasked(src, k), shift))
+		if store {
+			g.VMOVUPS(e, k, Mem{Base: dst})
+		}
+		g.VMOVAPS_Z(e, k, e)
+		sum(0, e)
+	})
+	for j, r := range s {
+		g.VMOVUPD(r, Mem{Base: out, Disp: j * g.width()})
+	}
+	g.ret()
+}
+
+func (g *gen) normalize() {
+	g.fn("normalize", "func(dst, src, gamma, beta *float32, n int, mean, inverse float32)",
+		"stores (src-mean)*inverse*gamma + beta"+g.multiple(8)+".")
+	dst, src, gamma, beta, n := g.param("dst"), g.param("src"), g.param("gamma"), g.param("beta"), g.param("n")
+	mean, inverse := g.broadcast("mean"), g.broadcast("inverse")
+	f := func(x, w, b V) V { return g.add(g.mul(g.mul(g.sub(x, mean), inverse), w), b) }
+	g.each(n, g.lanes(), func() {
+		g.VMOVUPS(f(g.load(Mem{Base: src}), g.load(Mem{Base: gamma}), g.load(Mem{Base: beta})), Mem{Base: dst})
+	}, stream{dst, 4}, stream{src, 4}, stream{gamma, 4}, stream{beta, 4})
+	g.rest(n, func(k reg.Register) {
+		g.VMOVUPS(f(g.loadMasked(src, k), g.loadMasked(gamma, k), g.loadMasked(beta, k)), k, Mem{Base: dst})
+	})
+	g.ret()
+}
+
+func (g *gen) scaleRows() {
+	g.fn("scaleBy", "func(dst, src, gamma *float32, n int, inverse float32)",
+		"stores src*inverse*gamma"+g.multiple(8)+".")
+	dst, src, gamma, n := g.param("dst"), g.param("src"), g.param("gamma"), g.param("n")
+	inverse := g.broadcast("inverse")
+	g.each(n, g.lanes(), func() {
+		g.VMOVUPS(g.mul(g.mul(g.load(Mem{Base: src}), inverse), g.load(Mem{Base: gamma})), Mem{Base: dst})
+	}, stream{dst, 4}, stream{src, 4}, stream{gamma, 4})
+	g.rest(n, func(k reg.Register) {
+		g.VMOVUPS(g.mul(g.mul(g.loadMasked(src, k), inverse), g.loadMasked(gamma, k)), k, Mem{Base: dst})
+	})
+	g.ret()
+}
+
+// dispatch returns the Go file that chooses the form for an operator and level.
+func dispatch() string {
+	var b strings.Builder
+	b.WriteString("// Code generated by _gen/vec. DO NOT EDIT.\n\n//go:build !noasm\n\npackage kernels\n")
+	choose := func(name, sig, args, key string, multiple int, cases []string, base func(string) string) {
+		fmt.Fprintf(&b, "\nfunc %s(%s) int {\nswitch level {\ncase Generic:\nreturn 0\n", name, sig)
+		for _, l := range []string{"AVX2", "AVX512"} {
+			if l == "AVX2" {
+				fmt.Fprintf(&b, "case AVX2:\nn &^= %d\n", multiple-1)
+			} else {
+				b.WriteString("default:\n")
+			}
+			if cases == nil {
+				fmt.Fprintf(&b, "%s%s(%s)\n", base(""), l, args)
+				continue
+			}
+			fmt.Fprintf(&b, "switch %s {\n", key)
+			for _, c := range cases {
+				fmt.Fprintf(&b, "case %s:\n%s%s(%s)\n", c, base(c), l, args)
+			}
+			b.WriteString("default:\nreturn 0\n}\n")
+		}
+		b.WriteString("}\nreturn n\n}\n")
+	}
+	var ops []string
+	for _, u := range unaries {
+		ops = append(ops, u.op)
+	}
+	choose("unaryVec", "op UnaryOp, dst, src *float32, n int", "dst, src, n", "op", 8, ops, lower)
+	ops = nil
+	for _, o := range binaries {
+		ops = append(ops, o.op)
+	}
+	for _, form := range forms {
+		choose("binary"+form+"Vec", "op BinaryOp, dst, a, b *float32, n int", "dst, a, b, n", "op", 8, ops,
+			func(op string) string { return lower(op) + form })
+	}
+	for _, f := range []struct {
+		base, sig, args string
+		multiple        int
+	}{
+		{"clip", "dst, src *float32, n int, lo, hi float32", "dst, src, n, lo, hi", 8},
+		{"hardSigmoid", "dst, src *float32, n int, alpha, beta float32", "dst, src, n, alpha, beta", 8},
+		{"expSum", "dst, src *float32, n int, shift float32, sums *[16]float64", "dst, src, n, shift, sums", 16},
+		{"sumExp", "src *float32, n int, shift float32, sums *[16]float64", "src, n, shift, sums", 16},
+		{"normalize", "dst, src, gamma, beta *float32, n int, mean, inverse float32", "dst, src, gamma, beta, n, mean, inverse", 8},
+		{"scaleBy", "dst, src, gamma *float32, n int, inverse float32", "dst, src, gamma, n, inverse", 8},
+	} {
+		choose(f.base+"Vec", f.sig, f.args, "", f.multiple, nil, func(string) string { return f.base })
+	}
+	return b.String()
+}

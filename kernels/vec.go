@@ -1,0 +1,304 @@
+package kernels
+
+import "math"
+
+// UnaryOp is an element-wise function of one tensor.
+type UnaryOp uint8
+
+// The functions of Unary. The exponential, the logarithm, the hyperbolic
+// tangent and the error function are within 1 ulp of the correctly rounded
+// float32 and the logistic function within 2, for all arguments.
+const (
+	Abs        UnaryOp = iota
+	Neg                // -x
+	Floor              // greatest integer not above x
+	Ceil               // least integer not below x
+	Round              // nearest integer, half to even
+	Sqrt               // square root, NaN below 0
+	Reciprocal         // 1/x
+	Relu               // max(x, 0), NaN for NaN
+	Exp                // e^x
+	Log                // natural logarithm, NaN below 0
+	Tanh               // hyperbolic tangent
+	Sigmoid            // 1/(1+e^-x)
+	Erf                // error function
+	Gelu               // x/2*(1+erf(x/sqrt(2)))
+	GeluTanh           // x/2*(1+tanh(sqrt(2/pi)*(x+0.044715x^3)))
+	Silu               // x*Sigmoid(x)
+	HardSwish          // x*max(0, min(1, x/6+1/2))
+	unaryOps
+)
+
+// BinaryOp is an element-wise function of two tensors.
+type BinaryOp uint8
+
+// The functions of Binary. Min and Max are NaN where a or b is.
+const (
+	Add   BinaryOp = iota
+	Sub            // a-b
+	Mul            // a*b
+	Div            // a/b
+	Min            // the lesser
+	Max            // the greater
+	PRelu          // a, or a*b where a < 0
+	binaryOps
+)
+
+// Unary stores op of the elements of src in dst, the same bits at every level.
+// The gated functions (Gelu, GeluTanh, Silu, HardSwish) give their limit 0 for
+// -Inf. dst is at least as long as src and may be src.
+func Unary(op UnaryOp, dst, src []float32) {
+	dst = dst[:len(src)]
+	n := unaryVec(op, ptr(dst), ptr(src), len(src))
+	dst, src = dst[n:], src[n:]
+	if level != Generic && len(src) > 0 {
+		var buf [8]float32
+		copy(buf[:], src)
+		unaryVec(op, &buf[0], &buf[0], len(buf))
+		copy(dst, buf[:])
+		return
+	}
+	f := unaryTwins[op]
+	for i, x := range src {
+		dst[i] = f(x)
+	}
+}
+
+var unaryTwins = [unaryOps]func(float32) float32{
+	Abs:        abs32,
+	Neg:        func(x float32) float32 { return math.Float32frombits(math.Float32bits(x) ^ 1<<31) },
+	Floor:      func(x float32) float32 { return float32(math.Floor(float64(x))) },
+	Ceil:       func(x float32) float32 { return float32(math.Ceil(float64(x))) },
+	Round:      func(x float32) float32 { return float32(math.RoundToEven(float64(x))) },
+	Sqrt:       func(x float32) float32 { return float32(math.Sqrt(float64(x))) },
+	Reciprocal: func(x float32) float32 { return 1 / x },
+	Relu: func(x float32) float32 {
+		if 0 > x {
+			return 0
+		}
+		return x
+	},
+	Exp: exp32, Log: log32, Tanh: tanh32, Sigmoid: sigmoid32, Erf: erf32,
+	Gelu: gelu32, GeluTanh: geluTanh32, Silu: silu32, HardSwish: hardSwish32,
+}
+
+// Binary stores op of the elements of a and b in dst, the same bits at every
+// level. a and b have len(dst) elements, or one of them has one element, which
+// stands for all. dst may be a or b.
+func Binary(op BinaryOp, dst, a, b []float32) {
+	n, l := 0, len(dst)
+	f := binaryTwins[op]
+	switch {
+	case len(b) == 1:
+		a, y := a[:l], b[0]
+		n = binaryRightVec(op, ptr(dst), ptr(a), &y, l)
+		for i := n; i < l; i++ {
+			dst[i] = f(a[i], y)
+		}
+	case len(a) == 1:
+		b, x := b[:l], a[0]
+		n = binaryLeftVec(op, ptr(dst), &x, ptr(b), l)
+		for i := n; i < l; i++ {
+			dst[i] = f(x, b[i])
+		}
+	default:
+		a, b := a[:l], b[:l]
+		n = binaryVec(op, ptr(dst), ptr(a), ptr(b), l)
+		for i := n; i < l; i++ {
+			dst[i] = f(a[i], b[i])
+		}
+	}
+}
+
+var binaryTwins = [binaryOps]func(a, b float32) float32{
+	Add: func(a, b float32) float32 { return a + b },
+	Sub: func(a, b float32) float32 { return a - b },
+	Mul: func(a, b float32) float32 { return a * b },
+	Div: func(a, b float32) float32 { return a / b },
+	Min: func(a, b float32) float32 {
+		if a != a || a < b {
+			return a
+		}
+		return b
+	},
+	Max: func(a, b float32) float32 {
+		if a != a || a > b {
+			return a
+		}
+		return b
+	},
+	PRelu: func(a, b float32) float32 {
+		if a < 0 {
+			return a * b
+		}
+		return a
+	},
+}
+
+// LeakyRelu stores x, or alpha*x where x < 0, for the elements of src. dst is at
+// least as long as src and may be src.
+func LeakyRelu(dst, src []float32, alpha float32) {
+	Binary(PRelu, dst[:len(src)], src, []float32{alpha})
+}
+
+// Clip stores min(hi, max(lo, x)), and NaN for NaN, for the elements of src. dst
+// is at least as long as src and may be src.
+func Clip(dst, src []float32, lo, hi float32) {
+	dst = dst[:len(src)]
+	n := clipVec(ptr(dst), ptr(src), len(src), lo, hi)
+	dst = dst[n:]
+	for i, x := range src[n:] {
+		dst[i] = clip32(x, lo, hi)
+	}
+}
+
+// HardSigmoid stores max(0, min(1, alpha*x+beta)), and NaN for NaN, for the
+// elements of src. dst is at least as long as src and may be src.
+func HardSigmoid(dst, src []float32, alpha, beta float32) {
+	dst = dst[:len(src)]
+	n := hardSigmoidVec(ptr(dst), ptr(src), len(src), alpha, beta)
+	dst = dst[n:]
+	for i, x := range src[n:] {
+		dst[i] = hardSigmoid32(x, alpha, beta)
+	}
+}
+
+// ReduceSum returns the sum of src, as Moments adds it up.
+func ReduceSum(src []float32) float64 {
+	s, _, _ := Moments(src)
+	return s
+}
+
+// ReduceSumSquares returns the sum of the squares of src, as Moments adds it up.
+func ReduceSumSquares(src []float32) float64 {
+	_, s, _ := Moments(src)
+	return s
+}
+
+// ReduceMin returns the least element of src, NaN where one is NaN, and +Inf for
+// none. A zero has no sign.
+func ReduceMin(src []float32) float32 {
+	low, _ := reduceMinMax(src)
+	return low
+}
+
+// ReduceMax returns the greatest element of src, NaN where one is NaN, and -Inf
+// for none. A zero has no sign.
+func ReduceMax(src []float32) float32 {
+	_, high := reduceMinMax(src)
+	return high
+}
+
+func reduceMinMax(src []float32) (low, high float32) {
+	e := MinMax(src)
+	if e.NaN > 0 {
+		nan := float32(math.NaN())
+		return nan, nan
+	}
+	if e.Inf > 0 {
+		for _, x := range src {
+			if x < e.Min {
+				e.Min = x
+			}
+			if x > e.Max {
+				e.Max = x
+			}
+		}
+	}
+	return e.Min, e.Max
+}
+
+// Softmax stores exp(x-max)/sum(exp(x-max)) for the elements of the row src. The
+// sum is that of ReduceSum. dst is at least as long as src and may be src.
+func Softmax(dst, src []float32) {
+	dst = dst[:len(src)]
+	shift := ReduceMax(src)
+	var sums [16]float64
+	n := expSumVec(ptr(dst), ptr(src), len(src), shift, &sums)
+	if level != Generic && n < len(src) {
+		buf := padded(src[n:])
+		expSumVec(&buf[0], &buf[0], len(buf), shift, &sums)
+		copy(dst[n:], buf[:])
+		n = len(src)
+	}
+	tail := dst[n:]
+	for i, x := range src[n:] {
+		e := exp32(x - shift)
+		tail[i] = e
+		sums[i%16] += float64(e)
+	}
+	Binary(Div, dst, dst, []float32{float32(foldLanes(&sums))})
+}
+
+// padded returns src, of at most 16 elements, followed by -Inf.
+func padded(src []float32) (buf [16]float32) {
+	for i := copy(buf[:], src); i < len(buf); i++ {
+		buf[i] = float32(math.Inf(-1))
+	}
+	return buf
+}
+
+// LogSoftmax stores x - max - log(sum(exp(x-max))) for the elements of the row
+// src. dst is at least as long as src and may be src.
+func LogSoftmax(dst, src []float32) {
+	dst = dst[:len(src)]
+	shift := ReduceMax(src)
+	var sums [16]float64
+	n := sumExpVec(ptr(src), len(src), shift, &sums)
+	if level != Generic && n < len(src) {
+		buf := padded(src[n:])
+		n = len(src)
+		sumExpVec(&buf[0], len(buf), shift, &sums)
+	}
+	for i, x := range src[n:] {
+		sums[i%16] += float64(exp32(x - shift))
+	}
+	Binary(Sub, dst, src, []float32{shift})
+	Binary(Sub, dst, dst, []float32{float32(math.Log(foldLanes(&sums)))})
+}
+
+// LayerNorm stores (x-mean)*inverse*gamma + beta for the elements of the row
+// src, inverse being 1/sqrt(variance+epsilon), and returns mean and inverse, the
+// optional outputs of LayerNormalization in the ONNX operator specification.
+// Mean and variance are computed in float64. gamma has the length of src; beta
+// too, or it is nil. dst is at least as long as src and may be src.
+func LayerNorm(dst, src, gamma, beta []float32, epsilon float32) (mean, inverse float32) {
+	dst, gamma = dst[:len(src)], gamma[:len(src)]
+	sum, squares, _ := Moments(src)
+	n := float64(len(src))
+	m := sum / n
+	variance := squares/n - float64(m*m)
+	if variance < 0 {
+		variance = 0
+	}
+	mean, inverse = float32(m), float32(1/math.Sqrt(variance+float64(epsilon)))
+	if beta == nil {
+		Binary(Sub, dst, src, []float32{mean})
+		scaleBy(dst, dst, gamma, inverse)
+		return mean, inverse
+	}
+	beta = beta[:len(src)]
+	done := normalizeVec(ptr(dst), ptr(src), ptr(gamma), ptr(beta), len(src), mean, inverse)
+	for i := done; i < len(src); i++ {
+		dst[i] = float32(float32((src[i]-mean)*inverse)*gamma[i]) + beta[i]
+	}
+	return mean, inverse
+}
+
+// RMSNorm stores x*inverse*gamma for the elements of the row src, inverse being
+// 1/sqrt(mean of x^2 + epsilon), and returns inverse: RMSNormalization in the
+// ONNX operator specification. gamma has the length of src. dst is at least as
+// long as src and may be src.
+func RMSNorm(dst, src, gamma []float32, epsilon float32) (inverse float32) {
+	squares := ReduceSumSquares(src)
+	inverse = float32(1 / math.Sqrt(squares/float64(len(src))+float64(epsilon)))
+	scaleBy(dst[:len(src)], src, gamma[:len(src)], inverse)
+	return inverse
+}
+
+func scaleBy(dst, src, gamma []float32, inverse float32) {
+	n := scaleByVec(ptr(dst), ptr(src), ptr(gamma), len(src), inverse)
+	for i := n; i < len(src); i++ {
+		dst[i] = float32(src[i]*inverse) * gamma[i]
+	}
+}

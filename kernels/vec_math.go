@@ -1,0 +1,185 @@
+package kernels
+
+import "math"
+
+// The functions below are the specification of the vector forms, operation by
+// operation: each fma is one rounding, and all else rounds after every
+// operation. The polynomials are minimax fits of relative error below 2^-27.
+
+const (
+	log2e = 0x1.715476p+0
+	ln2hi = 0x1.62e4p-1 // times an integer of 8 bits exact
+	ln2lo = 0x1.7f7d1cp-20
+	magic = 0x1.8p23 // adding it rounds to an integer, held in the low bits
+)
+
+// fma returns x*y + z rounded once.
+func fma(x, y, z float32) float32 {
+	p := float64(x) * float64(y) // exact
+	s := p + float64(z)
+	// Where s lies half way between two float32 and is itself rounded, its
+	// error decides.
+	if b := math.Float64bits(s); b&(1<<29-1) == 1<<28 {
+		t := s - p
+		if e := (p - (s - t)) + (float64(z) - t); e != 0 {
+			if (e > 0) == (s > 0) {
+				b++
+			} else {
+				b--
+			}
+			s = math.Float64frombits(b)
+		}
+	}
+	return float32(s)
+}
+
+// expParts returns p in [0.7, 1.42] and the bits of magic+n, exp(x) = p*2^n,
+// for |x| <= 104.
+func expParts(x float32) (float32, uint32) {
+	t := fma(x, log2e, magic)
+	n := t - magic
+	r := fma(n, -ln2lo, fma(n, -ln2hi, x))
+	p := fma(fma(fma(fma(0.0013814467, r, 0.008368781), r, 0.041668393), r, 0.1666652), r, 0.49999994)
+	return fma(fma(p, r, 1), r, 1), math.Float32bits(t)
+}
+
+func exp32(x float32) float32 {
+	if -104 > x {
+		x = -104
+	}
+	if 89 < x {
+		x = 89
+	}
+	p, t := expParts(x)
+	n := int32(t) - 0x4b400000
+	h := n >> 1
+	p *= math.Float32frombits(uint32(h+127) << 23)
+	return float32(p * math.Float32frombits(uint32(n-h+127)<<23))
+}
+
+// expNormal is exp32 for results between 2^-126 and 2^127.
+func expNormal(x float32) float32 {
+	p, t := expParts(x)
+	return math.Float32frombits(math.Float32bits(p) + t<<23)
+}
+
+func log32(x float32) float32 {
+	switch {
+	case x == 0:
+		return float32(math.Inf(-1))
+	case x < 0:
+		return float32(math.NaN())
+	case !(x <= math.MaxFloat32):
+		return x
+	}
+	exponent := int32(0)
+	if x < 0x1p-126 {
+		x *= 0x1p23
+		exponent = -23
+	}
+	const sqrtHalf = 0x3f3504f3
+	i := int32(math.Float32bits(x)) - sqrtHalf
+	e := float32(i>>23 + exponent)
+	f := math.Float32frombits(uint32(i&0x7fffff)+sqrtHalf) - 1
+	p := float32(0.0674664)
+	for _, c := range [...]float32{-0.11675652, 0.11888162, -0.12405589, 0.14219552, -0.16667996, 0.20002119, -0.2500001, 0.33333313} {
+		p = fma(p, f, c)
+	}
+	z := float32(f * f)
+	y := fma(e, ln2lo, float32(float32(f*z)*p))
+	y = fma(-0.5, z, y)
+	return fma(e, ln2hi, float32(f+y))
+}
+
+func tanh32(x float32) float32 {
+	a := abs32(x)
+	if a >= 0.625 {
+		a = float32(a + a)
+		if 20 < a {
+			a = 20
+		}
+		return copysign32(float32(1-float32(2/float32(expNormal(a)+1))), x)
+	}
+	z := float32(x * x)
+	p := fma(fma(fma(fma(fma(0.0021429618, z, -0.008177398), z, 0.021700703), z, -0.053946763), z, 0.13333206), z, -0.3333333)
+	return copysign32(fma(float32(p*z), x, x), x)
+}
+
+func sigmoid32(x float32) float32 {
+	e := exp32(-abs32(x))
+	n := float32(1)
+	if x < 0 {
+		n = e
+	}
+	return float32(n / float32(1+e))
+}
+
+func erf32(x float32) float32 {
+	a := abs32(x)
+	if a >= 0.92 {
+		if 4 < a {
+			a = 4
+		}
+		p := float32(-0.00019821967)
+		for _, c := range [...]float32{0.0030654904, -0.022315213, 0.10411368, 0.63697606, 1.1277972, 0.0001664476} {
+			p = fma(p, a, c)
+		}
+		return copysign32(float32(1-expNormal(-p)), x)
+	}
+	z := float32(x * x)
+	p := float32(8.382391e-05)
+	for _, c := range [...]float32{-0.00081455975, 0.005201286, -0.0268595, 0.11283697, -0.37612635, 0.12837917} {
+		p = fma(p, z, c)
+	}
+	return fma(p, x, x)
+}
+
+// lowest returns x, with the lowest finite number for -Inf.
+func lowest(x float32) float32 {
+	if -math.MaxFloat32 > x {
+		return -math.MaxFloat32
+	}
+	return x
+}
+
+func gelu32(x float32) float32 {
+	x = lowest(x)
+	return float32(float32(0.5*x) * float32(1+erf32(float32(x*0.70710677))))
+}
+
+func geluTanh32(x float32) float32 {
+	x = lowest(x)
+	u := float32(x * fma(float32(x*x), 0.035677407, 0.7978846))
+	return float32(float32(0.5*x) * float32(1+tanh32(u)))
+}
+
+func silu32(x float32) float32 {
+	x = lowest(x)
+	return float32(x * sigmoid32(x))
+}
+
+func hardSigmoid32(x, alpha, beta float32) float32 {
+	return clip32(float32(float32(x*alpha)+beta), 0, 1)
+}
+
+func hardSwish32(x float32) float32 {
+	x = lowest(x)
+	return float32(x * hardSigmoid32(x, 1.0/6, 0.5))
+}
+
+// clip32 returns NaN for NaN.
+func clip32(x, lo, hi float32) float32 {
+	if lo > x {
+		x = lo
+	}
+	if hi < x {
+		x = hi
+	}
+	return x
+}
+
+func abs32(x float32) float32 { return math.Float32frombits(math.Float32bits(x) &^ (1 << 31)) }
+
+func copysign32(x, sign float32) float32 {
+	return math.Float32frombits(math.Float32bits(x) | math.Float32bits(sign)&(1<<31))
+}
