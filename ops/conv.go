@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/kernels"
@@ -95,6 +96,75 @@ type convolution struct {
 	fused  *Fusion
 	z      int         // index of the input to be added, or 0
 	act    *activation // of FusedConv, or nil
+	ready  preparedConv
+}
+
+// preparedConv keeps the kernel of a node with constant weights and bias for
+// the geometry that it ran with last.
+type preparedConv struct {
+	weights []float32 // nil unless weights and bias are constant
+	last    atomic.Pointer[preparedFor]
+}
+
+type preparedFor struct {
+	conv                *kernels.Conv
+	begin, end, surplus [3]int
+}
+
+// set notes the constants of s.
+func (p *preparedConv) set(s *Site) {
+	w, b := s.Const(1), s.Const(2)
+	if w == nil || !isFloat32ish(w.DType()) || s.Has(2) && (b == nil || !isFloat32ish(b.DType())) {
+		return
+	}
+	p.weights, _ = tensor.Float32s(w) // float types always convert
+}
+
+// isFloat32ish reports whether the type is computed in float32.
+func isFloat32ish(d tensor.DType) bool { return d == tensor.Float32 || isHalf(d) }
+
+// get returns the kernel for g, whose output along each axis is surplus
+// elements longer than its pads imply (transposed convolutions only).
+func (p *preparedConv) get(w, bias []float32, g *geometry, surplus [3]int, cin, cout, groups int, f *Fusion, transposed bool) (*kernels.Conv, error) {
+	if p.weights != nil {
+		if l := p.last.Load(); l != nil && l.begin == g.begin && l.end == g.end && l.surplus == surplus {
+			return l.conv, nil
+		}
+		w = p.weights
+	}
+	if bias != nil || f != nil && f.Bias != nil {
+		sum := append([]float32(nil), bias...)
+		if f != nil && f.Bias != nil {
+			if len(f.Bias) != cout {
+				return nil, fmt.Errorf("fused bias of %d values for %d channels", len(f.Bias), cout)
+			}
+			if bias == nil {
+				sum = f.Bias
+			} else {
+				for i, v := range f.Bias {
+					sum[i] += v
+				}
+			}
+		}
+		bias = sum
+	}
+	off := 3 - g.rank
+	spec := kernels.ConvSpec{
+		Cin: cin, Cout: cout, Groups: groups, Kernel: g.kernel[off:], Stride: g.stride[off:], Dilation: g.dilation[off:],
+		PadBegin: g.begin[off:], PadEnd: g.end[off:],
+	}
+	if f != nil && f.Clip {
+		spec.Clip, spec.Min, spec.Max = true, f.Min, f.Max
+	}
+	build := kernels.NewConv
+	if transposed {
+		build, spec.OutPad = kernels.NewConvTranspose, surplus[off:]
+	}
+	conv, err := build(spec, w, bias)
+	if err == nil && p.weights != nil {
+		p.last.Store(&preparedFor{conv, g.begin, g.end, surplus})
+	}
+	return conv, err
 }
 
 func compileConv(s *Site) (Kernel, error) {
@@ -120,16 +190,8 @@ func compileConv(s *Site) (Kernel, error) {
 			return nil, s.Errorf("%w", err)
 		}
 	}
-	return widened(func(c *Call) error {
-		switch x := c.In(0); x.DType() {
-		case tensor.Float32:
-			return convRun[float32](cv, c)
-		case tensor.Float64:
-			return convRun[float64](cv, c)
-		default:
-			return fmt.Errorf("input of type %v", x.DType())
-		}
-	}), nil
+	cv.ready.set(s)
+	return widened(cv.run), nil
 }
 
 // convShapes checks the operands of a convolution and returns the number of
@@ -148,7 +210,7 @@ func convShapes(x, w, b *tensor.Tensor, group int) (n, ch, m int, err error) {
 	return n, ch, m, nil
 }
 
-func convRun[T float32 | float64](cv *convolution, c *Call) error {
+func (cv *convolution) run(c *Call) error {
 	x, w, b := c.In(0), c.In(1), c.In(2)
 	n, ch, m, err := convShapes(x, w, b, cv.group)
 	if err != nil {
@@ -162,45 +224,59 @@ func convRun[T float32 | float64](cv *convolution, c *Call) error {
 		return err
 	}
 	y, err := c.Out(0, x.DType(), g.shape(n, m)...)
-	if err != nil {
+	if err != nil || y.Len() == 0 {
 		return err
 	}
-	e := channelEnd[T]{act: cv.act, fused: cv.fused}
-	if e.bias, err = sumBias[T](b, cv.fused, m); err != nil {
-		return err
-	}
-	if cv.z > 0 {
-		if e.residual, err = residual[T](c, cv.z, y); err != nil {
+	switch x.DType() {
+	case tensor.Float32:
+		res, err := residual[float32](c, cv.z, y)
+		if err != nil {
 			return err
 		}
-	}
-	return convolve(c, tensor.As[T](x), tensor.As[T](w), tensor.As[T](y), n, ch, m, cv.group, g, &e)
-}
-
-// sumBias adds the node's bias b, which may be nil, and the fused one.
-func sumBias[T float32 | float64](b *tensor.Tensor, f *Fusion, m int) ([]T, error) {
-	var bias []T
-	if b != nil {
-		bias = tensor.As[T](b)
-	}
-	if f == nil || f.Bias == nil {
-		return bias, nil
-	}
-	if len(f.Bias) != m {
-		return nil, fmt.Errorf("fused bias of %d values for %d channels", len(f.Bias), m)
-	}
-	sum := make([]T, m)
-	for i, v := range f.Bias {
-		sum[i] = T(v)
-		if bias != nil {
-			sum[i] += bias[i]
+		conv, err := cv.ready.get(tensor.As[float32](w), vector[float32](b), g, [3]int{}, ch, m, cv.group, cv.fused, false)
+		if err != nil {
+			return err
 		}
+		if err := conv.Run(c.Pool, tensor.As[float32](x), n, x.Shape()[2:], tensor.As[float32](y), res); err != nil {
+			return err
+		}
+		if cv.act != nil {
+			activate(cv.act, tensor.As[float32](y))
+		}
+		return c.Ctx.Err()
+	case tensor.Float64:
+		res, err := residual[float64](c, cv.z, y)
+		if err != nil {
+			return err
+		}
+		ys := tensor.As[float64](y)
+		if err := convolve64(c, tensor.As[float64](x), tensor.As[float64](w), ys, n, ch, m, cv.group, g); err != nil {
+			return err
+		}
+		if err := finishChannels(c, ys, n, m, vector[float64](b), cv.fused, res); err != nil {
+			return err
+		}
+		if cv.act != nil {
+			activate(cv.act, ys)
+		}
+		return nil
 	}
-	return sum, nil
+	return fmt.Errorf("input of type %v", x.DType())
 }
 
-// residual returns input i, which is to be added to y.
+// vector returns the elements of t, or nil.
+func vector[T tensor.Number](t *tensor.Tensor) []T {
+	if t == nil {
+		return nil
+	}
+	return tensor.As[T](t)
+}
+
+// residual returns input i, which is to be added to y; nil for i = 0.
 func residual[T float32 | float64](c *Call, i int, y *tensor.Tensor) ([]T, error) {
+	if i == 0 {
+		return nil, nil
+	}
 	z := c.In(i)
 	if z == nil || z.DType() != y.DType() || z.Len() != y.Len() {
 		return nil, fmt.Errorf("residual input %v for output %v", z, y)
@@ -208,35 +284,38 @@ func residual[T float32 | float64](c *Call, i int, y *tensor.Tensor) ([]T, error
 	return tensor.As[T](z), nil
 }
 
-// channelEnd is what happens to sums before they become the output
-// [N, M, ...] of a convolution.
-type channelEnd[T float32 | float64] struct {
-	bias     []T // per channel, or nil
-	residual []T // like the output, or nil
-	fused    *Fusion
-	act      *activation
-}
-
-// apply finishes the piece y of channel ch that starts at element off of the
-// output.
-func (e *channelEnd[T]) apply(y []T, ch, off int) {
-	if e.bias != nil {
-		b := e.bias[ch]
-		for i := range y {
-			y[i] += b
+// finishChannels applies bias and f to n images y [n, m, ...].
+func finishChannels(c *Call, y []float64, n, m int, bias []float64, f *Fusion, res []float64) error {
+	if f == nil {
+		f = &Fusion{}
+	}
+	if f.Bias != nil && len(f.Bias) != m {
+		return fmt.Errorf("fused bias of %d values for %d channels", len(f.Bias), m)
+	}
+	size := len(y) / (n * m)
+	return c.For(n*m, 8, func(lo, hi int) {
+		for p := lo; p < hi; p++ {
+			plane := y[p*size:][:size]
+			var sum float64
+			if bias != nil {
+				sum = bias[p%m]
+			}
+			if f.Bias != nil {
+				sum += float64(f.Bias[p%m])
+			}
+			for i := range plane {
+				plane[i] += sum
+			}
+			if res != nil {
+				for i, r := range res[p*size:][:size] {
+					plane[i] += r
+				}
+			}
+			if f.Clip {
+				clip(plane, float64(f.Min), float64(f.Max))
+			}
 		}
-	}
-	if e.residual != nil {
-		for i, r := range e.residual[off:][:len(y)] {
-			y[i] += r
-		}
-	}
-	if f := e.fused; f != nil && f.Clip {
-		clip(y, T(f.Min), T(f.Max))
-	}
-	if e.act != nil {
-		activate(e.act, y)
-	}
+	})
 }
 
 func clip[T float32 | float64](y []T, lo, hi T) {
@@ -252,37 +331,22 @@ func clip[T float32 | float64](y []T, lo, hi T) {
 // columnElements bounds the unfolded input that a convolution holds at a time.
 const columnElements = 1 << 19
 
-// convolve computes the convolution of x [n, ch, in] with w [m, ch/group,
+// convolve64 computes the convolution of x [n, ch, in] with w [m, ch/group,
 // kernel] as products with the unfolded input.
-func convolve[T float32 | float64](c *Call, x, w, y []T, n, ch, m, group int, g *geometry, e *channelEnd[T]) error {
+func convolve64(c *Call, x, w, y []float64, n, ch, m, group int, g *geometry) error {
 	in, out, ks := g.inSize(), g.outSize(), g.kernelSize()
-	if len(y) == 0 {
-		return nil
-	}
 	cg, mg := ch/group, m/group
-	if cg == 1 && mg <= 4 {
-		return convolveDepthwise(c, x, w, y, n, ch, m, g, e)
-	}
 	k := cg * ks
-	pointwise := g.pointwise()
 	rows := g.out[0] * g.out[1]
 	step := max(min(rows, columnElements/max(k*g.out[2], 1)), 1)
-	var col []T
-	if !pointwise {
-		var err error
-		if col, err = scratch[T](c, k*step*g.out[2]); err != nil {
-			return err
-		}
+	col, err := scratch[float64](c, k*step*g.out[2])
+	if err != nil {
+		return err
 	}
 	for img := range n {
 		for gr := range group {
 			xg := x[(img*ch+gr*cg)*in:][:cg*in]
 			wg := w[gr*mg*k:][:mg*k]
-			first := img*m + gr*mg // output plane
-			if pointwise {
-				product(c, mg, out, k, wg, k, false, xg, in, false, y[first*out:], out)
-				continue
-			}
 			for r := 0; r < rows; r += step {
 				cnt := min(step, rows-r) * g.out[2]
 				if err := c.For(k, 8, func(lo, hi int) {
@@ -292,15 +356,11 @@ func convolve[T float32 | float64](c *Call, x, w, y []T, n, ch, m, group int, g 
 				}); err != nil {
 					return err
 				}
-				product(c, mg, cnt, k, wg, k, false, col, cnt, false, y[first*out+r*g.out[2]:], out)
+				product(c, mg, cnt, k, wg, k, false, col, cnt, false, y[(img*m+gr*mg)*out+r*g.out[2]:], out)
 			}
 		}
 	}
-	return c.For(n*m, 8, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			e.apply(y[i*out:][:out], i%m, i*out)
-		}
-	})
+	return nil
 }
 
 // scratch returns uninitialized memory for n elements until the kernel
@@ -350,51 +410,6 @@ func unfold[T any](dst, x []T, g *geometry, tap, row, rows int, pad T) {
 func fill[T any](dst []T, v T) {
 	for i := range dst {
 		dst[i] = v
-	}
-}
-
-// convolveDepthwise is convolve with one input channel per group.
-func convolveDepthwise[T float32 | float64](c *Call, x, w, y []T, n, ch, m int, g *geometry, e *channelEnd[T]) error {
-	in, out, ks, mult := g.inSize(), g.outSize(), g.kernelSize(), m/ch
-	return c.For(n*m, 1, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			plane, src := y[i*out:][:out], x[i/mult*in:][:in]
-			clear(plane)
-			for tap, v := range w[i%m*ks:][:ks] {
-				addTap(plane, src, g, tap, v)
-			}
-			e.apply(plane, i%m, i*out)
-		}
-	})
-}
-
-// addTap adds v times the elements of x under kernel position tap to y.
-func addTap[T float32 | float64](y, x []T, g *geometry, tap int, v T) {
-	k2 := tap % g.kernel[2]
-	k1 := tap / g.kernel[2] % g.kernel[1]
-	k0 := tap / g.kernel[2] / g.kernel[1]
-	lo, hi := g.valid(2, k2)
-	if lo == hi {
-		return
-	}
-	ow, s := g.out[2], g.stride[2]
-	for r := range g.out[0] * g.out[1] {
-		p0 := r/g.out[1]*g.stride[0] - g.begin[0] + k0*g.dilation[0]
-		p1 := r%g.out[1]*g.stride[1] - g.begin[1] + k1*g.dilation[1]
-		if p0 < 0 || p0 >= g.in[0] || p1 < 0 || p1 >= g.in[1] {
-			continue
-		}
-		d := y[r*ow+lo : r*ow+hi]
-		src := x[(p0*g.in[1]+p1)*g.in[2]+lo*s-g.begin[2]+k2*g.dilation[2]:]
-		if s == 1 {
-			for i, a := range src[:len(d)] {
-				d[i] += T(v * a)
-			}
-			continue
-		}
-		for i := range d {
-			d[i] += T(v * src[i*s])
-		}
 	}
 }
 
@@ -552,73 +567,99 @@ func compileConvTranspose(s *Site) (Kernel, error) {
 	if group < 1 {
 		return nil, s.Errorf("group is %d", group)
 	}
-	return widened(func(c *Call) error {
-		switch x := c.In(0); x.DType() {
-		case tensor.Float32:
-			return convTransposeRun[float32](c, w, group, s.Fused)
-		case tensor.Float64:
-			return convTransposeRun[float64](c, w, group, s.Fused)
-		default:
-			return fmt.Errorf("input of type %v", x.DType())
-		}
-	}), nil
+	t := &convTranspose{window: w, group: group, fused: s.Fused}
+	t.ready.set(s)
+	return widened(t.run), nil
 }
 
-func convTransposeRun[T float32 | float64](c *Call, win *transposeWindow, group int, fused *Fusion) error {
+// convTranspose is a ConvTranspose bound to its attributes and constants.
+type convTranspose struct {
+	window *transposeWindow
+	group  int
+	fused  *Fusion
+	ready  preparedConv
+}
+
+func (t *convTranspose) run(c *Call) error {
 	x, w, b := c.In(0), c.In(1), c.In(2)
 	if x.Rank() < 3 || x.Rank() != w.Rank() || w.DType() != x.DType() || b != nil && b.DType() != x.DType() {
 		return fmt.Errorf("input %v, weights %v", x, w)
 	}
-	n, ch, mg := x.Shape()[0], x.Shape()[1], w.Shape()[1]
-	m := mg * group
-	if ch != w.Shape()[0] || ch%group != 0 || b != nil && b.Len() != m {
-		return fmt.Errorf("input %v, weights %v, bias %v, group %d", x, w, b, group)
+	n, ch, m := x.Shape()[0], x.Shape()[1], w.Shape()[1]*t.group
+	if ch != w.Shape()[0] || ch%t.group != 0 || b != nil && b.Len() != m {
+		return fmt.Errorf("input %v, weights %v, bias %v, group %d", x, w, b, t.group)
 	}
 	spatial := x.Rank() - 2
-	if err := win.check(spatial, w.Shape()[2:]); err != nil {
+	if err := t.window.check(spatial, w.Shape()[2:]); err != nil {
 		return err
 	}
-	// g is the geometry of the convolution that leads from y to x.
+	// g is the geometry of the convolution that leads from y to x; surplus is
+	// by how much the output exceeds what the pads imply.
 	g := unitGeometry(spatial)
+	var surplus [3]int
 	shape := []int{n, m}
 	for i := range spatial {
 		k := 3 - spatial + i
 		g.out[k], g.kernel[k] = x.Shape()[2+i], w.Shape()[2+i]
-		g.stride[k], g.dilation[k] = at(win.stride, i, 1), at(win.dilation, i, 1)
-		g.in[k], g.begin[k] = win.outSize(spatial, i, g.out[k], g.kernel[k])
+		g.stride[k], g.dilation[k] = at(t.window.stride, i, 1), at(t.window.dilation, i, 1)
+		g.in[k], g.begin[k] = t.window.outSize(spatial, i, g.out[k], g.kernel[k])
+		rest := g.stride[k]*(g.out[k]-1) + (g.kernel[k]-1)*g.dilation[k] + 1 - g.begin[k] - g.in[k]
+		g.end[k], surplus[k] = max(rest, 0), max(-rest, 0)
 		shape = append(shape, g.in[k])
 	}
 	y, err := c.Out(0, x.DType(), shape...)
-	if err != nil {
+	if err != nil || y.Len() == 0 {
 		return err
 	}
-	e := channelEnd[T]{fused: fused}
-	if e.bias, err = sumBias[T](b, fused, m); err != nil {
-		return err
+	z := 0
+	if t.fused != nil {
+		z = t.fused.Residual
 	}
-	if fused != nil && fused.Residual > 0 {
-		if e.residual, err = residual[T](c, fused.Residual, y); err != nil {
+	switch x.DType() {
+	case tensor.Float32:
+		res, err := residual[float32](c, z, y)
+		if err != nil {
 			return err
 		}
+		conv, err := t.ready.get(tensor.As[float32](w), vector[float32](b), g, surplus, ch, m, t.group, t.fused, true)
+		if err != nil {
+			return err
+		}
+		if err := conv.Run(c.Pool, tensor.As[float32](x), n, x.Shape()[2:], tensor.As[float32](y), res); err != nil {
+			return err
+		}
+		return c.Ctx.Err()
+	case tensor.Float64:
+		res, err := residual[float64](c, z, y)
+		if err != nil {
+			return err
+		}
+		ys := tensor.As[float64](y)
+		if err := convolveTransposed64(c, tensor.As[float64](x), tensor.As[float64](w), ys, n, ch, m, t.group, g); err != nil {
+			return err
+		}
+		return finishChannels(c, ys, n, m, vector[float64](b), t.fused, res)
 	}
-	xs, ws, ys := tensor.As[T](x), tensor.As[T](w), tensor.As[T](y)
-	in, out, ks, cg := g.outSize(), g.inSize(), g.kernelSize(), ch/group
-	clear(ys)
-	col, err := scratch[T](c, mg*ks*in)
+	return fmt.Errorf("input of type %v", x.DType())
+}
+
+// convolveTransposed64 computes the transpose of the convolution g with the
+// weights w [ch, m/group, kernel].
+func convolveTransposed64(c *Call, x, w, y []float64, n, ch, m, group int, g *geometry) error {
+	in, out, ks, cg, mg := g.outSize(), g.inSize(), g.kernelSize(), ch/group, m/group
+	clear(y)
+	col, err := scratch[float64](c, mg*ks*in)
 	if err != nil {
 		return err
 	}
 	for img := range n {
 		for gr := range group {
-			product(c, mg*ks, in, cg, ws[gr*cg*mg*ks:], mg*ks, true, xs[(img*ch+gr*cg)*in:], in, false, col, in)
+			product(c, mg*ks, in, cg, w[gr*cg*mg*ks:], mg*ks, true, x[(img*ch+gr*cg)*in:], in, false, col, in)
 			if err := c.For(mg, 1, func(lo, hi int) {
 				for i := lo; i < hi; i++ {
-					ch := gr*mg + i
-					off := (img*m + ch) * out
 					for tap := range ks {
-						fold(ys[off:][:out], col[(i*ks+tap)*in:][:in], g, tap)
+						fold(y[(img*m+gr*mg+i)*out:][:out], col[(i*ks+tap)*in:][:in], g, tap)
 					}
-					e.apply(ys[off:][:out], ch, off)
 				}
 			}); err != nil {
 				return err
@@ -630,7 +671,7 @@ func convTransposeRun[T float32 | float64](c *Call, win *transposeWindow, group 
 
 // fold adds each element of col to the element of y under kernel position tap
 // for its output position, if that lies inside: the transpose of unfold.
-func fold[T float32 | float64](y, col []T, g *geometry, tap int) {
+func fold(y, col []float64, g *geometry, tap int) {
 	k2 := tap % g.kernel[2]
 	k1 := tap / g.kernel[2] % g.kernel[1]
 	k0 := tap / g.kernel[2] / g.kernel[1]
