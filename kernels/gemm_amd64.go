@@ -34,3 +34,39 @@ func tapKernel(l Level, t *tapTile) {
 		depthwiseAVX512(p)
 	}
 }
+
+// qKernel computes t with the kernel of level l. The output is words, floats
+// or t.c, as t.mode says.
+func qKernel(l Level, t *qTile, words []int32, floats []float32) {
+	if l == Generic {
+		qTileGo(t, words, floats)
+		return
+	}
+	switch t.mode {
+	case qWords:
+		t.c = asBytes(words)
+	case qFloats:
+		t.c = asBytes(floats)
+	}
+	p := (*byte)(unsafe.Pointer(t))
+	switch l {
+	case AVX2:
+		qgemmRowsAVX2(p)
+	case AVX512:
+		qgemmRowsAVX512(p)
+	default:
+		qgemmRowsVNNI(p)
+	}
+}
+
+func asBytes[T int32 | float32](s []T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(&s[0])), 4*len(s))
+}
+
+// byteSum returns the sum of p[i]^flip.
+func byteSum(l Level, p []byte, flip byte) int32 {
+	if l == Generic || len(p) == 0 {
+		return byteSumGo(p, flip)
+	}
+	return int32(byteSumAVX2(&p[0], len(p), flip))
+}

@@ -33,3 +33,23 @@ func gemmWideAVX512(t *byte)
 //
 //go:noescape
 func depthwiseAVX512(t *byte)
+
+// qgemmRowsAVX2 computes the qTile t of at most 16 columns.
+//
+//go:noescape
+func qgemmRowsAVX2(t *byte)
+
+// qgemmRowsAVX512 computes the qTile t of at most 32 columns.
+//
+//go:noescape
+func qgemmRowsAVX512(t *byte)
+
+// qgemmRowsVNNI computes the qTile t of at most 32 columns.
+//
+//go:noescape
+func qgemmRowsVNNI(t *byte)
+
+// byteSumAVX2 returns the sum of p[i]^flip over n bytes.
+//
+//go:noescape
+func byteSumAVX2(p *byte, n int, flip byte) int64

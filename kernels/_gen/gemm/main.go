@@ -14,5 +14,9 @@ func main() {
 		gemmWide(v)
 		depthwise(v)
 	}
+	qgemmRows(avx2, false)
+	qgemmRows(avx512, false)
+	qgemmRows(avx512, true)
+	byteSum()
 	Generate()
 }

@@ -1,0 +1,380 @@
+package kernels
+
+import (
+	"math"
+	"sync"
+
+	"github.com/onnxq/onnxq/internal/par"
+)
+
+// QMatrix is a Matrix of 8-bit integers.
+type QMatrix struct {
+	Data   []byte
+	Signed bool // whether Data holds int8 rather than uint8
+	Ld     int
+	Trans  bool
+}
+
+func (q QMatrix) flip() byte {
+	if q.Signed {
+		return 0x80
+	}
+	return 0
+}
+
+// value returns the integer that a byte of the matrix stands for.
+func (q QMatrix) value(b byte) int32 {
+	if q.Signed {
+		return int32(int8(b))
+	}
+	return int32(b)
+}
+
+// PackedQB is the right-hand matrix of integer products in the layout that the
+// kernels read, with its zero points. It never changes, so goroutines may
+// share it.
+type PackedQB struct {
+	k, n     int
+	level    Level
+	panels   []byte  // panel p: columns p*nr and on, as [units][nr][unit], zeros past k and n
+	sums     []int32 // of each column, as stored: int8
+	zero     []int32 // of each column, as stored
+	sumsRows bool    // whether any zero is not 0
+}
+
+// qUnit is the number of consecutive factors that a kernel takes at once, and
+// the bytes that each takes in a packed matrix.
+func qUnit(l Level) (unit, size int) {
+	if l == AVX2 || l == AVX512 {
+		return 2, 2
+	}
+	return 4, 1
+}
+
+// PackQB packs the k×n matrix b for QGemm with its zero points: one value, n
+// values, or nil for 0.
+func PackQB(k, n int, b QMatrix, zero []int32) *PackedQB {
+	nr := panelWidth(level)
+	unit, size := qUnit(level)
+	units, cols := (k+unit-1)/unit, (n+nr-1)/nr*nr
+	p := &PackedQB{
+		k: k, n: n, level: level, panels: make([]byte, units*unit*size*cols),
+		sums: make([]int32, cols), zero: make([]int32, cols),
+	}
+	// Stored values are int8: unsigned ones lose 128, and so do their zero
+	// points, which leaves every difference as it is.
+	shift := int32(0)
+	if !b.Signed {
+		shift = 128
+	}
+	for j := range n {
+		panel := p.panels[j/nr*nr*units*unit*size:]
+		at, step := j, b.Ld
+		if b.Trans {
+			at, step = j*b.Ld, 1
+		}
+		sum := int32(0)
+		for i := range k {
+			v := b.value(b.Data[at]) - shift
+			at += step
+			sum += v
+			to := ((i/unit*nr+j%nr)*unit + i%unit) * size
+			panel[to] = byte(v)
+			if size == 2 {
+				panel[to+1] = byte(v >> 8)
+			}
+		}
+		p.sums[j] = sum
+		switch len(zero) {
+		case 0:
+			p.zero[j] = -shift
+		case 1:
+			p.zero[j] = zero[0] - shift
+		default:
+			p.zero[j] = zero[j] - shift
+		}
+		p.sumsRows = p.sumsRows || p.zero[j] != 0
+	}
+	return p
+}
+
+// QOut says where an integer product goes, and how. Of Words, Floats and Bytes
+// one is set; its rows are Ld elements apart.
+type QOut struct {
+	Ld   int
+	Init []int32 // added to each column's sums, or nil
+
+	Words []int32 // the sums
+
+	// Sums times scale plus bias, two float32 operations.
+	Floats []float32
+	Bias   []float32 // of each column, or nil
+
+	// Sums times scale in float32, rounded half to even, plus Zero, saturated:
+	// what QLinearMatMul and QLinearConv of ONNX Runtime compute.
+	Bytes  []byte
+	Signed bool // whether Bytes are int8
+	Zero   int32
+	// Of Bytes the saturation bounds, as when an activation is fused; none
+	// where both are 0.
+	Min, Max int32
+
+	Scale []float32 // one value or one for each column, for Floats and Bytes
+}
+
+// qTile is a piece of an integer product over one panel: rows of a, bytes,
+// times b as packed. Assembly reads it by offset, and slices by their first
+// word. Per-column slices hold a full panel even where columns is less.
+type qTile struct {
+	a, b, c       []byte
+	init          []int32
+	rowSum, zb    []int32 // rowSum[i]*zb[j] is subtracted, unless rowSum is nil
+	scale, bias   []float32
+	lda, ldc      int // in bytes
+	rows, columns int
+	units         int
+	mode          int // qWords, qBytes or qFloats
+	lo, hi        float32
+	zero          int32
+	_             int32
+	flip          [4]uint32 // every byte is exclusive-ored with it
+	work          [4]uintptr
+	buf           [16]byte
+}
+
+const (
+	qWords = iota
+	qBytes
+	qFloats
+)
+
+// qTileGo is the specification of the integer tile kernels, for units of four
+// bytes. All integer arithmetic is modulo 2³².
+func qTileGo(t *qTile, words []int32, floats []float32) {
+	const nr = 16
+	flip := byte(t.flip[0])
+	for i := range t.rows {
+		var s [nr]int32
+		b := t.b
+		for u := range t.units {
+			a := t.a[i*t.lda+4*u:]
+			a0, a1, a2, a3 := int32(a[0]^flip), int32(a[1]^flip), int32(a[2]^flip), int32(a[3]^flip)
+			row := b[:4*nr]
+			for j := range s {
+				w := row[4*j : 4*j+4 : 4*j+4]
+				s[j] += a0*int32(int8(w[0])) + a1*int32(int8(w[1])) + a2*int32(int8(w[2])) + a3*int32(int8(w[3]))
+			}
+			b = b[4*nr:]
+		}
+		for j := range t.columns {
+			v := s[j] + t.init[j]
+			if t.rowSum != nil {
+				v -= t.rowSum[i] * t.zb[j]
+			}
+			switch t.mode {
+			case qWords:
+				words[i*t.ldc/4+j] = v
+			case qBytes:
+				t.c[i*t.ldc+j] = byte(requantize(v, t.scale[j], t.lo, t.hi, t.zero))
+			case qFloats:
+				floats[i*t.ldc/4+j] = float32(float32(v)*t.scale[j]) + t.bias[j]
+			}
+		}
+	}
+}
+
+// requantize is float32(v)*scale, clamped to [lo, hi] (a NaN becomes lo),
+// rounded half to even, plus zero.
+func requantize(v int32, scale, lo, hi float32, zero int32) int32 {
+	x := float32(v) * scale
+	if !(x > lo) {
+		x = lo
+	}
+	if x > hi {
+		x = hi
+	}
+	return int32(math.RoundToEven(float64(x))) + zero
+}
+
+// qJob is one call of QGemm.
+type qJob struct {
+	m       int
+	a       QMatrix
+	im      *qIm2row // instead of a
+	b       *PackedQB
+	out     *QOut
+	zero    int32 // of a's bytes once flipped
+	mode    int
+	lo, hi  float32
+	mc, nc  int
+	nBlocks int
+	columns *qColumns
+}
+
+// qColumns are the per-column vectors of a call, padded to full panels.
+type qColumns struct {
+	init        []int32
+	scale, bias []float32
+}
+
+var qColumnsPool = sync.Pool{New: func() any { return new(qColumns) }}
+
+type qScratch struct {
+	a    []byte
+	sums []int32
+}
+
+var qScratches = sync.Pool{New: func() any { return new(qScratch) }}
+
+func growTo[T any](s *[]T, n int) []T {
+	if cap(*s) < n {
+		*s = make([]T, n)
+	}
+	return (*s)[:n]
+}
+
+// QGemm computes the m×n matrix of the sums over k of
+// (a[i,k]-zero)·(b[k,j]-zb[j]) modulo 2³², zb being b's zero points, and writes
+// it as out says. Slices shorter than the shapes ask for cause a panic.
+func QGemm(pool *par.Pool, m int, a QMatrix, zero int32, b *PackedQB, out *QOut) {
+	q := qJob{m: m, a: a, b: b, out: out, zero: zero + int32(a.flip())}
+	q.run(pool)
+}
+
+func (q *qJob) run(pool *par.Pool) {
+	n, k := q.b.n, q.b.k
+	if q.m <= 0 || n <= 0 {
+		return
+	}
+	out := q.out
+	cols := qColumnsPool.Get().(*qColumns)
+	padded := len(q.b.sums)
+	cols.init = growTo(&cols.init, padded)
+	for j := range cols.init {
+		cols.init[j] = -q.zero * q.b.sums[j]
+	}
+	for j, v := range out.Init {
+		cols.init[j] += v
+	}
+	switch {
+	case out.Words != nil:
+		q.mode = qWords
+	case out.Floats != nil:
+		q.mode = qFloats
+	default:
+		q.mode = qBytes
+		lo, hi := int32(0), int32(255)
+		if out.Signed {
+			lo, hi = -128, 127
+		}
+		if out.Min != 0 || out.Max != 0 {
+			lo, hi = max(lo, out.Min), min(hi, out.Max)
+		}
+		q.lo, q.hi = float32(lo-out.Zero), float32(hi-out.Zero)
+	}
+	if q.mode != qWords {
+		cols.scale, cols.bias = growTo(&cols.scale, padded), growTo(&cols.bias, padded)
+		for j := range n {
+			cols.scale[j] = out.Scale[min(j, len(out.Scale)-1)]
+		}
+		clear(cols.bias)
+		copy(cols.bias, out.Bias)
+	}
+	q.columns = cols
+	unit, _ := qUnit(q.b.level)
+	q.mc = min(q.m, gemmMC)
+	q.nc = n
+	if q.im == nil && !q.a.Trans && k%unit == 0 {
+		q.nc = min(n, min(max(4*gemmWork/(q.mc*max(k, 1)), 128), 2*gemmNC)&^127)
+	}
+	q.nBlocks = (n + q.nc - 1) / q.nc
+	tasks := (q.m + q.mc - 1) / q.mc * q.nBlocks
+	if pool.Threads() == 1 || tasks == 1 {
+		q.tasks(0, tasks)
+	} else {
+		job := *q
+		pool.For(tasks, max(1, gemmWork/2/(q.mc*q.nc*max(k, 1))), job.tasks)
+	}
+	qColumnsPool.Put(cols)
+}
+
+// tasks computes the blocks [lo, hi) of the output, numbered by rows, columns.
+func (q *qJob) tasks(lo, hi int) {
+	s := qScratches.Get().(*qScratch)
+	for i := lo; i < hi; i++ {
+		m0, n0 := i/q.nBlocks*q.mc, i%q.nBlocks*q.nc
+		q.block(s, m0, min(q.mc, q.m-m0), n0, min(q.nc, q.b.n-n0))
+	}
+	qScratches.Put(s)
+}
+
+func (q *qJob) block(s *qScratch, m0, mc, n0, nc int) {
+	b, k := q.b, q.b.k
+	unit, size := qUnit(b.level)
+	units := (k + unit - 1) / unit
+	nr := panelWidth(b.level)
+	flip := uint32(q.a.flip()) * 0x01010101
+	t := qTile{
+		rows: mc, units: units, mode: q.mode, lo: q.lo, hi: q.hi, zero: q.out.Zero,
+		flip: [4]uint32{flip, flip, flip, flip},
+	}
+	switch {
+	case q.im == nil && !q.a.Trans && k%unit == 0:
+		t.lda = q.a.Ld
+		t.a = q.a.Data[m0*t.lda:]
+		_ = t.a[:(mc-1)*t.lda+k]
+	default:
+		t.lda = units * unit
+		t.a = growTo(&s.a, mc*t.lda)
+		switch {
+		case q.im != nil:
+			q.im.pack(t.a, t.lda, m0, mc)
+		case q.a.Trans:
+			for i := range k {
+				for j, v := range q.a.Data[i*q.a.Ld+m0:][:mc] {
+					t.a[j*t.lda+i] = v
+				}
+			}
+		default:
+			for i := range mc {
+				copy(t.a[i*t.lda:][:k], q.a.Data[(m0+i)*q.a.Ld:])
+			}
+		}
+	}
+	if b.sumsRows {
+		t.rowSum = growTo(&s.sums, mc)
+		for i := range t.rowSum {
+			t.rowSum[i] = byteSum(b.level, t.a[i*t.lda:][:k], byte(flip)) - int32(k)*q.zero
+		}
+	}
+	ld := q.out.Ld
+	for j := n0; j < n0+nc; j += nr {
+		t.columns = min(nr, n0+nc-j)
+		t.b = b.panels[j*units*unit*size:]
+		t.init, t.zb = q.columns.init[j:], b.zero[j:]
+		var words []int32
+		var floats []float32
+		switch q.mode {
+		case qWords:
+			words = q.out.Words[m0*ld+j : (m0+mc-1)*ld+j+t.columns]
+			t.ldc = 4 * ld
+		case qFloats:
+			floats = q.out.Floats[m0*ld+j : (m0+mc-1)*ld+j+t.columns]
+			t.scale, t.bias = q.columns.scale[j:], q.columns.bias[j:]
+			t.ldc = 4 * ld
+		case qBytes:
+			t.c = q.out.Bytes[m0*ld+j : (m0+mc-1)*ld+j+t.columns]
+			t.scale = q.columns.scale[j:]
+			t.ldc = ld
+		}
+		qKernel(b.level, &t, words, floats)
+	}
+}
+
+func byteSumGo(p []byte, flip byte) int32 {
+	s := int32(0)
+	for _, b := range p {
+		s += int32(b ^ flip)
+	}
+	return s
+}
