@@ -48,6 +48,10 @@ type Attr struct {
 	Types   []Type
 	RefName string
 	Extra   []byte // unmodelled wire bytes
+
+	// NoType and NoValue say that the file leaves the type or a zero value
+	// out, as old and proto3 encoders do; meaningful to package onnxfile only.
+	NoType, NoValue bool
 }
 
 // SparseTensor is a tensor in coordinate form (SparseTensorProto): Values

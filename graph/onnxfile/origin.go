@@ -1,0 +1,105 @@
+package onnxfile
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// origin is what a loaded model's Origin holds: the files it aliases and what
+// the representation has no place for.
+type origin struct {
+	file    *mapping // of the model; nil for a stream
+	data    []*mapping
+	tensors map[*tensor.Tensor]*stored
+	infos   map[infoKey]info
+	// dangling says where among the value_info entries of a graph those without
+	// a value stood.
+	dangling map[*graph.Graph][]int
+}
+
+// infoKey finds a ValueInfoProto that repeats a value which is described
+// elsewhere: an output that is an input too, a value_info of an output.
+type infoKey struct {
+	field, value, index int
+}
+
+// info is such an entry and the value as it was when loaded; the entry is
+// written again if the value is still the same.
+type info struct {
+	wire  []byte
+	name  string
+	typ   graph.Type
+	value *graph.Value // while loading
+}
+
+// mapping is a file in memory, mapped where the system can.
+type mapping struct {
+	path    string
+	info    fs.FileInfo
+	data    []byte
+	unmap   func() error
+	checked string // SHA-1 of data in hex, once it has been computed
+}
+
+func (m *mapping) close() error {
+	if m == nil || m.unmap == nil {
+		return nil
+	}
+	u := m.unmap
+	m.unmap, m.data = nil, nil
+	return u()
+}
+
+// Close releases the files.
+func (o *origin) Close() error {
+	err := o.file.close()
+	for _, m := range o.data {
+		err = errors.Join(err, m.close())
+	}
+	return err
+}
+
+func (o *origin) mappings() []*mapping {
+	if o == nil || o.file == nil {
+		return nil
+	}
+	return append([]*mapping{o.file}, o.data...)
+}
+
+// unchanged returns an error if one of the files is not what it was when it
+// was opened.
+func (o *origin) unchanged() error {
+	for _, m := range o.mappings() {
+		now, err := os.Stat(m.path)
+		if err != nil {
+			return err
+		}
+		if !os.SameFile(now, m.info) || now.Size() != m.info.Size() || !now.ModTime().Equal(m.info.ModTime()) {
+			return &fs.PathError{Op: "read", Path: m.path, Err: ErrChanged}
+		}
+	}
+	return nil
+}
+
+func originOf(m *graph.Model) *origin {
+	o, _ := m.Origin.(*origin)
+	return o
+}
+
+func (m *mapping) read(f *os.File) error {
+	size := m.info.Size()
+	if size > math.MaxInt {
+		return &fs.PathError{Op: "read", Path: m.path, Err: errors.New("larger than the address space")}
+	}
+	m.data = tensor.AlignedBytes(int(size))
+	if _, err := io.ReadFull(f, m.data); err != nil {
+		return &fs.PathError{Op: "read", Path: m.path, Err: err}
+	}
+	return nil
+}

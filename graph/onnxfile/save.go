@@ -1,0 +1,214 @@
+package onnxfile
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/internal/atomicfile"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// External says whether tensors go to a file of their own.
+type External uint8
+
+// Choices of External.
+const (
+	ExternalAuto   External = iota // only if the model would not fit into 2 GiB - 1
+	ExternalAlways                 // every tensor of at least 1 KiB
+	ExternalNever                  // an error if the model does not fit into 2 GiB - 1
+)
+
+// SaveOptions changes how a model is saved. The zero value is the default.
+type SaveOptions struct {
+	External External
+	// InPlace allows the destination to be the file that the model was
+	// loaded from. Its external data is never written over.
+	InPlace bool
+}
+
+const (
+	minExternal = 1 << 10 // bytes below which a tensor stays in the model
+	pageAlign   = 4096    // offset of tensors of at least a page, so that readers can map them
+	lineAlign   = 64      // offset of others
+)
+
+// Save writes the model to a file, which appears complete or not at all; a
+// destination that is a symbolic link stays one. External data goes to one
+// file beside it, named OUT.HASH.data with the first 16 hex digits of the
+// SHA-256 of its contents, which is written first; so an older pair of files
+// stays valid until the model is replaced. Save refuses to write over a file
+// that the model was loaded from, whatever its path is, and fails if one of
+// those has changed since. It returns within a second after ctx has ended.
+func Save(ctx context.Context, m *graph.Model, path string, opt SaveOptions) error {
+	o := originOf(m)
+	if err := checkDestination(o, path, opt); err != nil {
+		return err
+	}
+	e := &encoder{ctx: ctx, origin: o}
+	err := Guard(func() error { return e.chooseExternal(m, path, opt.External) })
+	if err != nil {
+		return err
+	}
+	var data string
+	if e.ext != nil {
+		if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+			return &fs.PathError{Op: "write", Path: path, Err: errors.New("a symbolic link can not get external data: readers would look for it beside the link")}
+		}
+		h := sha256.New()
+		if err := Guard(func() error { return e.ext.write(ctx, h) }); err != nil {
+			return e.sourceError(err)
+		}
+		e.ext.location = dataName(path, h)
+		data = filepath.Join(filepath.Dir(path), e.ext.location)
+		_, statErr := os.Lstat(data)
+		err := atomicfile.Write(data, 0o666, func(w io.Writer) error {
+			return Guard(func() error { return e.ext.write(ctx, w) })
+		})
+		if err != nil {
+			return e.sourceError(err)
+		}
+		if statErr == nil {
+			data = "" // not ours to remove
+		}
+	}
+	err = atomicfile.Write(path, 0o666, func(w io.Writer) error {
+		if err := Guard(func() error { return e.run(w, func(e *encoder) { e.model(m) }) }); err != nil {
+			return err
+		}
+		return o.unchanged()
+	})
+	if err != nil && data != "" {
+		os.Remove(data)
+	}
+	return e.sourceError(err)
+}
+
+// sourceError gives an error about reading a source its name.
+func (e *encoder) sourceError(err error) error {
+	if err == nil || !errors.Is(err, ErrChanged) && !isFault(err) {
+		return err
+	}
+	if changed := e.origin.unchanged(); changed != nil {
+		return changed
+	}
+	return ErrChanged
+}
+
+func checkDestination(o *origin, path string, opt SaveOptions) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil // a new file, or an error that creating it reports better
+	}
+	for i, m := range o.mappings() {
+		if !os.SameFile(info, m.info) {
+			continue
+		}
+		if i > 0 {
+			return &fs.PathError{Op: "write", Path: path, Err: errors.New("the file holds external data of the input")}
+		}
+		if !opt.InPlace {
+			return &fs.PathError{Op: "write", Path: path, Err: errors.New("the file is the input")}
+		}
+	}
+	return nil
+}
+
+func dataName(path string, h hash.Hash) string {
+	base := strings.Map(func(r rune) rune {
+		if r == '\\' || r == 0xFFFD || r < ' ' {
+			return '_'
+		}
+		return r
+	}, filepath.Base(path))
+	return base + "." + hex.EncodeToString(h.Sum(nil)[:8]) + ".data"
+}
+
+// chooseExternal decides what leaves the file. Initializers go first; tensors
+// in attributes follow only where the rest is still too large.
+func (e *encoder) chooseExternal(m *graph.Model, path string, want External) error {
+	e.model(m)
+	inline := e.n
+	if want == ExternalNever || want == ExternalAuto && inline <= maxMessage {
+		if inline > maxMessage {
+			return fmt.Errorf("the model takes %d bytes, more than protobuf allows without external data", inline)
+		}
+		return nil
+	}
+	p := &externalPlan{places: map[*tensor.Tensor]*placement{}, location: dataName(path, sha256.New())}
+	for g := range m.Scopes() {
+		for _, v := range g.Initializers() {
+			if v.Const != nil {
+				p.add(v.Const)
+			}
+		}
+	}
+	if p.size > 0 {
+		e.ext = p
+	}
+	e.n = 0
+	if e.model(m); e.n <= maxMessage {
+		return nil
+	}
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			for _, a := range n.Attrs {
+				if a.T != nil && a.RefName == "" {
+					p.add(a.T)
+				}
+			}
+		}
+	}
+	e.ext, e.n = p, 0
+	if e.model(m); e.n > maxMessage {
+		return fmt.Errorf("the model takes %d bytes without its tensors, more than protobuf allows", e.n)
+	}
+	return nil
+}
+
+func (p *externalPlan) add(t *tensor.Tensor) {
+	size := int64(len(t.Bytes()))
+	if size < minExternal || p.places[t] != nil {
+		return
+	}
+	align := int64(lineAlign)
+	if size >= pageAlign {
+		align = pageAlign
+	}
+	off := (p.size + align - 1) / align * align
+	p.places[t] = &placement{off, size}
+	p.order = append(p.order, t)
+	p.size = off + size
+}
+
+func (p *externalPlan) write(ctx context.Context, w io.Writer) error {
+	var zero [pageAlign]byte
+	pos := int64(0)
+	for _, t := range p.order {
+		at := p.places[t]
+		if _, err := w.Write(zero[:at.offset-pos]); err != nil {
+			return err
+		}
+		for b := t.Bytes(); len(b) > 0; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			k := min(len(b), chunk)
+			if _, err := w.Write(b[:k]); err != nil {
+				return err
+			}
+			b = b[k:]
+		}
+		pos = at.offset + at.length
+	}
+	return nil
+}
