@@ -36,10 +36,14 @@ func (c *Inference) Elem(i int) tensor.DType { return c.In(i).Elem }
 
 // Const returns the value of input i if it is constant, or nil.
 func (c *Inference) Const(i int) *tensor.Tensor {
-	if v := c.Node.Input(i); v != nil && v.IsConst() {
+	v := c.Node.Input(i)
+	if v == nil {
+		return nil
+	}
+	if v.IsConst() {
 		return v.Const
 	}
-	return nil
+	return ConstantValue(v.DefNode())
 }
 
 // Dims returns the contents of an integer input of rank 0 or 1 as dimensions;
@@ -110,23 +114,24 @@ func (t *Types) dims(v *graph.Value) ([]graph.Dim, bool) {
 	if v.ID < len(t.data) && t.data[v.ID] != nil {
 		return t.data[v.ID], true
 	}
-	if !v.IsConst() || v.Const.Rank() > 1 || v.Const.Len() > maxPropagated {
+	if !v.IsConst() {
 		return nil, false
 	}
-	var out []graph.Dim
-	switch v.Const.DType() {
-	case tensor.Int64:
-		out = make([]graph.Dim, v.Const.Len())
-		for i, x := range tensor.As[int64](v.Const) {
-			out[i] = graph.D(x)
-		}
-	case tensor.Int32:
-		out = make([]graph.Dim, v.Const.Len())
-		for i, x := range tensor.As[int32](v.Const) {
-			out[i] = graph.D(int64(x))
-		}
-	default:
+	return dimsOf(v.Const)
+}
+
+// dimsOf returns the elements of a short int32 or int64 tensor of rank 0 or 1.
+func dimsOf(v *tensor.Tensor) ([]graph.Dim, bool) {
+	if v.Rank() > 1 || v.Len() > maxPropagated || v.DType() != tensor.Int64 && v.DType() != tensor.Int32 {
 		return nil, false
+	}
+	ints, err := intsOf(v)
+	if err != nil {
+		return nil, false
+	}
+	out := make([]graph.Dim, len(ints))
+	for i, x := range ints {
+		out[i] = graph.D(x)
 	}
 	return out, true
 }

@@ -110,6 +110,9 @@ func families() [][]Spec {
 		convSpecs(),
 		poolSpecs(),
 		matmulSpecs(),
+		shapeSpecs(),
+		moveSpecs(),
+		indexSpecs(),
 	}
 }
 
