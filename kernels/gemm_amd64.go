@@ -70,3 +70,27 @@ func byteSum(l Level, p []byte, flip byte) int32 {
 	}
 	return int32(byteSumAVX2(&p[0], len(p), flip))
 }
+
+// qTapKernel computes t with the kernel of level l. The output is words, floats
+// or t.c, as t.mode says.
+func qTapKernel(l Level, t *qTapTile, words []int32, floats []float32) {
+	if l == Generic {
+		qTapTileGo(t, 0, words, floats)
+		return
+	}
+	switch t.mode {
+	case qWords:
+		t.c = asBytes(words)
+	case qFloats:
+		t.c = asBytes(floats)
+	}
+	p := (*byte)(unsafe.Pointer(t))
+	if l >= AVX512 {
+		qdepthwiseAVX512(p)
+		return
+	}
+	qdepthwiseAVX2(p)
+	if first := t.channels &^ 7; first < t.channels {
+		qTapTileGo(t, first, words, floats)
+	}
+}

@@ -19062,3 +19062,465 @@ end:
 	VZEROUPPER
 	MOVQ BX, ret+24(FP)
 	RET
+
+// func qdepthwiseAVX2(t *byte)
+// Requires: AVX, AVX2
+TEXT ·qdepthwiseAVX2(SB), NOSPLIT, $0-8
+	MOVQ         t+0(FP), AX
+	MOVQ         72(AX), CX
+	MOVQ         176(AX), DX
+	SHLQ         $0x02, DX
+	MOVQ         192(AX), SI
+	XORQ         BX, BX
+	VPBROADCASTD 236(AX), Y8
+	VPBROADCASTD 232(AX), Y9
+	VBROADCASTSS 224(AX), Y10
+	VBROADCASTSS 228(AX), Y11
+	VPCMPEQD     Y12, Y12, Y12
+	VPSRLW       $0x08, Y12, Y12
+
+block4:
+	CMPQ SI, $0x20
+	JLT  block1
+	MOVQ (AX), DI
+	MOVQ 24(AX), R8
+	ADDQ BX, DI
+	MOVQ BX, R9
+	CMPQ 216(AX), $0x01
+	JEQ  sized4
+	SHLQ $0x02, R9
+
+sized4:
+	ADDQ R9, R8
+	MOVQ 184(AX), R9
+
+column4:
+	MOVQ    96(AX), R10
+	VMOVUPS (R10)(BX*4), Y0
+	VMOVUPS 32(R10)(BX*4), Y1
+	VMOVUPS 64(R10)(BX*4), Y2
+	VMOVUPS 96(R10)(BX*4), Y3
+	MOVQ    48(AX), R10
+	LEAQ    (R10)(BX*4), R10
+	XORQ    R11, R11
+
+tap4:
+	MOVQ      (CX)(R11*8), R12
+	VPMOVZXBD (DI)(R12*1), Y4
+	VPXOR     Y8, Y4, Y4
+	VPMADDWD  (R10), Y4, Y4
+	VPADDD    Y4, Y0, Y0
+	VPMOVZXBD 8(DI)(R12*1), Y5
+	VPXOR     Y8, Y5, Y5
+	VPMADDWD  32(R10), Y5, Y5
+	VPADDD    Y5, Y1, Y1
+	VPMOVZXBD 16(DI)(R12*1), Y6
+	VPXOR     Y8, Y6, Y6
+	VPMADDWD  64(R10), Y6, Y6
+	VPADDD    Y6, Y2, Y2
+	VPMOVZXBD 24(DI)(R12*1), Y7
+	VPXOR     Y8, Y7, Y7
+	VPMADDWD  96(R10), Y7, Y7
+	VPADDD    Y7, Y3, Y3
+	ADDQ      DX, R10
+	INCQ      R11
+	CMPQ      R11, 168(AX)
+	JLT       tap4
+	CMPQ      216(AX), $0x00
+	JEQ       words4
+	MOVQ      120(AX), R10
+	VCVTDQ2PS Y0, Y0
+	VMULPS    (R10)(BX*4), Y0, Y0
+	VCVTDQ2PS Y1, Y1
+	VMULPS    32(R10)(BX*4), Y1, Y1
+	VCVTDQ2PS Y2, Y2
+	VMULPS    64(R10)(BX*4), Y2, Y2
+	VCVTDQ2PS Y3, Y3
+	VMULPS    96(R10)(BX*4), Y3, Y3
+	CMPQ      216(AX), $0x01
+	JEQ       bytes4
+	MOVQ      144(AX), R10
+	VADDPS    (R10)(BX*4), Y0, Y0
+	VADDPS    32(R10)(BX*4), Y1, Y1
+	VADDPS    64(R10)(BX*4), Y2, Y2
+	VADDPS    96(R10)(BX*4), Y3, Y3
+
+words4:
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, 64(R8)
+	VMOVUPS Y3, 96(R8)
+	JMP     stored4
+
+bytes4:
+	VMAXPS    Y10, Y0, Y0
+	VMINPS    Y11, Y0, Y0
+	VCVTPS2DQ Y0, Y0
+	VPADDD    Y9, Y0, Y0
+	VPACKSSDW Y0, Y0, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VPAND     Y12, Y0, Y0
+	VPACKUSWB X0, X0, X0
+	VMOVQ     X0, (R8)
+	VMAXPS    Y10, Y1, Y1
+	VMINPS    Y11, Y1, Y1
+	VCVTPS2DQ Y1, Y1
+	VPADDD    Y9, Y1, Y1
+	VPACKSSDW Y1, Y1, Y1
+	VPERMQ    $0xd8, Y1, Y1
+	VPAND     Y12, Y1, Y1
+	VPACKUSWB X1, X1, X1
+	VMOVQ     X1, 8(R8)
+	VMAXPS    Y10, Y2, Y2
+	VMINPS    Y11, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPADDD    Y9, Y2, Y2
+	VPACKSSDW Y2, Y2, Y2
+	VPERMQ    $0xd8, Y2, Y2
+	VPAND     Y12, Y2, Y2
+	VPACKUSWB X2, X2, X2
+	VMOVQ     X2, 16(R8)
+	VMAXPS    Y10, Y3, Y3
+	VMINPS    Y11, Y3, Y3
+	VCVTPS2DQ Y3, Y3
+	VPADDD    Y9, Y3, Y3
+	VPACKSSDW Y3, Y3, Y3
+	VPERMQ    $0xd8, Y3, Y3
+	VPAND     Y12, Y3, Y3
+	VPACKUSWB X3, X3, X3
+	VMOVQ     X3, 24(R8)
+
+stored4:
+	MOVQ 200(AX), R10
+	ADDQ R10, DI
+	MOVQ 208(AX), R10
+	ADDQ R10, R8
+	DECQ R9
+	JNZ  column4
+	ADDQ $+32, BX
+	SUBQ $0x20, SI
+	JMP  block4
+
+block1:
+	CMPQ SI, $0x08
+	JLT  done
+	MOVQ (AX), DI
+	MOVQ 24(AX), R8
+	ADDQ BX, DI
+	MOVQ BX, R9
+	CMPQ 216(AX), $0x01
+	JEQ  sized1
+	SHLQ $0x02, R9
+
+sized1:
+	ADDQ R9, R8
+	MOVQ 184(AX), R9
+
+column1:
+	MOVQ    96(AX), R10
+	VMOVUPS (R10)(BX*4), Y0
+	MOVQ    48(AX), R10
+	LEAQ    (R10)(BX*4), R10
+	XORQ    R11, R11
+
+tap1:
+	MOVQ      (CX)(R11*8), R12
+	VPMOVZXBD (DI)(R12*1), Y4
+	VPXOR     Y8, Y4, Y4
+	VPMADDWD  (R10), Y4, Y4
+	VPADDD    Y4, Y0, Y0
+	ADDQ      DX, R10
+	INCQ      R11
+	CMPQ      R11, 168(AX)
+	JLT       tap1
+	CMPQ      216(AX), $0x00
+	JEQ       words1
+	MOVQ      120(AX), R10
+	VCVTDQ2PS Y0, Y0
+	VMULPS    (R10)(BX*4), Y0, Y0
+	CMPQ      216(AX), $0x01
+	JEQ       bytes1
+	MOVQ      144(AX), R10
+	VADDPS    (R10)(BX*4), Y0, Y0
+
+words1:
+	VMOVUPS Y0, (R8)
+	JMP     stored1
+
+bytes1:
+	VMAXPS    Y10, Y0, Y0
+	VMINPS    Y11, Y0, Y0
+	VCVTPS2DQ Y0, Y0
+	VPADDD    Y9, Y0, Y0
+	VPACKSSDW Y0, Y0, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VPAND     Y12, Y0, Y0
+	VPACKUSWB X0, X0, X0
+	VMOVQ     X0, (R8)
+
+stored1:
+	MOVQ 200(AX), R10
+	ADDQ R10, DI
+	MOVQ 208(AX), R10
+	ADDQ R10, R8
+	DECQ R9
+	JNZ  column1
+	ADDQ $+8, BX
+	SUBQ $0x08, SI
+	JMP  block1
+
+done:
+	VZEROUPPER
+	RET
+
+// func qdepthwiseAVX512(t *byte)
+// Requires: AVX, AVX512BW, AVX512F, BMI2
+TEXT ·qdepthwiseAVX512(SB), NOSPLIT, $0-8
+	MOVQ         t+0(FP), AX
+	MOVQ         72(AX), CX
+	MOVQ         176(AX), DX
+	SHLQ         $0x02, DX
+	MOVQ         192(AX), SI
+	XORQ         BX, BX
+	VPBROADCASTD 236(AX), Z8
+	VPBROADCASTD 232(AX), Z9
+	VBROADCASTSS 224(AX), Z10
+	VBROADCASTSS 228(AX), Z11
+
+block4:
+	CMPQ SI, $0x40
+	JLT  block1
+	MOVQ (AX), DI
+	MOVQ 24(AX), R8
+	ADDQ BX, DI
+	MOVQ BX, R9
+	CMPQ 216(AX), $0x01
+	JEQ  sized4
+	SHLQ $0x02, R9
+
+sized4:
+	ADDQ R9, R8
+	MOVQ 184(AX), R9
+
+column4:
+	MOVQ    96(AX), R10
+	VMOVUPS (R10)(BX*4), Z0
+	VMOVUPS 64(R10)(BX*4), Z1
+	VMOVUPS 128(R10)(BX*4), Z2
+	VMOVUPS 192(R10)(BX*4), Z3
+	MOVQ    48(AX), R10
+	LEAQ    (R10)(BX*4), R10
+	XORQ    R11, R11
+
+tap4:
+	MOVQ      (CX)(R11*8), R12
+	VPMOVZXBD (DI)(R12*1), Z4
+	VPXORD    Z8, Z4, Z4
+	VPMADDWD  (R10), Z4, Z4
+	VPADDD    Z4, Z0, Z0
+	VPMOVZXBD 16(DI)(R12*1), Z5
+	VPXORD    Z8, Z5, Z5
+	VPMADDWD  64(R10), Z5, Z5
+	VPADDD    Z5, Z1, Z1
+	VPMOVZXBD 32(DI)(R12*1), Z6
+	VPXORD    Z8, Z6, Z6
+	VPMADDWD  128(R10), Z6, Z6
+	VPADDD    Z6, Z2, Z2
+	VPMOVZXBD 48(DI)(R12*1), Z7
+	VPXORD    Z8, Z7, Z7
+	VPMADDWD  192(R10), Z7, Z7
+	VPADDD    Z7, Z3, Z3
+	ADDQ      DX, R10
+	INCQ      R11
+	CMPQ      R11, 168(AX)
+	JLT       tap4
+	CMPQ      216(AX), $0x00
+	JEQ       words4
+	MOVQ      120(AX), R10
+	VCVTDQ2PS Z0, Z0
+	VMULPS    (R10)(BX*4), Z0, Z0
+	VCVTDQ2PS Z1, Z1
+	VMULPS    64(R10)(BX*4), Z1, Z1
+	VCVTDQ2PS Z2, Z2
+	VMULPS    128(R10)(BX*4), Z2, Z2
+	VCVTDQ2PS Z3, Z3
+	VMULPS    192(R10)(BX*4), Z3, Z3
+	CMPQ      216(AX), $0x01
+	JEQ       bytes4
+	MOVQ      144(AX), R10
+	VADDPS    (R10)(BX*4), Z0, Z0
+	VADDPS    64(R10)(BX*4), Z1, Z1
+	VADDPS    128(R10)(BX*4), Z2, Z2
+	VADDPS    192(R10)(BX*4), Z3, Z3
+
+words4:
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	VMOVUPS Z2, 128(R8)
+	VMOVUPS Z3, 192(R8)
+	JMP     stored4
+
+bytes4:
+	VMAXPS    Z10, Z0, Z0
+	VMINPS    Z11, Z0, Z0
+	VCVTPS2DQ Z0, Z0
+	VPADDD    Z9, Z0, Z0
+	VPMOVDB   Z0, (R8)
+	VMAXPS    Z10, Z1, Z1
+	VMINPS    Z11, Z1, Z1
+	VCVTPS2DQ Z1, Z1
+	VPADDD    Z9, Z1, Z1
+	VPMOVDB   Z1, 16(R8)
+	VMAXPS    Z10, Z2, Z2
+	VMINPS    Z11, Z2, Z2
+	VCVTPS2DQ Z2, Z2
+	VPADDD    Z9, Z2, Z2
+	VPMOVDB   Z2, 32(R8)
+	VMAXPS    Z10, Z3, Z3
+	VMINPS    Z11, Z3, Z3
+	VCVTPS2DQ Z3, Z3
+	VPADDD    Z9, Z3, Z3
+	VPMOVDB   Z3, 48(R8)
+
+stored4:
+	MOVQ 200(AX), R10
+	ADDQ R10, DI
+	MOVQ 208(AX), R10
+	ADDQ R10, R8
+	DECQ R9
+	JNZ  column4
+	ADDQ $+64, BX
+	SUBQ $0x40, SI
+	JMP  block4
+
+block1:
+	CMPQ SI, $0x10
+	JLT  block0
+	MOVQ (AX), DI
+	MOVQ 24(AX), R8
+	ADDQ BX, DI
+	MOVQ BX, R9
+	CMPQ 216(AX), $0x01
+	JEQ  sized1
+	SHLQ $0x02, R9
+
+sized1:
+	ADDQ R9, R8
+	MOVQ 184(AX), R9
+
+column1:
+	MOVQ    96(AX), R10
+	VMOVUPS (R10)(BX*4), Z0
+	MOVQ    48(AX), R10
+	LEAQ    (R10)(BX*4), R10
+	XORQ    R11, R11
+
+tap1:
+	MOVQ      (CX)(R11*8), R12
+	VPMOVZXBD (DI)(R12*1), Z4
+	VPXORD    Z8, Z4, Z4
+	VPMADDWD  (R10), Z4, Z4
+	VPADDD    Z4, Z0, Z0
+	ADDQ      DX, R10
+	INCQ      R11
+	CMPQ      R11, 168(AX)
+	JLT       tap1
+	CMPQ      216(AX), $0x00
+	JEQ       words1
+	MOVQ      120(AX), R10
+	VCVTDQ2PS Z0, Z0
+	VMULPS    (R10)(BX*4), Z0, Z0
+	CMPQ      216(AX), $0x01
+	JEQ       bytes1
+	MOVQ      144(AX), R10
+	VADDPS    (R10)(BX*4), Z0, Z0
+
+words1:
+	VMOVUPS Z0, (R8)
+	JMP     stored1
+
+bytes1:
+	VMAXPS    Z10, Z0, Z0
+	VMINPS    Z11, Z0, Z0
+	VCVTPS2DQ Z0, Z0
+	VPADDD    Z9, Z0, Z0
+	VPMOVDB   Z0, (R8)
+
+stored1:
+	MOVQ 200(AX), R10
+	ADDQ R10, DI
+	MOVQ 208(AX), R10
+	ADDQ R10, R8
+	DECQ R9
+	JNZ  column1
+	ADDQ $+16, BX
+	SUBQ $0x10, SI
+	JMP  block1
+
+block0:
+	TESTQ SI, SI
+	JZ    done
+	MOVQ  $-1, DI
+	BZHIQ SI, DI, DI
+	KMOVW DI, K1
+	MOVQ  (AX), SI
+	MOVQ  24(AX), DI
+	ADDQ  BX, SI
+	MOVQ  BX, R8
+	CMPQ  216(AX), $0x01
+	JEQ   sized0
+	SHLQ  $0x02, R8
+
+sized0:
+	ADDQ R8, DI
+	MOVQ 184(AX), R8
+
+column0:
+	MOVQ    96(AX), R9
+	VMOVUPS (R9)(BX*4), Z0
+	MOVQ    48(AX), R9
+	LEAQ    (R9)(BX*4), R9
+	XORQ    R10, R10
+
+tap0:
+	MOVQ        (CX)(R10*8), R11
+	VPMOVZXBD.Z (SI)(R11*1), K1, Z4
+	VPXORD      Z8, Z4, Z4
+	VPMADDWD    (R9), Z4, Z4
+	VPADDD      Z4, Z0, Z0
+	ADDQ        DX, R9
+	INCQ        R10
+	CMPQ        R10, 168(AX)
+	JLT         tap0
+	CMPQ        216(AX), $0x00
+	JEQ         words0
+	MOVQ        120(AX), R9
+	VCVTDQ2PS   Z0, Z0
+	VMULPS      (R9)(BX*4), Z0, Z0
+	CMPQ        216(AX), $0x01
+	JEQ         bytes0
+	MOVQ        144(AX), R9
+	VADDPS      (R9)(BX*4), Z0, Z0
+
+words0:
+	VMOVUPS Z0, K1, (DI)
+	JMP     stored0
+
+bytes0:
+	VMAXPS    Z10, Z0, Z0
+	VMINPS    Z11, Z0, Z0
+	VCVTPS2DQ Z0, Z0
+	VPADDD    Z9, Z0, Z0
+	VPMOVDB   Z0, K1, (DI)
+
+stored0:
+	MOVQ 200(AX), R9
+	ADDQ R9, SI
+	MOVQ 208(AX), R9
+	ADDQ R9, DI
+	DECQ R8
+	JNZ  column0
+
+done:
+	VZEROUPPER
+	RET

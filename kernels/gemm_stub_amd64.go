@@ -53,3 +53,13 @@ func qgemmRowsVNNI(t *byte)
 //
 //go:noescape
 func byteSumAVX2(p *byte, n int, flip byte) int64
+
+// qdepthwiseAVX2 computes the qTapTile t.
+//
+//go:noescape
+func qdepthwiseAVX2(t *byte)
+
+// qdepthwiseAVX512 computes the qTapTile t.
+//
+//go:noescape
+func qdepthwiseAVX512(t *byte)

@@ -246,6 +246,28 @@ func (q *qJob) run(pool *par.Pool) {
 	if q.m <= 0 || n <= 0 {
 		return
 	}
+	cols := q.prepare()
+	q.columns = cols
+	unit, _ := qUnit(q.b.level)
+	q.mc = min(q.m, gemmMC)
+	q.nc = n
+	if q.im == nil && !q.a.Trans && k%unit == 0 {
+		q.nc = min(n, min(max(4*gemmWork/(q.mc*max(k, 1)), 128), 2*gemmNC)&^127)
+	}
+	q.nBlocks = (n + q.nc - 1) / q.nc
+	tasks := (q.m + q.mc - 1) / q.mc * q.nBlocks
+	if pool.Threads() == 1 || tasks == 1 {
+		q.tasks(0, tasks)
+	} else {
+		job := *q
+		pool.For(tasks, max(1, gemmWork/2/(q.mc*q.nc*max(k, 1))), job.tasks)
+	}
+	qColumnsPool.Put(cols)
+}
+
+// prepare sets the mode and the bounds and returns the per-column vectors of
+// the call.
+func (q *qJob) prepare() *qColumns {
 	out := q.out
 	cols := qColumnsPool.Get().(*qColumns)
 	padded := len(q.b.sums)
@@ -274,28 +296,13 @@ func (q *qJob) run(pool *par.Pool) {
 	}
 	if q.mode != qWords {
 		cols.scale, cols.bias = growTo(&cols.scale, padded), growTo(&cols.bias, padded)
-		for j := range n {
+		for j := range q.b.n {
 			cols.scale[j] = out.Scale[min(j, len(out.Scale)-1)]
 		}
 		clear(cols.bias)
 		copy(cols.bias, out.Bias)
 	}
-	q.columns = cols
-	unit, _ := qUnit(q.b.level)
-	q.mc = min(q.m, gemmMC)
-	q.nc = n
-	if q.im == nil && !q.a.Trans && k%unit == 0 {
-		q.nc = min(n, min(max(4*gemmWork/(q.mc*max(k, 1)), 128), 2*gemmNC)&^127)
-	}
-	q.nBlocks = (n + q.nc - 1) / q.nc
-	tasks := (q.m + q.mc - 1) / q.mc * q.nBlocks
-	if pool.Threads() == 1 || tasks == 1 {
-		q.tasks(0, tasks)
-	} else {
-		job := *q
-		pool.For(tasks, max(1, gemmWork/2/(q.mc*q.nc*max(k, 1))), job.tasks)
-	}
-	qColumnsPool.Put(cols)
+	return cols
 }
 
 // tasks computes the blocks [lo, hi) of the output, numbered by rows, columns.

@@ -18,5 +18,7 @@ func main() {
 	qgemmRows(avx512, false)
 	qgemmRows(avx512, true)
 	byteSum()
+	qdepthwise(avx2)
+	qdepthwise(avx512)
 	Generate()
 }
