@@ -21,6 +21,7 @@ var files = []struct {
 	{"quant", quant},
 	{"stat", stat},
 	{"vec", vec},
+	{"vec_move", move},
 }
 
 // sources are generated Go files.
