@@ -113,6 +113,7 @@ func families() [][]Spec {
 		shapeSpecs(),
 		moveSpecs(),
 		indexSpecs(),
+		quantizeSpecs(),
 	}
 }
 
