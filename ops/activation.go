@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/onnxq/onnxq/graph"
 )
@@ -12,6 +13,7 @@ import (
 // operators.
 type activation struct {
 	name        string
+	params      int // how many of alpha and beta it takes
 	alpha, beta float64
 	f           func(x, alpha, beta float64) float64
 }
@@ -19,40 +21,40 @@ type activation struct {
 // activations lists the functions with the defaults of alpha and beta, as in
 // the ONNX operators of the same names.
 var activations = []activation{
-	{"Relu", 0, 0, func(x, _, _ float64) float64 { return max(x, 0) }},
-	{"Tanh", 0, 0, func(x, _, _ float64) float64 { return math.Tanh(x) }},
-	{"Sigmoid", 0, 0, func(x, _, _ float64) float64 { return 1 / (1 + math.Exp(-x)) }},
-	{"Affine", 1, 0, func(x, a, b float64) float64 { return a*x + b }},
-	{"LeakyRelu", 0.01, 0, func(x, a, _ float64) float64 {
+	{"Relu", 0, 0, 0, func(x, _, _ float64) float64 { return max(x, 0) }},
+	{"Tanh", 0, 0, 0, func(x, _, _ float64) float64 { return math.Tanh(x) }},
+	{"Sigmoid", 0, 0, 0, func(x, _, _ float64) float64 { return 1 / (1 + math.Exp(-x)) }},
+	{"Affine", 2, 1, 0, func(x, a, b float64) float64 { return a*x + b }},
+	{"LeakyRelu", 1, 0.01, 0, func(x, a, _ float64) float64 {
 		if x < 0 {
 			return a * x
 		}
 		return x
 	}},
-	{"ThresholdedRelu", 1, 0, func(x, a, _ float64) float64 {
+	{"ThresholdedRelu", 1, 1, 0, func(x, a, _ float64) float64 {
 		if x < a {
 			return 0
 		}
 		return x
 	}},
-	{"ScaledTanh", 1, 1, func(x, a, b float64) float64 { return a * math.Tanh(b*x) }},
-	{"HardSigmoid", 0.2, 0.5, func(x, a, b float64) float64 { return min(max(a*x+b, 0), 1) }},
-	{"Elu", 1, 0, func(x, a, _ float64) float64 {
+	{"ScaledTanh", 2, 1, 1, func(x, a, b float64) float64 { return a * math.Tanh(b*x) }},
+	{"HardSigmoid", 2, 0.2, 0.5, func(x, a, b float64) float64 { return min(max(a*x+b, 0), 1) }},
+	{"Elu", 1, 1, 0, func(x, a, _ float64) float64 {
 		if x < 0 {
 			return a * math.Expm1(x)
 		}
 		return x
 	}},
-	{"Softsign", 0, 0, func(x, _, _ float64) float64 { return x / (1 + math.Abs(x)) }},
-	{"Softplus", 0, 0, func(x, _, _ float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }},
-	{"Clip", math.Inf(-1), math.Inf(1), func(x, a, b float64) float64 { return min(max(x, a), b) }},
+	{"Softsign", 0, 0, 0, func(x, _, _ float64) float64 { return x / (1 + math.Abs(x)) }},
+	{"Softplus", 0, 0, 0, func(x, _, _ float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }},
+	{"Clip", 2, math.Inf(-1), math.Inf(1), func(x, a, b float64) float64 { return min(max(x, a), b) }},
 }
 
-// newActivation returns the function with the given name, with as many of its
+// newActivation returns the function with the given name, in any case, with as many of its
 // defaults replaced as params has entries.
 func newActivation(name string, params []float32) (*activation, error) {
 	for _, a := range activations {
-		if a.name != name {
+		if !strings.EqualFold(a.name, name) {
 			continue
 		}
 		if len(params) > 0 {

@@ -396,8 +396,8 @@ func codeOf(v float32, zero, lo, hi int32) int32 {
 	return int32(math.RoundToEven(float64(v))) + zero
 }
 
-// realType returns the output type of a DequantizeLinear.
-func realType(n *graph.Node, scale tensor.DType) (tensor.DType, error) {
+// dequantizedType returns the output type of a DequantizeLinear.
+func dequantizedType(n *graph.Node, scale tensor.DType) (tensor.DType, error) {
 	t := scale
 	if a := n.Int("output_dtype", 0); a != 0 {
 		if t = tensor.DType(a); a < 0 || a > math.MaxUint8 {
@@ -415,7 +415,7 @@ func inferDequantize(c *Inference) error {
 		c.Tensor(0, tensor.Undefined, c.Shape(0))
 		return nil
 	}
-	t, err := realType(c.Node, c.Elem(1))
+	t, err := dequantizedType(c.Node, c.Elem(1))
 	if err != nil {
 		return c.Errorf("%w", err)
 	}
@@ -442,7 +442,7 @@ func compileDequantize(s *Site) (Kernel, error) {
 
 func (d *dequantizer) run(c *Call) error {
 	x, scale := c.In(0), c.In(1)
-	t, err := realType(d.node, scale.DType())
+	t, err := dequantizedType(d.node, scale.DType())
 	if err != nil {
 		return err
 	}

@@ -114,6 +114,7 @@ func families() [][]Spec {
 		moveSpecs(),
 		indexSpecs(),
 		quantizeSpecs(),
+		rnnSpecs(),
 	}
 }
 

@@ -23,8 +23,8 @@ def tensor(t, const=False):
     else:
         if not t.HasField("raw_data"):
             t = numpy_helper.from_array(numpy_helper.to_array(t))
-            if t.data_type != out["DType"]:
-                raise ValueError("no raw form")
+        if t.data_type != out["DType"]:
+            raise ValueError("no raw form")
         out["Data"] = base64.b64encode(t.raw_data).decode()
     if const:
         out["Const"] = True
@@ -63,8 +63,9 @@ def case(name, node, opset, inputs, outputs, rtol=1e-5, atol=1e-5, const=()):
         Outputs=[tensor(t) for t in outputs], Rtol=rtol, Atol=atol)
 
 
-def run(op, inputs, outputs=1, opset=17, domain="", name=None, rtol=1e-5, atol=1e-5, const=(), **attrs):
-    """One case whose outputs ONNX Runtime computes. `outputs` counts them, or tells for each whether it is wanted."""
+def run(op, inputs, outputs=1, opset=17, domain="", name=None, rtol=1e-5, atol=1e-5, const=(), narrow=None, **attrs):
+    """One case whose outputs ONNX Runtime computes. `outputs` counts them, or tells for each whether it is wanted.
+    `narrow` is the type of output 0 if numpy has none like it; it is then fetched through a Cast."""
     import onnxruntime
 
     wanted = [True] * outputs if isinstance(outputs, int) else outputs
@@ -84,8 +85,12 @@ def run(op, inputs, outputs=1, opset=17, domain="", name=None, rtol=1e-5, atol=1
         else:
             infos.append(helper.make_tensor_value_info(f"i{i}", p.data_type, list(p.dims)))
     outs = [helper.make_empty_tensor_value_info(f"o{i}") for i, w in enumerate(wanted) if w]
-    graph = helper.make_graph([node], "g", infos, outs, inits)
-    opsets = [helper.make_opsetid("", opset if domain == "" else 17)]
+    nodes = [node]
+    if narrow:
+        nodes.append(helper.make_node("Cast", ["o0"], ["wide"], to=onnx.TensorProto.FLOAT))
+        outs[0].name = "wide"
+    graph = helper.make_graph(nodes, "g", infos, outs, inits)
+    opsets = [helper.make_opsetid("", opset if domain == "" else 21)]
     if domain:
         opsets.append(helper.make_opsetid(domain, opset if domain != "com.microsoft" else 1))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -96,6 +101,8 @@ def run(op, inputs, outputs=1, opset=17, domain="", name=None, rtol=1e-5, atol=1
     got = iter(session.run(None, {f"i{i}": np.asarray(t) for i, t in enumerate(inputs)
                                   if t is not None and i not in const and not isinstance(t, onnx.TensorProto)}))
     results = [next(got) if w else None for w in wanted]
+    if narrow:
+        results[0] = numpy_helper.from_array(results[0].astype(helper.tensor_dtype_to_np_dtype(narrow)))
     return case(name or op, node, opset if domain != "com.microsoft" else 1, inputs, results, rtol, atol, const)
 
 
