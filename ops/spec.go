@@ -72,6 +72,8 @@ type Spec struct {
 	Attrs   []AttrSpec
 	// Range bounds the output of a Fixed operator.
 	Range func(n *graph.Node) (lo, hi float32)
+	// FlowOf overrides Flow where attributes of the node matter.
+	FlowOf func(n *graph.Node) Flow
 	// WeightAxis overrides the Axis of weight port i where attributes of the
 	// node matter.
 	WeightAxis func(n *graph.Node, i int) int
@@ -115,6 +117,7 @@ func families() [][]Spec {
 		indexSpecs(),
 		quantizeSpecs(),
 		rnnSpecs(),
+		resizeSpecs(),
 	}
 }
 
@@ -134,6 +137,14 @@ func Lookup(n *graph.Node) *Spec {
 		return nil
 	}
 	return s
+}
+
+// FlowAt returns the flow of node n.
+func (s *Spec) FlowAt(n *graph.Node) Flow {
+	if s.FlowOf != nil {
+		return s.FlowOf(n)
+	}
+	return s.Flow
 }
 
 // InPort returns the port of input i, honouring a variadic last port, and
