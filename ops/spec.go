@@ -109,6 +109,7 @@ var All = sync.OnceValue(func() []*Spec {
 // families lists the parts of the table.
 func families() [][]Spec {
 	return [][]Spec{
+		elementwiseSpecs(),
 		convSpecs(),
 		poolSpecs(),
 		matmulSpecs(),

@@ -1,0 +1,581 @@
+package ops
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/kernels"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// arith is an element-wise function of two operands of one type, in the types
+// that it is defined for. check refuses second operands that integers do not
+// allow.
+type arith struct {
+	f32   *binary[float32, float32]
+	f64   *binary[float64, float64]
+	i64   *binary[int64, int64]
+	u64   *binary[uint64, uint64]
+	b8    *binary[uint8, uint8] // bool
+	check func(b []int64) error
+	// scale multiplies the result of a variadic operator of that many inputs.
+	scale func(inputs int) float64
+}
+
+func add[T tensor.Real](a, b T) T      { return a + b }
+func subtract[T tensor.Real](a, b T) T { return a - b }
+func times[T tensor.Real](a, b T) T    { return a * b }
+func over[T tensor.Real](a, b T) T     { return a / b }
+func lesser[T tensor.Real](a, b T) T   { return min(a, b) }
+func larger[T tensor.Real](a, b T) T   { return max(a, b) }
+func left[T tensor.Real](a, _ T) T     { return a }
+
+// vectorized returns an arith whose float32 loops are those of package
+// kernels.
+func vectorized(op kernels.BinaryOp, f32 func(a, b float32) float32, f64 func(a, b float64) float64,
+	i64 func(a, b int64) int64, u64 func(a, b uint64) uint64) arith {
+	return arith{
+		f32: &binary[float32, float32]{
+			f:  f32,
+			vv: func(dst, a, b []float32) { kernels.Binary(op, dst, a, b) },
+			vs: func(dst, a []float32, b float32) { kernels.Binary(op, dst, a, []float32{b}) },
+			sv: func(dst []float32, a float32, b []float32) { kernels.Binary(op, dst, []float32{a}, b) },
+		},
+		f64: scalarOp(f64), i64: scalarOp(i64), u64: scalarOp(u64),
+	}
+}
+
+var (
+	addition = vectorized(kernels.Add, add[float32], add[float64], add[int64], add[uint64])
+	division = func() arith {
+		a := vectorized(kernels.Div, over[float32], over[float64], over[int64], over[uint64])
+		a.check = noZero
+		return a
+	}()
+)
+
+func scalarOp[T any](f func(a, b T) T) *binary[T, T] { return &binary[T, T]{f: f} }
+
+// arithOp is an entry of the table of functions of two operands, or of any
+// number where they are folded from the left.
+type arithOp struct {
+	name     string
+	since    int
+	flow     Flow
+	variadic bool
+	attrs    []AttrSpec
+	dims     func(a, b graph.Dim) graph.Dim // on propagated dimensions
+	build    func(s *Site) (arith, error)
+}
+
+func fixed(a arith) func(*Site) (arith, error) {
+	return func(*Site) (arith, error) { return a, nil }
+}
+
+var arithOps = []arithOp{
+	{name: "Add", since: 7, flow: Compute, dims: dimAdd, build: fixed(addition)},
+	{name: "Sub", since: 7, flow: Compute, dims: dimSub, build: fixed(
+		vectorized(kernels.Sub, subtract[float32], subtract[float64], subtract[int64], subtract[uint64]))},
+	{name: "Mul", since: 7, flow: Compute, dims: dimMul, build: fixed(
+		vectorized(kernels.Mul, times[float32], times[float64], times[int64], times[uint64]))},
+	{name: "Div", since: 7, flow: Compute, dims: dimDiv, build: fixed(division)},
+	{name: "Mod", since: 10, flow: Compute, attrs: []AttrSpec{{Name: "fmod", Kind: graph.AttrInt}}, build: buildMod},
+	{name: "Max", since: 6, flow: Compute, variadic: true, dims: dimMax, build: fixed(
+		vectorized(kernels.Max, larger[float32], larger[float64], larger[int64], larger[uint64]))},
+	{name: "Min", since: 6, flow: Compute, variadic: true, dims: dimMin, build: fixed(
+		vectorized(kernels.Min, lesser[float32], lesser[float64], lesser[int64], lesser[uint64]))},
+	{name: "Sum", since: 6, flow: Compute, variadic: true, build: fixed(arith{f32: addition.f32, f64: addition.f64})},
+	{name: "Mean", since: 6, flow: Compute, variadic: true, build: fixed(arith{f32: addition.f32, f64: addition.f64,
+		scale: func(n int) float64 { return 1 / float64(n) }})},
+	{name: "BitShift", since: 11, flow: Integers,
+		attrs: []AttrSpec{{Name: "direction", Kind: graph.AttrString, Required: true}}, build: buildShift},
+	{name: "BitwiseAnd", since: 18, flow: Integers, build: fixed(arith{
+		i64: scalarOp(func(a, b int64) int64 { return a & b }), u64: scalarOp(func(a, b uint64) uint64 { return a & b })})},
+	{name: "BitwiseOr", since: 18, flow: Integers, build: fixed(arith{
+		i64: scalarOp(func(a, b int64) int64 { return a | b }), u64: scalarOp(func(a, b uint64) uint64 { return a | b })})},
+	{name: "BitwiseXor", since: 18, flow: Integers, build: fixed(arith{
+		i64: scalarOp(func(a, b int64) int64 { return a ^ b }), u64: scalarOp(func(a, b uint64) uint64 { return a ^ b })})},
+	{name: "And", since: 7, flow: Integers, dims: dimLogic(func(a, b bool) bool { return a && b }),
+		build: fixed(arith{b8: scalarOp(func(a, b uint8) uint8 { return a & b })})},
+	{name: "Or", since: 7, flow: Integers, dims: dimLogic(func(a, b bool) bool { return a || b }),
+		build: fixed(arith{b8: scalarOp(func(a, b uint8) uint8 { return a | b })})},
+	{name: "Xor", since: 7, flow: Integers, dims: dimLogic(func(a, b bool) bool { return a != b }),
+		build: fixed(arith{b8: scalarOp(func(a, b uint8) uint8 { return a ^ b })})},
+	{name: "PRelu", since: 7, flow: Compute, build: fixed(
+		vectorized(kernels.PRelu, prelu[float32], prelu[float64], prelu[int64], left[uint64]))},
+}
+
+func prelu[T tensor.Real](x, slope T) T {
+	if x < 0 {
+		return x * slope
+	}
+	return x
+}
+
+func noZero(b []int64) error {
+	for _, x := range b {
+		if x == 0 {
+			return errors.New("integer division by zero")
+		}
+	}
+	return nil
+}
+
+// buildMod is the remainder: with the sign of the divisor, or with that of the
+// dividend if fmod is set.
+func buildMod(s *Site) (arith, error) {
+	a := arith{check: noZero, u64: scalarOp(func(a, b uint64) uint64 { return a % b })}
+	if s.Node.Int("fmod", 0) != 0 {
+		a.i64 = scalarOp(func(a, b int64) int64 { return a % b })
+		a.f64 = scalarOp(math.Mod)
+	} else {
+		a.i64 = scalarOp(floorModInt)
+		a.f64 = scalarOp(floorMod)
+	}
+	f := a.f64.f
+	a.f32 = scalarOp(func(a, b float32) float32 { return float32(f(float64(a), float64(b))) })
+	return a, nil
+}
+
+func floorModInt(a, b int64) int64 {
+	r := a % b
+	if r != 0 && (r < 0) != (b < 0) {
+		r += b
+	}
+	return r
+}
+
+func floorMod(a, b float64) float64 {
+	r := math.Mod(a, b)
+	switch {
+	case r == 0:
+		return math.Copysign(0, b)
+	case (r < 0) != (b < 0):
+		return r + b
+	}
+	return r
+}
+
+func buildShift(s *Site) (arith, error) {
+	switch d := s.Node.String("direction", ""); d {
+	case "LEFT":
+		return arith{
+			i64: scalarOp(func(a, b int64) int64 { return a << uint64(b) }),
+			u64: scalarOp(func(a, b uint64) uint64 { return a << b })}, nil
+	case "RIGHT":
+		return arith{
+			i64: scalarOp(func(a, b int64) int64 { return a >> uint64(b) }),
+			u64: scalarOp(func(a, b uint64) uint64 { return a >> b })}, nil
+	default:
+		return arith{}, s.Errorf("direction %q is neither LEFT nor RIGHT", d)
+	}
+}
+
+func (op *arithOp) spec() Spec {
+	role := Activation
+	if op.flow == Integers {
+		role = Index
+	}
+	in := []Port{{Name: "A", Role: role}, {Name: "B", Role: role}}
+	if op.variadic {
+		in = []Port{{Name: "data_0", Role: role, Variadic: true}}
+	}
+	return Spec{
+		Type: op.name, Since: op.since, Flow: op.flow, Pure: true, Attrs: op.attrs,
+		In: in, Out: []Port{{Name: "C", Role: role}},
+		Infer: func(c *Inference) error {
+			return inferBroadcast(c, c.Elem(0), op.dims)
+		},
+		Compile: func(s *Site) (Kernel, error) {
+			a, err := op.build(s)
+			if err != nil {
+				return nil, err
+			}
+			return a.kernel, nil
+		},
+	}
+}
+
+func (a *arith) kernel(c *Call) error {
+	x, err := c.tensor(0)
+	if err != nil {
+		return err
+	}
+	d := x.DType()
+	for i := 1; i < c.NumIn(); i++ {
+		t, err := c.tensor(i)
+		if err != nil {
+			return err
+		}
+		if t.DType() != d {
+			return fmt.Errorf("operands of type %v and %v", d, t.DType())
+		}
+		if a.check != nil && d.IsInt() {
+			if err := checkZero(t, a.check); err != nil {
+				return err
+			}
+		}
+	}
+	switch k := carrierOf(d); {
+	case d == tensor.Bool && a.b8 != nil:
+		return foldBool(c, a.b8)
+	case k == carryF32 && a.f32 != nil:
+		return foldAll(c, d, a.f32, a.scale)
+	case k == carryF64 && a.f64 != nil:
+		return foldAll(c, d, a.f64, a.scale)
+	case k == carryI64 && a.i64 != nil:
+		return foldAll(c, d, a.i64, nil)
+	case k == carryU64 && a.u64 != nil:
+		return foldAll(c, d, a.u64, nil)
+	}
+	return fmt.Errorf("not defined for %v", d)
+}
+
+func checkZero(t *tensor.Tensor, check func([]int64) error) error {
+	var buf [256]int64
+	for from := 0; from < t.Len(); from += len(buf) {
+		b := buf[:min(len(buf), t.Len()-from)]
+		tensor.Read(t, from, b)
+		if err := check(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// operandShape returns the shape that the inputs broadcast to.
+func operandShape(c *Call) ([]int, error) {
+	first := c.In(0).Shape()
+	if len(c.Ins) == 2 {
+		second := c.In(1).Shape()
+		if equalInts(first, second) || c.In(1).Len() == 1 && len(second) <= len(first) {
+			return first, nil
+		}
+		return BroadcastDims(first, second)
+	}
+	shapes := make([][]int, len(c.Ins))
+	for i := range c.Ins {
+		shapes[i] = c.In(i).Shape()
+	}
+	return BroadcastDims(shapes...)
+}
+
+func equalInts(a, b []int) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// reusable returns the first input that has as many elements as the output,
+// or -1.
+func reusable(c *Call, shape []int) int {
+	n, _ := tensor.NumElements(shape)
+	for i := range c.Ins {
+		if t := c.In(i); t != nil && t.Len() == n {
+			return i
+		}
+	}
+	return -1
+}
+
+// foldAll computes output 0 = op(…op(input 0, input 1)…, input n-1) in T.
+func foldAll[T tensor.Real](c *Call, d tensor.DType, op *binary[T, T], scale func(int) float64) error {
+	shape, err := operandShape(c)
+	if err != nil {
+		return err
+	}
+	if len(c.Ins) == 1 {
+		c.SetOut(0, c.In(0))
+		return nil
+	}
+	like := -1
+	if len(c.Ins) == 2 { // with more, an operand may be read after the output is begun
+		like = reusable(c, shape)
+	}
+	out, err := newOutput[T](c, 0, like, d, shape)
+	if err != nil {
+		return err
+	}
+	a, err := load[T](c, c.In(0))
+	if err != nil {
+		return err
+	}
+	shapeA := c.In(0).Shape()
+	for i := 1; i < len(c.Ins); i++ {
+		b, err := load[T](c, c.In(i))
+		if err != nil {
+			return err
+		}
+		if err := apply2(c, out.data, shape, a, b, shapeA, c.In(i).Shape(), op); err != nil {
+			return err
+		}
+		a, shapeA = out.data, shape
+	}
+	if scale != nil {
+		by := T(scale(len(c.Ins)))
+		if err := c.For(len(out.data), cheapChunk, func(lo, hi int) {
+			for i := lo; i < hi; i++ {
+				out.data[i] *= by
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	return out.store(c)
+}
+
+func foldBool(c *Call, op *binary[uint8, uint8]) error {
+	shape, err := operandShape(c)
+	if err != nil {
+		return err
+	}
+	out, err := c.OutLike(0, max(reusable(c, shape), 0), tensor.Bool, shape...)
+	if err != nil {
+		return err
+	}
+	x, y := c.In(0), c.In(1)
+	return apply2(c, tensor.As[uint8](out), shape, tensor.As[uint8](x), tensor.As[uint8](y), x.Shape(), y.Shape(), op)
+}
+
+// compareOp is an entry of the table of comparisons.
+type compareOp struct {
+	name  string
+	since int
+	f32   *binary[float32, uint8]
+	f64   *binary[float64, uint8]
+	i64   *binary[int64, uint8]
+	u64   *binary[uint64, uint8]
+	b8    *binary[uint8, uint8]
+	str   *binary[string, uint8]
+	dims  func(a, b graph.Dim) graph.Dim
+}
+
+func comparison(name string, since int, f32 func(a, b float32) bool, f64 func(a, b float64) bool,
+	i64 func(a, b int64) bool, u64 func(a, b uint64) bool) compareOp {
+	return compareOp{name: name, since: since, f32: test2(f32), f64: test2(f64), i64: test2(i64), u64: test2(u64),
+		dims: func(a, b graph.Dim) graph.Dim {
+			if a.Known && b.Known {
+				return graph.D(int64(truth(i64(a.Size, b.Size))))
+			}
+			return graph.Dim{}
+		}}
+}
+
+func test2[T any](f func(a, b T) bool) *binary[T, uint8] {
+	return &binary[T, uint8]{f: func(a, b T) uint8 { return truth(f(a, b)) }}
+}
+
+func less[T tensor.Real](a, b T) bool    { return a < b }
+func lessEq[T tensor.Real](a, b T) bool  { return a <= b }
+func greater[T tensor.Real](a, b T) bool { return a > b }
+func greatEq[T tensor.Real](a, b T) bool { return a >= b }
+func equal[T comparable](a, b T) bool    { return a == b }
+
+var compareOps = []compareOp{
+	comparison("Less", 7, less[float32], less[float64], less[int64], less[uint64]),
+	comparison("LessOrEqual", 12, lessEq[float32], lessEq[float64], lessEq[int64], lessEq[uint64]),
+	comparison("Greater", 7, greater[float32], greater[float64], greater[int64], greater[uint64]),
+	comparison("GreaterOrEqual", 12, greatEq[float32], greatEq[float64], greatEq[int64], greatEq[uint64]),
+	equalOp(),
+}
+
+func equalOp() compareOp {
+	op := comparison("Equal", 7, equal[float32], equal[float64], equal[int64], equal[uint64])
+	op.b8, op.str = test2(equal[uint8]), test2(equal[string])
+	op.dims = func(a, b graph.Dim) graph.Dim {
+		switch {
+		case a.Known && b.Known:
+			return graph.D(int64(truth(a.Size == b.Size)))
+		case a.Same(b):
+			return graph.D(1)
+		// A size is never negative, whatever its symbol stands for.
+		case a.Sym != "" && b.Known && b.Size < 0, b.Sym != "" && a.Known && a.Size < 0:
+			return graph.D(0)
+		}
+		return graph.Dim{}
+	}
+	return op
+}
+
+func (op *compareOp) spec() Spec {
+	return Spec{
+		Type: op.name, Since: op.since, Flow: Integers, Pure: true,
+		In:  []Port{{Name: "A"}, {Name: "B"}},
+		Out: []Port{{Name: "C"}},
+		Infer: func(c *Inference) error {
+			return inferBroadcast(c, tensor.Bool, op.dims)
+		},
+		Compile: func(*Site) (Kernel, error) { return op.kernel, nil },
+	}
+}
+
+func (op *compareOp) kernel(c *Call) error {
+	x, err := c.tensor(0)
+	if err != nil {
+		return err
+	}
+	y, err := c.tensor(1)
+	if err != nil {
+		return err
+	}
+	d := x.DType()
+	if d != y.DType() {
+		return fmt.Errorf("operands of type %v and %v", d, y.DType())
+	}
+	shape, err := operandShape(c)
+	if err != nil {
+		return err
+	}
+	out, err := c.Out(0, tensor.Bool, shape...)
+	if err != nil {
+		return err
+	}
+	dst := tensor.As[uint8](out)
+	switch k := carrierOf(d); {
+	case k == carryF32:
+		return compare(c, dst, shape, op.f32)
+	case k == carryF64:
+		return compare(c, dst, shape, op.f64)
+	case k == carryI64:
+		return compare(c, dst, shape, op.i64)
+	case k == carryU64:
+		return compare(c, dst, shape, op.u64)
+	case d == tensor.Bool && op.b8 != nil:
+		return apply2(c, dst, shape, tensor.As[uint8](x), tensor.As[uint8](y), x.Shape(), y.Shape(), op.b8)
+	case d == tensor.String && op.str != nil:
+		return apply2(c, dst, shape, x.Strings(), y.Strings(), x.Shape(), y.Shape(), op.str)
+	}
+	return fmt.Errorf("not defined for %v", d)
+}
+
+func compare[T tensor.Real](c *Call, dst []uint8, shape []int, op *binary[T, uint8]) error {
+	a, err := load[T](c, c.In(0))
+	if err != nil {
+		return err
+	}
+	b, err := load[T](c, c.In(1))
+	if err != nil {
+		return err
+	}
+	return apply2(c, dst, shape, a, b, c.In(0).Shape(), c.In(1).Shape(), op)
+}
+
+// inferBroadcast states the type of output 0 of an operator whose inputs
+// broadcast, and its contents where dims follows them.
+func inferBroadcast(c *Inference, elem tensor.DType, dims func(a, b graph.Dim) graph.Dim) error {
+	n := c.Node.NumInputs()
+	shapes := make([]graph.Shape, n)
+	for i := range n {
+		shapes[i] = c.Shape(i)
+	}
+	shape, err := BroadcastShapes(shapes...)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return c.Errorf("no inputs")
+	}
+	c.Tensor(0, elem, shape)
+	if dims == nil || shape == nil || len(shape) > 1 {
+		return nil
+	}
+	acc, ok := c.Dims(0)
+	for i := 1; ok && i < n; i++ {
+		var b []graph.Dim
+		if b, ok = c.Dims(i); ok {
+			acc, ok = zipDims(acc, b, dims)
+		}
+	}
+	if ok {
+		c.SetDims(0, acc)
+	}
+	return nil
+}
+
+// zipDims applies f to the contents of two vectors or scalars.
+func zipDims(a, b []graph.Dim, f func(a, b graph.Dim) graph.Dim) ([]graph.Dim, bool) {
+	n := max(len(a), len(b))
+	if len(a) == 0 || len(b) == 0 {
+		n = 0
+	}
+	if len(a) != n && len(a) != 1 && n > 0 || len(b) != n && len(b) != 1 && n > 0 {
+		return nil, false
+	}
+	out := make([]graph.Dim, n)
+	for i := range out {
+		out[i] = f(a[min(i, len(a)-1)], b[min(i, len(b)-1)])
+		out[i].Extra = nil
+	}
+	return out, true
+}
+
+// mapDims applies f to the known entries; the others become unknown.
+func mapDims(dims []graph.Dim, f func(int64) int64) []graph.Dim {
+	out := make([]graph.Dim, len(dims))
+	for i, d := range dims {
+		if d.Known {
+			out[i] = graph.D(f(d.Size))
+		}
+	}
+	return out
+}
+
+func dimSub(a, b graph.Dim) graph.Dim {
+	switch {
+	case b.Known && b.Size != math.MinInt64:
+		return dimAdd(a, graph.D(-b.Size))
+	case a.Same(b):
+		return graph.D(0)
+	}
+	return graph.Dim{}
+}
+
+func dimDiv(a, b graph.Dim) graph.Dim {
+	switch {
+	case !b.Known || b.Size == 0:
+	case a.Known:
+		return graph.D(a.Size / b.Size)
+	case b.Size == 1:
+		return graph.Dim{Sym: a.Sym}
+	}
+	return graph.Dim{}
+}
+
+func dimMax(a, b graph.Dim) graph.Dim {
+	switch {
+	case a.Known && b.Known:
+		return graph.D(max(a.Size, b.Size))
+	case a.Same(b), b.Known && b.Size <= 0 && a.Sym != "": // a size is at least 0
+		return graph.Dim{Sym: a.Sym}
+	case a.Known && a.Size <= 0 && b.Sym != "":
+		return graph.Dim{Sym: b.Sym}
+	}
+	return graph.Dim{}
+}
+
+func dimMin(a, b graph.Dim) graph.Dim {
+	switch {
+	case a.Known && b.Known:
+		return graph.D(min(a.Size, b.Size))
+	case a.Same(b):
+		return graph.Dim{Sym: a.Sym}
+	}
+	return graph.Dim{}
+}
+
+func dimLogic(f func(a, b bool) bool) func(a, b graph.Dim) graph.Dim {
+	return func(a, b graph.Dim) graph.Dim {
+		if !a.Known || !b.Known {
+			return graph.Dim{}
+		}
+		return graph.D(int64(truth(f(a.Size != 0, b.Size != 0))))
+	}
+}

@@ -1,0 +1,311 @@
+package ops
+
+import (
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Lengths of the pieces that element-wise loops are divided into. They are
+// part of the results of nothing, but fixed all the same.
+const (
+	cheapChunk  = 16384 // elements per piece of a loop that only moves and adds
+	costlyChunk = 2048  // … that evaluates a transcendental function
+)
+
+// lanes is a run of rows of a broadcast loop over up to three operands: row r,
+// element k of the output is at out + r*n + k, that of operand i at
+// at[i] + r*skip[i] + k*step[i]. A step is 0 or 1.
+type lanes struct {
+	out, rows, n   int
+	at, skip, step [3]int
+}
+
+// walk describes a loop over an output and operands that broadcast to it, with
+// axes joined as far as all operands allow.
+type walk struct {
+	dims    []int
+	strides [][3]int // per axis; 0 where an operand is repeated
+	ops     int
+}
+
+// newWalk returns the loop over an output of shape out; each shape broadcasts
+// to it.
+func newWalk(out []int, shapes ...[]int) *walk {
+	w := &walk{ops: len(shapes), dims: make([]int, 0, len(out)), strides: make([][3]int, 0, len(out))}
+	var dense [3]int // stride of the axis that comes next, from the last on
+	for i := range shapes {
+		dense[i] = 1
+	}
+	for axis := len(out) - 1; axis >= 0; axis-- {
+		d := out[axis]
+		if d == 1 {
+			continue
+		}
+		var s [3]int
+		for i, shape := range shapes {
+			k := axis - (len(out) - len(shape))
+			if k >= 0 && shape[k] != 1 {
+				s[i] = dense[i]
+				dense[i] *= shape[k]
+			}
+		}
+		if last := len(w.dims) - 1; last >= 0 {
+			joins := true
+			for i := range shapes {
+				joins = joins && s[i] == w.strides[last][i]*w.dims[last]
+			}
+			if joins {
+				w.dims[last] *= d
+				continue
+			}
+		}
+		w.dims = append(w.dims, d)
+		w.strides = append(w.strides, s)
+	}
+	if len(w.dims) == 0 {
+		w.dims, w.strides = append(w.dims, 1), append(w.strides, [3]int{})
+	}
+	return w // axes from the last to the first
+}
+
+// visit calls f for the rows that cover elements [lo, hi) of the output.
+func (w *walk) visit(lo, hi int, f func(l *lanes)) {
+	n := w.dims[0]
+	row, col := lo/n, lo%n
+	pos := make([]int, len(w.dims)) // of each axis but the last
+	var at [3]int
+	for axis, r := 1, row; axis < len(w.dims); axis++ {
+		pos[axis] = r % w.dims[axis]
+		r /= w.dims[axis]
+		for i := range w.ops {
+			at[i] += pos[axis] * w.strides[axis][i]
+		}
+	}
+	var l lanes
+	l.step = w.strides[0]
+	if len(w.dims) > 1 {
+		l.skip = w.strides[1]
+	}
+	for lo < hi {
+		l.out, l.rows, l.n, l.at = lo, 1, n, at
+		if col > 0 || hi-lo < n {
+			l.n = min(n-col, hi-lo)
+			for i := range w.ops {
+				l.at[i] += col * l.step[i]
+			}
+			col = 0
+		} else if len(w.dims) > 1 {
+			l.rows = min((hi-lo)/n, w.dims[1]-pos[1])
+		}
+		f(&l)
+		lo += l.rows * l.n
+		if lo >= hi {
+			return
+		}
+		for i := range w.ops {
+			at[i] += l.rows * l.skip[i]
+		}
+		pos[1] += l.rows
+		for axis := 1; pos[axis] == w.dims[axis]; axis++ {
+			pos[axis] = 0
+			pos[axis+1]++
+			for i := range w.ops {
+				at[i] += w.strides[axis+1][i] - w.dims[axis]*w.strides[axis][i]
+			}
+		}
+	}
+}
+
+// binary is an element-wise function of two operands as loops over rows. dst
+// may be one of the operands. Where vs (second operand one number) or sv
+// (first) is nil, f is applied element by element.
+type binary[T, R any] struct {
+	f  func(a, b T) R
+	vv func(dst []R, a, b []T)
+	vs func(dst []R, a []T, b T)
+	sv func(dst []R, a T, b []T)
+}
+
+// apply2 computes dst = op(a, b) with the operands broadcast to shape out.
+func apply2[T, R any](c *Call, dst []R, out []int, a, b []T, shapeA, shapeB []int, op *binary[T, R]) error {
+	n := len(dst)
+	if n == 0 {
+		return nil
+	}
+	if n <= smallLoop && len(a) == n && len(b) == n {
+		op.vector(dst, a, b)
+		return nil
+	}
+	switch {
+	case len(a) == n && len(b) == n:
+		return c.For(n, cheapChunk, func(lo, hi int) { op.vector(dst[lo:hi], a[lo:hi], b[lo:hi]) })
+	case len(a) == n && len(b) == 1:
+		return c.For(n, cheapChunk, func(lo, hi int) { op.right(dst[lo:hi], a[lo:hi], b[0]) })
+	case len(b) == n && len(a) == 1:
+		return c.For(n, cheapChunk, func(lo, hi int) { op.left(dst[lo:hi], a[0], b[lo:hi]) })
+	}
+	w := newWalk(out, shapeA, shapeB)
+	return c.For(n, cheapChunk, func(lo, hi int) {
+		w.visit(lo, hi, func(l *lanes) { op.lanes(dst, a, b, l) })
+	})
+}
+
+// smallLoop is the number of elements below which a loop is not worth a
+// closure.
+const smallLoop = 256
+
+func (op *binary[T, R]) vector(dst []R, a, b []T) {
+	if op.vv != nil {
+		op.vv(dst, a, b)
+		return
+	}
+	for i := range dst {
+		dst[i] = op.f(a[i], b[i])
+	}
+}
+
+func (op *binary[T, R]) right(dst []R, a []T, b T) {
+	if op.vs != nil {
+		op.vs(dst, a, b)
+		return
+	}
+	for i := range dst {
+		dst[i] = op.f(a[i], b)
+	}
+}
+
+func (op *binary[T, R]) left(dst []R, a T, b []T) {
+	if op.sv != nil {
+		op.sv(dst, a, b)
+		return
+	}
+	for i := range dst {
+		dst[i] = op.f(a, b[i])
+	}
+}
+
+// shortRow is the length below which rows are computed element by element.
+const shortRow = 8
+
+func (op *binary[T, R]) lanes(dst []R, a, b []T, l *lanes) {
+	if l.n < shortRow {
+		o, pa, pb := l.out, l.at[0], l.at[1]
+		for range l.rows {
+			for k := range l.n {
+				dst[o] = op.f(a[pa+k*l.step[0]], b[pb+k*l.step[1]])
+				o++
+			}
+			pa += l.skip[0]
+			pb += l.skip[1]
+		}
+		return
+	}
+	for r := range l.rows {
+		d := dst[l.out+r*l.n:][:l.n]
+		pa, pb := l.at[0]+r*l.skip[0], l.at[1]+r*l.skip[1]
+		switch {
+		case l.step[0] == 1 && l.step[1] == 1:
+			op.vector(d, a[pa:pa+l.n], b[pb:pb+l.n])
+		case l.step[0] == 1:
+			op.right(d, a[pa:pa+l.n], b[pb])
+		case l.step[1] == 1:
+			op.left(d, a[pa], b[pb:pb+l.n])
+		default:
+			v := op.f(a[pa], b[pb])
+			for k := range d {
+				d[k] = v
+			}
+		}
+	}
+}
+
+// carrier is the Go type that the elements of a type are computed in.
+type carrier uint8
+
+const (
+	noCarrier carrier = iota
+	carryF32          // float32, float16, bfloat16
+	carryF64
+	carryI64 // every integer type but uint64; what overflows loses its high bits
+	carryU64
+)
+
+func carrierOf(d tensor.DType) carrier {
+	switch {
+	case d == tensor.Float32, d == tensor.Float16, d == tensor.BFloat16:
+		return carryF32
+	case d == tensor.Float64:
+		return carryF64
+	case d == tensor.Uint64:
+		return carryU64
+	case d.IsInt():
+		return carryI64
+	}
+	return noCarrier
+}
+
+// native is the element type whose memory layout is []T.
+func native[T tensor.Real]() tensor.DType {
+	var z T
+	switch any(z).(type) {
+	case float32:
+		return tensor.Float32
+	case float64:
+		return tensor.Float64
+	case uint64:
+		return tensor.Uint64
+	}
+	return tensor.Int64
+}
+
+// load returns the elements of t as T, in t's own memory where it is of that
+// type.
+func load[T tensor.Real](c *Call, t *tensor.Tensor) ([]T, error) {
+	if t.DType() == native[T]() {
+		return tensor.As[T](t), nil
+	}
+	buf, err := scratch[T](c, t.Len())
+	if err != nil {
+		return nil, err
+	}
+	err = c.For(len(buf), cheapChunk, func(lo, hi int) { tensor.Read(t, lo, buf[lo:hi]) })
+	return buf, err
+}
+
+// output is a result that is computed as []T and stored as the type it was
+// asked for.
+type output[T tensor.Real] struct {
+	data []T
+	t    *tensor.Tensor
+}
+
+// newOutput allocates output i; like is the input whose memory it may take
+// over, or -1.
+func newOutput[T tensor.Real](c *Call, i, like int, dtype tensor.DType, shape []int) (output[T], error) {
+	if dtype == native[T]() {
+		var t *tensor.Tensor
+		var err error
+		if like >= 0 {
+			t, err = c.OutLike(i, like, dtype, shape...)
+		} else {
+			t, err = c.Out(i, dtype, shape...)
+		}
+		if err != nil {
+			return output[T]{}, err
+		}
+		return output[T]{data: tensor.As[T](t)}, nil
+	}
+	t, err := c.Out(i, dtype, shape...)
+	if err != nil {
+		return output[T]{}, err
+	}
+	data, err := scratch[T](c, t.Len())
+	return output[T]{data: data, t: t}, err
+}
+
+// store converts what was computed to the type of the output.
+func (o output[T]) store(c *Call) error {
+	if o.t == nil {
+		return nil
+	}
+	return c.For(len(o.data), cheapChunk, func(lo, hi int) { tensor.Write(o.t, lo, o.data[lo:hi]) })
+}

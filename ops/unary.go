@@ -1,0 +1,529 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/kernels"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// unary is an element-wise function of one operand in the types that it is
+// defined for. Without f32, float32 is computed as float64 and rounded.
+type unary struct {
+	f32   func(dst, src []float32) // dst may be src
+	f64   func(x float64) float64
+	i64   func(x int64) int64
+	u64   func(x uint64) uint64
+	cheap bool
+}
+
+// unaryOp is an entry of the table of functions of one operand.
+type unaryOp struct {
+	name   string
+	since  int
+	flow   Flow
+	lo, hi float32 // range of a Fixed operator
+	attrs  []AttrSpec
+	build  func(s *Site) unary
+}
+
+// rows returns the float32 loop of a vectorized function.
+func rows(op kernels.UnaryOp) func(dst, src []float32) {
+	return func(dst, src []float32) { kernels.Unary(op, dst, src) }
+}
+
+// real64 returns a function that is defined for floating point only.
+func real64(f func(float64) float64) func(*Site) unary {
+	return func(*Site) unary { return unary{f64: f} }
+}
+
+func floatAttrs(names ...string) []AttrSpec {
+	specs := make([]AttrSpec, len(names))
+	for i, n := range names {
+		specs[i] = AttrSpec{Name: n, Kind: graph.AttrFloat}
+	}
+	return specs
+}
+
+// unaryOps lists the functions of one operand; the formulas are those of the
+// ONNX operators of the same names.
+var unaryOps = []unaryOp{
+	{name: "Abs", since: 6, flow: Compute, build: func(*Site) unary {
+		return unary{f32: rows(kernels.Abs), f64: math.Abs, i64: absInt, u64: itself[uint64], cheap: true}
+	}},
+	{name: "Neg", since: 6, flow: Compute, build: func(*Site) unary {
+		return unary{f32: rows(kernels.Neg), f64: func(x float64) float64 { return -x }, i64: func(x int64) int64 { return -x }, cheap: true}
+	}},
+	{name: "Sign", since: 9, flow: Fixed, lo: -1, hi: 1, build: func(*Site) unary {
+		return unary{f64: sign[float64], i64: sign[int64], u64: sign[uint64]}
+	}},
+	{name: "Floor", since: 6, flow: Compute, build: func(*Site) unary { return unary{f32: rows(kernels.Floor), f64: math.Floor, cheap: true} }},
+	{name: "Ceil", since: 6, flow: Compute, build: func(*Site) unary { return unary{f32: rows(kernels.Ceil), f64: math.Ceil, cheap: true} }},
+	{name: "Round", since: 11, flow: Compute, build: func(*Site) unary { return unary{f32: rows(kernels.Round), f64: math.RoundToEven, cheap: true} }},
+	{name: "Reciprocal", since: 6, flow: Compute, build: func(*Site) unary {
+		return unary{f32: rows(kernels.Reciprocal), f64: func(x float64) float64 { return 1 / x }, cheap: true}
+	}},
+	{name: "Sqrt", since: 6, flow: Compute, build: func(*Site) unary {
+		return unary{f32: rows(kernels.Sqrt), f64: math.Sqrt, cheap: true}
+	}},
+	{name: "Exp", since: 6, flow: Compute, build: func(*Site) unary { return unary{f32: rows(kernels.Exp), f64: math.Exp} }},
+	{name: "Log", since: 6, flow: Compute, build: func(*Site) unary { return unary{f32: rows(kernels.Log), f64: math.Log} }},
+	{name: "Sin", since: 7, flow: Fixed, lo: -1, hi: 1, build: real64(math.Sin)},
+	{name: "Cos", since: 7, flow: Fixed, lo: -1, hi: 1, build: real64(math.Cos)},
+	{name: "Tan", since: 7, flow: Compute, build: real64(math.Tan)},
+	{name: "Asin", since: 7, flow: Fixed, lo: -math.Pi / 2, hi: math.Pi / 2, build: real64(math.Asin)},
+	{name: "Acos", since: 7, flow: Fixed, lo: 0, hi: math.Pi, build: real64(math.Acos)},
+	{name: "Atan", since: 7, flow: Fixed, lo: -math.Pi / 2, hi: math.Pi / 2, build: real64(math.Atan)},
+	{name: "Sinh", since: 9, flow: Compute, build: real64(math.Sinh)},
+	{name: "Cosh", since: 9, flow: Compute, build: real64(math.Cosh)},
+	{name: "Asinh", since: 9, flow: Compute, build: real64(math.Asinh)},
+	{name: "Acosh", since: 9, flow: Compute, build: real64(math.Acosh)},
+	{name: "Atanh", since: 9, flow: Compute, build: real64(math.Atanh)},
+	{name: "Erf", since: 9, flow: Fixed, lo: -1, hi: 1, build: func(*Site) unary {
+		return unary{f32: rows(kernels.Erf), f64: math.Erf,
+			i64: func(x int64) int64 { return int64(math.Erf(float64(x))) },
+			u64: func(x uint64) uint64 { return uint64(math.Erf(float64(x))) }}
+	}},
+	{name: "Sigmoid", since: 6, flow: Fixed, lo: 0, hi: 1, build: func(*Site) unary {
+		return unary{f32: rows(kernels.Sigmoid), f64: sigmoid}
+	}},
+	{name: "Tanh", since: 6, flow: Fixed, lo: -1, hi: 1, build: func(*Site) unary {
+		return unary{f32: rows(kernels.Tanh), f64: math.Tanh}
+	}},
+	{name: "Softsign", since: 1, flow: Fixed, lo: -1, hi: 1, build: real64(func(x float64) float64 {
+		if math.IsInf(x, 0) {
+			return math.Copysign(1, x)
+		}
+		return x / (1 + math.Abs(x))
+	})},
+	{name: "Softplus", since: 1, flow: Compute, build: real64(softplus)},
+	{name: "Relu", since: 6, flow: Compute, build: func(*Site) unary {
+		return unary{f32: rows(kernels.Relu), f64: relu[float64], i64: relu[int64], cheap: true}
+	}},
+	{name: "LeakyRelu", since: 6, flow: Compute, attrs: floatAttrs("alpha"), build: func(s *Site) unary {
+		alpha := s.Node.Float("alpha", 0.01)
+		return unary{cheap: true, f64: func(x float64) float64 {
+			if x < 0 {
+				return x * float64(alpha)
+			}
+			return x
+		}, f32: func(dst, src []float32) { kernels.LeakyRelu(dst, src, alpha) }}
+	}},
+	{name: "ThresholdedRelu", since: 10, flow: Compute, attrs: floatAttrs("alpha"), build: func(s *Site) unary {
+		alpha := float64(s.Node.Float("alpha", 1))
+		return unary{f64: func(x float64) float64 {
+			if x > alpha || x != x {
+				return x
+			}
+			return 0
+		}}
+	}},
+	{name: "Elu", since: 6, flow: Compute, attrs: floatAttrs("alpha"), build: func(s *Site) unary {
+		alpha := float64(s.Node.Float("alpha", 1))
+		return unary{f64: func(x float64) float64 {
+			if x < 0 {
+				return alpha * math.Expm1(x)
+			}
+			return x
+		}}
+	}},
+	{name: "Celu", since: 12, flow: Compute, attrs: floatAttrs("alpha"), build: func(s *Site) unary {
+		alpha := float64(s.Node.Float("alpha", 1))
+		return unary{f64: func(x float64) float64 { return max(x, 0) + min(alpha*math.Expm1(x/alpha), 0) }}
+	}},
+	{name: "Selu", since: 6, flow: Compute, attrs: floatAttrs("alpha", "gamma"), build: func(s *Site) unary {
+		alpha := float64(s.Node.Float("alpha", 1.67326319217681884765625))
+		gamma := float64(s.Node.Float("gamma", 1.05070102214813232421875))
+		return unary{f64: func(x float64) float64 {
+			if x < 0 {
+				return gamma * alpha * math.Expm1(x)
+			}
+			return gamma * x
+		}}
+	}},
+	{name: "HardSigmoid", since: 6, flow: Fixed, lo: 0, hi: 1, attrs: floatAttrs("alpha", "beta"), build: func(s *Site) unary {
+		alpha, beta := s.Node.Float("alpha", 0.2), s.Node.Float("beta", 0.5)
+		return unary{cheap: true,
+			f64: func(x float64) float64 { return min(max(float64(alpha)*x+float64(beta), 0), 1) },
+			f32: func(dst, src []float32) { kernels.HardSigmoid(dst, src, alpha, beta) }}
+	}},
+	{name: "HardSwish", since: 14, flow: Compute, build: func(*Site) unary {
+		return unary{f32: rows(kernels.HardSwish), cheap: true,
+			f64: func(x float64) float64 { return x * min(max(x/6+0.5, 0), 1) }}
+	}},
+	{name: "Mish", since: 18, flow: Compute, build: real64(func(x float64) float64 { return x * math.Tanh(softplus(x)) })},
+	{name: "Swish", since: 24, flow: Compute, attrs: floatAttrs("alpha"), build: func(s *Site) unary {
+		return swish(s.Node.Float("alpha", 1))
+	}},
+	{name: "Gelu", since: 20, flow: Compute, attrs: []AttrSpec{{Name: "approximate", Kind: graph.AttrString}}, build: func(s *Site) unary {
+		if s.Node.String("approximate", "none") == "tanh" {
+			return geluTanh
+		}
+		return geluErf
+	}},
+	{name: "Shrink", since: 9, flow: Compute, attrs: floatAttrs("bias", "lambd"), build: func(s *Site) unary {
+		bias, lambd := float64(s.Node.Float("bias", 0)), float64(s.Node.Float("lambd", 0.5))
+		shrink := func(x float64) float64 {
+			switch {
+			case x < -lambd:
+				return x + bias
+			case x > lambd:
+				return x - bias
+			case x != x:
+				return x
+			}
+			return 0
+		}
+		return unary{f64: shrink,
+			i64: func(x int64) int64 { return int64(shrink(float64(x))) },
+			u64: func(x uint64) uint64 { return uint64(max(shrink(float64(x)), 0)) }}
+	}},
+	{name: "BitwiseNot", since: 18, flow: Integers, build: func(*Site) unary {
+		return unary{i64: func(x int64) int64 { return ^x }, u64: func(x uint64) uint64 { return ^x }, cheap: true}
+	}},
+}
+
+var (
+	geluErf  = unary{f32: rows(kernels.Gelu), f64: gelu64}
+	geluTanh = unary{f32: rows(kernels.GeluTanh), f64: geluTanh64}
+)
+
+func gelu64(x float64) float64 {
+	if math.IsInf(x, -1) {
+		return 0
+	}
+	return 0.5 * x * (1 + math.Erf(x/math.Sqrt2))
+}
+
+func geluTanh64(x float64) float64 {
+	if math.IsInf(x, -1) {
+		return 0
+	}
+	return 0.5 * x * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(x+0.044715*x*x*x)))
+}
+
+// swish is x·sigmoid(alpha·x); QuickGelu of com.microsoft is the same function
+// with another default.
+func swish(alpha float32) unary {
+	u := unary{f64: func(x float64) float64 {
+		if math.IsInf(x, -1) && alpha > 0 {
+			return 0
+		}
+		return x * sigmoid(float64(alpha)*x)
+	}}
+	if alpha == 1 {
+		u.f32 = rows(kernels.Silu)
+	}
+	return u
+}
+
+func sigmoid(x float64) float64 {
+	if x < 0 {
+		e := math.Exp(x)
+		return e / (1 + e)
+	}
+	return 1 / (1 + math.Exp(-x))
+}
+
+func softplus(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
+
+func itself[T any](x T) T { return x }
+
+func absInt(x int64) int64 {
+	if x < 0 {
+		return -x
+	}
+	return x
+}
+
+func sign[T tensor.Real](x T) T {
+	switch {
+	case x > 0:
+		return 1
+	case x < 0:
+		var zero T
+		return zero - 1
+	}
+	return x // zero or NaN
+}
+
+func relu[T tensor.Real](x T) T {
+	if x < 0 {
+		return 0
+	}
+	return x
+}
+
+func (op *unaryOp) spec() Spec {
+	role := Activation
+	if op.flow == Integers {
+		role = Index
+	}
+	s := Spec{
+		Type: op.name, Since: op.since, Flow: op.flow, Pure: true, Attrs: op.attrs,
+		In:    []Port{{Name: "X", Role: role}},
+		Out:   []Port{{Name: "Y", Role: role}},
+		Infer: inferUnary,
+		Compile: func(s *Site) (Kernel, error) {
+			return op.build(s).kernel(), nil
+		},
+	}
+	if op.flow == Fixed {
+		s.Range = func(*graph.Node) (float32, float32) { return op.lo, op.hi }
+	}
+	return s
+}
+
+func inferUnary(c *Inference) error {
+	c.Tensor(0, c.Elem(0), bareShape(c.Shape(0)))
+	if c.Node.Op.Type == "Neg" {
+		if dims, ok := c.Dims(0); ok {
+			c.SetDims(0, mapDims(dims, func(d int64) int64 { return -d }))
+		}
+	}
+	return nil
+}
+
+// kernel returns the kernel that applies u to input 0.
+func (u unary) kernel() Kernel {
+	if u.f32 == nil && u.f64 != nil {
+		f := u.f64
+		u.f32 = func(dst, src []float32) {
+			for i, x := range src {
+				dst[i] = float32(f(float64(x)))
+			}
+		}
+	}
+	chunk := costlyChunk
+	if u.cheap {
+		chunk = cheapChunk
+	}
+	return func(c *Call) error {
+		x, err := c.tensor(0)
+		if err != nil {
+			return err
+		}
+		switch k := carrierOf(x.DType()); {
+		case k == carryF32 && u.f32 != nil:
+			return mapTensor(c, x, chunk, u.f32)
+		case k == carryF64 && u.f64 != nil:
+			return mapTensor(c, x, chunk, rowOf(u.f64))
+		case k == carryI64 && u.u64 != nil && !x.DType().IsSigned():
+			return mapTensor(c, x, chunk, rowOf(u.u64))
+		case k == carryI64 && u.i64 != nil:
+			return mapTensor(c, x, chunk, rowOf(u.i64))
+		case k == carryU64 && u.u64 != nil:
+			return mapTensor(c, x, chunk, rowOf(u.u64))
+		}
+		return fmt.Errorf("not defined for %v", x.DType())
+	}
+}
+
+func rowOf[T tensor.Real](f func(T) T) func(dst, src []T) {
+	return func(dst, src []T) {
+		for i, x := range src {
+			dst[i] = f(x)
+		}
+	}
+}
+
+// mapTensor computes output 0 from x, input 0, by rows.
+func mapTensor[T tensor.Real](c *Call, x *tensor.Tensor, chunk int, row func(dst, src []T)) error {
+	src, err := load[T](c, x)
+	if err != nil {
+		return err
+	}
+	out, err := newOutput[T](c, 0, 0, x.DType(), x.Shape())
+	if err != nil {
+		return err
+	}
+	if len(src) <= smallLoop {
+		row(out.data, src)
+		return out.store(c)
+	}
+	dst := out.data
+	if err := c.For(len(src), chunk, func(lo, hi int) { row(dst[lo:hi], src[lo:hi]) }); err != nil {
+		return err
+	}
+	return out.store(c)
+}
+
+// tensor returns input i, or an error if it is omitted or no tensor.
+func (c *Call) tensor(i int) (*tensor.Tensor, error) {
+	t := c.In(i)
+	if t == nil {
+		return nil, fmt.Errorf("input %d is not a tensor", i)
+	}
+	return t, nil
+}
+
+// predicate is a test of every element of a floating-point tensor.
+type predicate struct {
+	name  string
+	since int
+	attrs []AttrSpec
+	build func(s *Site) func(x float64) bool
+}
+
+var predicates = []predicate{
+	{name: "IsNaN", since: 9, build: func(*Site) func(float64) bool { return math.IsNaN }},
+	{name: "IsInf", since: 10,
+		attrs: []AttrSpec{{Name: "detect_negative", Kind: graph.AttrInt}, {Name: "detect_positive", Kind: graph.AttrInt}},
+		build: func(s *Site) func(float64) bool {
+			neg, pos := s.Node.Int("detect_negative", 1) != 0, s.Node.Int("detect_positive", 1) != 0
+			return func(x float64) bool { return pos && math.IsInf(x, 1) || neg && math.IsInf(x, -1) }
+		}},
+}
+
+func (p *predicate) spec() Spec {
+	return Spec{
+		Type: p.name, Since: p.since, Flow: Integers, Pure: true, Attrs: p.attrs,
+		In:  []Port{{Name: "X"}},
+		Out: []Port{{Name: "Y"}},
+		Infer: func(c *Inference) error {
+			c.Tensor(0, tensor.Bool, bareShape(c.Shape(0)))
+			return nil
+		},
+		Compile: func(s *Site) (Kernel, error) {
+			test := p.build(s)
+			return func(c *Call) error {
+				x, err := c.tensor(0)
+				if err != nil {
+					return err
+				}
+				if !x.DType().IsFloat() {
+					return fmt.Errorf("not defined for %v", x.DType())
+				}
+				out, err := c.Out(0, tensor.Bool, x.Shape()...)
+				if err != nil {
+					return err
+				}
+				dst := tensor.As[uint8](out)
+				return c.For(len(dst), cheapChunk, func(lo, hi int) {
+					var buf [256]float64
+					for lo < hi {
+						b := buf[:min(len(buf), hi-lo)]
+						tensor.Read(x, lo, b)
+						for i, v := range b {
+							dst[lo+i] = truth(test(v))
+						}
+						lo += len(b)
+					}
+				})
+			}, nil
+		},
+	}
+}
+
+func truth(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+var notSpec = Spec{
+	Type: "Not", Since: 1, Flow: Integers, Pure: true,
+	In:  []Port{{Name: "X", Role: Index}},
+	Out: []Port{{Name: "Y", Role: Index}},
+	Infer: func(c *Inference) error {
+		c.Tensor(0, tensor.Bool, bareShape(c.Shape(0)))
+		if dims, ok := c.Dims(0); ok {
+			c.SetDims(0, mapDims(dims, func(d int64) int64 { return int64(truth(d == 0)) }))
+		}
+		return nil
+	},
+	Compile: func(*Site) (Kernel, error) {
+		return func(c *Call) error {
+			x, err := c.tensor(0)
+			if err != nil {
+				return err
+			}
+			if x.DType() != tensor.Bool {
+				return fmt.Errorf("not defined for %v", x.DType())
+			}
+			out, err := c.OutLike(0, 0, tensor.Bool, x.Shape()...)
+			if err != nil {
+				return err
+			}
+			src, dst := tensor.As[uint8](x), tensor.As[uint8](out)
+			return c.For(len(dst), cheapChunk, func(lo, hi int) {
+				for i, v := range src[lo:hi] {
+					dst[lo+i] = truth(v == 0)
+				}
+			})
+		}, nil
+	},
+}
+
+var clipSpec = Spec{
+	Type: "Clip", Since: 6, Flow: Compute, Pure: true,
+	In:    []Port{{Name: "input", Role: Activation}, {Name: "min", Optional: true}, {Name: "max", Optional: true}},
+	Out:   []Port{{Name: "output", Role: Activation}},
+	Attrs: floatAttrs("min", "max"),
+	Infer: inferUnary,
+	Compile: func(s *Site) (Kernel, error) {
+		lo, hi := float32(math.Inf(-1)), float32(math.Inf(1))
+		fromAttrs := s.Opset < 11
+		if fromAttrs {
+			lo, hi = s.Node.Float("min", lo), s.Node.Float("max", hi)
+		}
+		return func(c *Call) error {
+			x, err := c.tensor(0)
+			if err != nil {
+				return err
+			}
+			if !fromAttrs {
+				for i := 1; i <= 2; i++ {
+					if t := c.In(i); t != nil && (t.Len() != 1 || t.DType() != x.DType()) {
+						return fmt.Errorf("bound %v does not fit the input %v", t, x)
+					}
+				}
+			}
+			switch carrierOf(x.DType()) {
+			case carryF32:
+				lo, hi := bounds(c, lo, hi)
+				return mapTensor(c, x, cheapChunk, func(dst, src []float32) { kernels.Clip(dst, src, lo, hi) })
+			case carryF64:
+				lo, hi := bounds(c, float64(lo), float64(hi))
+				return mapTensor(c, x, cheapChunk, func(dst, src []float64) { clamp(dst, src, lo, hi) })
+			case carryI64:
+				lo, hi := bounds[int64](c, math.MinInt64, math.MaxInt64)
+				return mapTensor(c, x, cheapChunk, func(dst, src []int64) { clamp(dst, src, lo, hi) })
+			case carryU64:
+				lo, hi := bounds[uint64](c, 0, math.MaxUint64)
+				return mapTensor(c, x, cheapChunk, func(dst, src []uint64) { clamp(dst, src, lo, hi) })
+			}
+			return fmt.Errorf("not defined for %v", x.DType())
+		}, nil
+	},
+}
+
+// bounds returns inputs 1 and 2 of Clip where they are given.
+func bounds[T tensor.Real](c *Call, lo, hi T) (T, T) {
+	var v [1]T
+	if t := c.In(1); t != nil {
+		tensor.Read(t, 0, v[:])
+		lo = v[0]
+	}
+	if t := c.In(2); t != nil {
+		tensor.Read(t, 0, v[:])
+		hi = v[0]
+	}
+	return lo, hi
+}
+
+// clamp keeps NaN; where lo > hi, the result is hi.
+func clamp[T tensor.Real](dst, src []T, lo, hi T) {
+	for i, x := range src {
+		if x < lo {
+			x = lo
+		}
+		if x > hi {
+			x = hi
+		}
+		dst[i] = x
+	}
+}
