@@ -183,6 +183,9 @@ func (b *block) compileNode(n *graph.Node, outer *block) (step, error) {
 	if spec == nil || spec.Compile == nil {
 		return s, fmt.Errorf("%w (opset %d)", ErrUnsupported, n.Opset())
 	}
+	if err := spec.Check(n); err != nil {
+		return s, err
+	}
 	site := &ops.Site{Node: n, Opset: n.Opset(), Consts: make([]*tensor.Tensor, n.NumInputs())}
 	for i, v := range n.Inputs() {
 		slot := -1

@@ -60,6 +60,44 @@ var castLikeSpec = Spec{
 	},
 }
 
+// bitCastSpec reads the bits of each element as another type of the same
+// width.
+var bitCastSpec = Spec{
+	Type: "BitCast", Since: 26, Flow: Opaque, Pure: true,
+	In:    []Port{{Name: "input"}},
+	Out:   []Port{{Name: "output"}},
+	Attrs: []AttrSpec{{Name: "to", Kind: graph.AttrInt, Required: true}},
+	Infer: func(c *Inference) error {
+		to, err := castTarget(c.Node)
+		if err != nil {
+			return err
+		}
+		c.Tensor(0, to, bare(c.Shape(0)))
+		return nil
+	},
+	Compile: func(s *Site) (Kernel, error) {
+		to, err := castTarget(s.Node)
+		if err != nil {
+			return nil, err
+		}
+		return func(c *Call) error {
+			x, err := c.tensor(0)
+			if err != nil {
+				return err
+			}
+			if to == tensor.String || x.DType() == tensor.String || to.Bits() != x.DType().Bits() {
+				return fmt.Errorf("%v cannot be read as %v", x.DType(), to)
+			}
+			out, err := tensor.FromBytes(to, x.Shape(), x.Bytes())
+			if err != nil {
+				return err
+			}
+			c.SetOut(0, out)
+			return nil
+		}, nil
+	},
+}
+
 func castTarget(n *graph.Node) (tensor.DType, error) {
 	to := n.Int("to", 0)
 	if to <= 0 || to > math.MaxUint8 || !tensor.DType(to).Valid() {
@@ -83,7 +121,7 @@ func castOptions(n *graph.Node) (tensor.ConvertOptions, error) {
 }
 
 func inferCast(c *Inference, to tensor.DType) {
-	c.Tensor(0, to, bareShape(c.Shape(0)))
+	c.Tensor(0, to, bare(c.Shape(0)))
 	dims, ok := c.Dims(0)
 	switch {
 	case !ok:
@@ -308,7 +346,7 @@ var dropoutSpec = Spec{
 		if c.Opset < 10 {
 			mask = c.Elem(0)
 		}
-		c.Tensor(1, mask, bareShape(c.Shape(0)))
+		c.Tensor(1, mask, bare(c.Shape(0)))
 		return c.Same()
 	},
 	Compile: func(s *Site) (Kernel, error) {

@@ -170,6 +170,9 @@ func (t *Types) graph(g *graph.Graph) error {
 			}
 			continue
 		}
+		if err := spec.Check(n); err != nil {
+			return err
+		}
 		c := &Inference{Node: n, Opset: g.Opset(n.Op.Domain), types: t}
 		if err := spec.Infer(c); err != nil {
 			return graph.NodeError("infer", n, err)

@@ -31,7 +31,7 @@ func moveSpecs() []Spec {
 			Attrs: []AttrSpec{{Name: "axis", Kind: graph.AttrInt}, {Name: "split", Kind: graph.AttrInts}, {Name: "num_outputs", Kind: graph.AttrInt}},
 			Infer: inferSplit, Compile: compileSplit},
 		{Type: "Slice", Since: 1, Flow: Pass, Pure: true,
-			In:    []Port{data("data"), index("starts"), index("ends"), maybe("axes"), maybe("steps")},
+			In:    []Port{data("data"), maybe("starts"), maybe("ends"), maybe("axes"), maybe("steps")},
 			Out:   []Port{data("output")},
 			Attrs: []AttrSpec{{Name: "starts", Kind: graph.AttrInts}, {Name: "ends", Kind: graph.AttrInts}, {Name: "axes", Kind: graph.AttrInts}},
 			Infer: inferSlice, Compile: compileSlice},

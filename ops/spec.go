@@ -148,6 +148,35 @@ func (s *Spec) FlowAt(n *graph.Node) Flow {
 	return s.Flow
 }
 
+// Check reports what n lacks to be an application of the operator: required
+// inputs and attributes, attributes of the declared kinds, no more outputs
+// than there are ports. Further inputs (see Fusion) and attributes are left to
+// whoever knows them.
+func (s *Spec) Check(n *graph.Node) error {
+	for i, p := range s.In {
+		if !p.Optional && n.Input(i) == nil {
+			return n.Errorf("check", "input %d (%s) is missing", i, p.Name)
+		}
+	}
+	if len(n.Outputs()) == 0 && len(s.Out) > 0 {
+		return n.Errorf("check", "no outputs")
+	}
+	for i := range n.Outputs() {
+		if _, ok := s.OutPort(i); !ok {
+			return n.Errorf("check", "%d outputs, the operator has %d", len(n.Outputs()), len(s.Out))
+		}
+	}
+	for _, a := range s.Attrs {
+		switch got := n.Attr(a.Name); {
+		case got == nil && a.Required:
+			return n.Errorf("check", "attribute %s is missing", a.Name)
+		case got != nil && got.RefName == "" && got.Kind != a.Kind:
+			return n.Errorf("check", "attribute %s is of kind %d, want %d", a.Name, got.Kind, a.Kind)
+		}
+	}
+	return nil
+}
+
 // InPort returns the port of input i, honouring a variadic last port, and
 // whether there is one.
 func (s *Spec) InPort(i int) (Port, bool) { return port(s.In, i) }

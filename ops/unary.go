@@ -277,7 +277,7 @@ func (op *unaryOp) spec() Spec {
 }
 
 func inferUnary(c *Inference) error {
-	c.Tensor(0, c.Elem(0), bareShape(c.Shape(0)))
+	c.Tensor(0, c.Elem(0), bare(c.Shape(0)))
 	if c.Node.Op.Type == "Neg" {
 		if dims, ok := c.Dims(0); ok {
 			c.SetDims(0, mapDims(dims, func(d int64) int64 { return -d }))
@@ -383,7 +383,7 @@ func (p *predicate) spec() Spec {
 		In:  []Port{{Name: "X"}},
 		Out: []Port{{Name: "Y"}},
 		Infer: func(c *Inference) error {
-			c.Tensor(0, tensor.Bool, bareShape(c.Shape(0)))
+			c.Tensor(0, tensor.Bool, bare(c.Shape(0)))
 			return nil
 		},
 		Compile: func(s *Site) (Kernel, error) {
@@ -429,7 +429,7 @@ var notSpec = Spec{
 	In:  []Port{{Name: "X", Role: Index}},
 	Out: []Port{{Name: "Y", Role: Index}},
 	Infer: func(c *Inference) error {
-		c.Tensor(0, tensor.Bool, bareShape(c.Shape(0)))
+		c.Tensor(0, tensor.Bool, bare(c.Shape(0)))
 		if dims, ok := c.Dims(0); ok {
 			c.SetDims(0, mapDims(dims, func(d int64) int64 { return int64(truth(d == 0)) }))
 		}
