@@ -1,0 +1,384 @@
+package calibration
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/onnxq/onnxq/kernels"
+)
+
+// DefaultBins is the number of histogram bins on each side of 0.
+const DefaultBins = 2048
+
+// maskLimit is the value from which downwards an element is taken for the
+// mask of an attention, which a Softmax turns into 0.
+const maskLimit = -1e30
+
+// chunk is the number of elements that pass through the caches together. The
+// sums of a call depend on it, so it is part of the results.
+const chunk = 1 << 16
+
+// minExp is the exponent of the narrowest bins: no float32 lies between their
+// edges.
+const minExp = -149
+
+// Histogram counts values in bins of width 2^Exp with edges at its multiples:
+// Counts[i] those from (i-B)*2^Exp up to, but not including, (i-B+1)*2^Exp,
+// where B is half of len(Counts). Exp is the smallest, and at least -149, with
+// which all values fit.
+type Histogram struct {
+	Exp    int
+	Counts []uint64
+}
+
+// fits reports whether values from lo to hi have bins of width 2^exp.
+func (h *Histogram) fits(lo, hi float32, exp int) bool {
+	edge := math.Ldexp(float64(len(h.Counts)/2), exp)
+	return float64(hi) < edge && float64(lo) >= -edge
+}
+
+// cover widens the bins until lo and hi fit, moving pairs of bins together.
+func (h *Histogram) cover(lo, hi float32) {
+	exp := h.Exp
+	if h.fits(lo, hi, exp) {
+		return
+	}
+	_, e := math.Frexp(math.Max(math.Abs(float64(lo)), math.Abs(float64(hi))))
+	_, b := math.Frexp(float64(len(h.Counts) / 2))
+	exp = max(exp, e-b-1)
+	for !h.fits(lo, hi, exp) {
+		exp++
+	}
+	h.widen(exp)
+}
+
+func (h *Histogram) widen(exp int) {
+	d := exp - h.Exp
+	if d <= 0 {
+		return
+	}
+	half := len(h.Counts) / 2
+	// Towards 0 on each side, so that a bin is read before it is written.
+	for i := range half {
+		if n := h.Counts[half+i]; n > 0 {
+			h.Counts[half+i] = 0
+			h.Counts[half+i>>min(d, 62)] += n
+		}
+		if n := h.Counts[half-1-i]; n > 0 {
+			h.Counts[half-1-i] = 0
+			h.Counts[half+(-1-i)>>min(d, 62)] += n
+		}
+	}
+	h.Exp = exp
+}
+
+// Width returns the width of a bin.
+func (h *Histogram) Width() float64 { return math.Ldexp(1, h.Exp) }
+
+// Edge returns the lower edge of bin i, for i up to len(Counts).
+func (h *Histogram) Edge(i int) float64 {
+	return math.Ldexp(float64(i-len(h.Counts)/2), h.Exp)
+}
+
+// SampleRange is the range of a value within one sample.
+type SampleRange struct {
+	Index    int // Sample.Index
+	Min, Max float32
+}
+
+// Channels are statistics along one axis of a value. For a channel without
+// elements Min is +Inf and Max is -Inf.
+type Channels struct {
+	Axis     int
+	Min, Max []float32
+	Sum      []Sum
+	Count    []uint64
+}
+
+// Mean returns the mean of each channel, 0 for one without elements.
+func (c *Channels) Mean() []float64 {
+	out := make([]float64, len(c.Sum))
+	for i := range out {
+		if c.Count[i] > 0 {
+			out[i] = c.Sum[i].Float64() / float64(c.Count[i])
+		}
+	}
+	return out
+}
+
+// Stats are the statistics of one value over samples, from which every Method
+// makes its range. NaN, infinite and masked elements are counted and enter
+// nothing else; masked are those of -1e30 and below, -Inf included.
+type Stats struct {
+	Count    uint64 // elements that enter the statistics
+	NaN, Inf uint64
+	Masked   uint64
+	// Min and Max are +Inf and -Inf where Count is 0.
+	Min, Max     float32
+	Sum, Squares Sum
+	Hist         Histogram
+	// Samples holds the samples with at least one element, by Index.
+	Samples []SampleRange
+	// Channels is nil where none were asked for.
+	Channels *Channels
+}
+
+// Mean returns the mean, 0 where Count is 0.
+func (s *Stats) Mean() float64 {
+	if s.Count == 0 {
+		return 0
+	}
+	return s.Sum.Float64() / float64(s.Count)
+}
+
+// MeanSquare returns the mean of the squares, 0 where Count is 0.
+func (s *Stats) MeanSquare() float64 {
+	if s.Count == 0 {
+		return 0
+	}
+	return s.Squares.Float64() / float64(s.Count)
+}
+
+// Observer gathers the Stats of one value as it is produced. The statistics do
+// not depend on the order of samples, nor on how they are divided between
+// observers that are merged. One goroutine at a time may use an Observer.
+type Observer struct {
+	stats Stats
+	axis  int
+	clean []float32
+	row   []float64
+}
+
+// NewObserver returns an observer with the given number of histogram bins on
+// each side of 0 (0: DefaultBins), and statistics of each channel along axis
+// unless that is negative.
+func NewObserver(bins, axis int) *Observer {
+	if bins <= 0 {
+		bins = DefaultBins
+	}
+	inf := float32(math.Inf(1))
+	o := &Observer{axis: axis}
+	o.stats = Stats{Min: inf, Max: -inf, Hist: Histogram{minExp, make([]uint64, 2*bins)}}
+	if axis >= 0 {
+		o.stats.Channels = &Channels{Axis: axis}
+	}
+	return o
+}
+
+// Stats returns the statistics so far; they change with the observer.
+func (o *Observer) Stats() *Stats { return &o.stats }
+
+// Update adds the elements x, of the given shape, that the value has in the
+// sample of the given Index. A value that a sample produces several times (in
+// a loop) is updated each time. It is an error if the number of channels
+// changes or len(x) is not that of the shape.
+func (o *Observer) Update(sample int, shape []int, x []float32) error {
+	s := &o.stats
+	if s.Channels != nil {
+		if err := o.channels(shape, x); err != nil {
+			return err
+		}
+	}
+	for len(x) > 0 {
+		part := x[:min(len(x), chunk)]
+		x = x[len(part):]
+		e := kernels.MinMax(part)
+		if e.NaN+e.Inf > 0 || e.Min <= maskLimit {
+			part, e = o.filter(part)
+		}
+		if len(part) == 0 {
+			continue
+		}
+		s.Count += uint64(len(part))
+		s.Min, s.Max = min(s.Min, e.Min), max(s.Max, e.Max)
+		s.Hist.cover(e.Min, e.Max)
+		kernels.Histogram(s.Hist.Counts, part, s.Hist.Exp, -len(s.Hist.Counts)/2)
+		sum, squares, _ := kernels.Moments(part)
+		s.Sum.Add(sum)
+		s.Squares.Add(squares)
+		s.sample(SampleRange{sample, e.Min, e.Max})
+	}
+	return nil
+}
+
+// filter copies the elements that enter the statistics and counts the others.
+func (o *Observer) filter(x []float32) ([]float32, kernels.Extrema) {
+	o.clean = o.clean[:0]
+	for _, v := range x {
+		switch {
+		case v != v:
+			o.stats.NaN++
+		case v <= maskLimit:
+			o.stats.Masked++
+		case v > math.MaxFloat32:
+			o.stats.Inf++
+		default:
+			o.clean = append(o.clean, v)
+		}
+	}
+	return o.clean, kernels.MinMax(o.clean)
+}
+
+func bySample(a, b SampleRange) int { return cmp.Compare(a.Index, b.Index) }
+
+// sample widens the range of a sample.
+func (s *Stats) sample(r SampleRange) {
+	n := len(s.Samples)
+	if n > 0 && s.Samples[n-1].Index < r.Index {
+		s.Samples = append(s.Samples, r)
+		return
+	}
+	i, found := slices.BinarySearchFunc(s.Samples, r, bySample)
+	if !found {
+		s.Samples = slices.Insert(s.Samples, i, r)
+		return
+	}
+	p := &s.Samples[i]
+	p.Min, p.Max = min(p.Min, r.Min), max(p.Max, r.Max)
+}
+
+func (c *Channels) grow(n int) error {
+	if len(c.Min) == 0 {
+		inf := float32(math.Inf(1))
+		c.Min, c.Max = slices.Repeat([]float32{inf}, n), slices.Repeat([]float32{-inf}, n)
+		c.Sum, c.Count = make([]Sum, n), make([]uint64, n)
+	}
+	if len(c.Min) != n {
+		return fmt.Errorf("axis %d has %d channels, and %d before", c.Axis, n, len(c.Min))
+	}
+	return nil
+}
+
+func (o *Observer) channels(shape []int, x []float32) error {
+	c := o.stats.Channels
+	if c.Axis >= len(shape) {
+		return fmt.Errorf("no axis %d in shape %s", c.Axis, shapeText(shape))
+	}
+	n, inner, total := shape[c.Axis], 1, 1
+	for i, d := range shape {
+		total *= d
+		if i > c.Axis {
+			inner *= d
+		}
+	}
+	if total != len(x) {
+		return fmt.Errorf("%d elements for shape %s", len(x), shapeText(shape))
+	}
+	if len(x) == 0 {
+		return nil
+	}
+	if err := c.grow(n); err != nil {
+		return err
+	}
+	e := kernels.MinMax(x)
+	if e.NaN+e.Inf > 0 || e.Min <= maskLimit {
+		o.rareChannels(n, inner, x)
+		return nil
+	}
+	lows, highs := make([]float32, n), make([]float32, n)
+	kernels.MinMaxChannels(lows, highs, x, inner)
+	o.row = append(o.row[:0], make([]float64, n)...)
+	if inner == 1 {
+		for at := 0; at < len(x); at += n {
+			for k, v := range x[at : at+n] {
+				o.row[k] += float64(v)
+			}
+		}
+	} else {
+		for at, k := 0, 0; at < len(x); at += inner {
+			sum, _, _ := kernels.Moments(x[at : at+inner])
+			o.row[k] += sum
+			if k++; k == n {
+				k = 0
+			}
+		}
+	}
+	each := uint64(len(x) / n)
+	for k := range n {
+		c.Min[k], c.Max[k] = min(c.Min[k], lows[k]), max(c.Max[k], highs[k])
+		c.Sum[k].Add(o.row[k])
+		c.Count[k] += each
+	}
+	return nil
+}
+
+// rareChannels is channels for data with elements that do not count.
+func (o *Observer) rareChannels(n, inner int, x []float32) {
+	c := o.stats.Channels
+	o.row = append(o.row[:0], make([]float64, n)...)
+	for i, v := range x {
+		if v != v || v <= maskLimit || v > math.MaxFloat32 {
+			continue
+		}
+		k := i / inner % n
+		v += 0
+		c.Min[k], c.Max[k] = min(c.Min[k], v), max(c.Max[k], v)
+		c.Count[k]++
+		o.row[k] += float64(v)
+	}
+	for k, v := range o.row {
+		c.Sum[k].Add(v)
+	}
+}
+
+// Merge adds the statistics of another observer of the same value. It is an
+// error if the two were made differently.
+func (o *Observer) Merge(p *Observer) error { return o.stats.Merge(&p.stats) }
+
+// Merge adds the statistics of other samples of the same value: in any order
+// and grouping the result is the same. It is an error if the numbers of bins or
+// the channels differ; s is then unchanged.
+func (s *Stats) Merge(t *Stats) error {
+	if len(s.Hist.Counts) != len(t.Hist.Counts) {
+		return fmt.Errorf("histograms of %d and %d bins", len(s.Hist.Counts), len(t.Hist.Counts))
+	}
+	a, b := s.Channels, t.Channels
+	if (a == nil) != (b == nil) || a != nil && a.Axis != b.Axis {
+		return fmt.Errorf("channels of different axes")
+	}
+	if a != nil && len(b.Min) > 0 {
+		if err := a.grow(len(b.Min)); err != nil {
+			return err
+		}
+		for k := range b.Min {
+			a.Min[k], a.Max[k] = min(a.Min[k], b.Min[k]), max(a.Max[k], b.Max[k])
+			a.Sum[k].Merge(b.Sum[k])
+			a.Count[k] += b.Count[k]
+		}
+	}
+	s.Count += t.Count
+	s.NaN += t.NaN
+	s.Inf += t.Inf
+	s.Masked += t.Masked
+	s.Min, s.Max = min(s.Min, t.Min), max(s.Max, t.Max)
+	s.Sum.Merge(t.Sum)
+	s.Squares.Merge(t.Squares)
+	s.Hist.widen(t.Hist.Exp)
+	half := len(s.Hist.Counts) / 2
+	d := min(s.Hist.Exp-t.Hist.Exp, 62)
+	for i, n := range t.Hist.Counts {
+		if n > 0 {
+			s.Hist.Counts[half+(i-half)>>d] += n
+		}
+	}
+	for _, r := range t.Samples {
+		s.sample(r)
+	}
+	return nil
+}
+
+// Clone returns a copy that shares no memory with s.
+func (s *Stats) Clone() *Stats {
+	c := *s
+	c.Hist.Counts = slices.Clone(s.Hist.Counts)
+	c.Samples = slices.Clone(s.Samples)
+	if s.Channels != nil {
+		ch := *s.Channels
+		ch.Min, ch.Max = slices.Clone(ch.Min), slices.Clone(ch.Max)
+		ch.Sum, ch.Count = slices.Clone(ch.Sum), slices.Clone(ch.Count)
+		c.Channels = &ch
+	}
+	return &c
+}
