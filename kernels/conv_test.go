@@ -262,23 +262,25 @@ func TestConvErrors(t *testing.T) {
 	}
 }
 
+var convBenchmarks = []struct {
+	name    string
+	s       ConvSpec
+	spatial []int
+}{
+	{"3x3_64_56", ConvSpec{Cin: 64, Cout: 64, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{56, 56}},
+	{"3x3_256_14", ConvSpec{Cin: 256, Cout: 256, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{14, 14}},
+	{"3x3_16_32", ConvSpec{Cin: 16, Cout: 16, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{32, 32}},
+	{"3x3s2_3_224", ConvSpec{Cin: 3, Cout: 32, Groups: 1, Kernel: []int{3, 3}, Stride: []int{2, 2}, PadBegin: []int{0, 0}, PadEnd: []int{1, 1}}, []int{224, 224}},
+	{"1x1_96_24_56", ConvSpec{Cin: 96, Cout: 24, Groups: 1, Kernel: []int{1, 1}}, []int{56, 56}},
+	{"1x1_320_1280_7", ConvSpec{Cin: 320, Cout: 1280, Groups: 1, Kernel: []int{1, 1}}, []int{7, 7}},
+	{"dw3x3_144_56", ConvSpec{Cin: 144, Cout: 144, Groups: 144, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{56, 56}},
+	{"dw5x5s2_240_28", ConvSpec{Cin: 240, Cout: 240, Groups: 240, Kernel: []int{5, 5}, Stride: []int{2, 2}, PadBegin: []int{1, 1}, PadEnd: []int{2, 2}}, []int{28, 28}},
+	{"1d_64_k9", ConvSpec{Cin: 64, Cout: 64, Groups: 1, Kernel: []int{9}, PadBegin: []int{4}, PadEnd: []int{4}}, []int{1000}},
+}
+
 func BenchmarkConv(b *testing.B) {
 	r := rand.New(rand.NewPCG(17, 18))
-	for _, c := range []struct {
-		name    string
-		s       ConvSpec
-		spatial []int
-	}{
-		{"3x3_64_56", ConvSpec{Cin: 64, Cout: 64, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{56, 56}},
-		{"3x3_256_14", ConvSpec{Cin: 256, Cout: 256, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{14, 14}},
-		{"3x3_16_32", ConvSpec{Cin: 16, Cout: 16, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{32, 32}},
-		{"3x3s2_3_224", ConvSpec{Cin: 3, Cout: 32, Groups: 1, Kernel: []int{3, 3}, Stride: []int{2, 2}, PadBegin: []int{0, 0}, PadEnd: []int{1, 1}}, []int{224, 224}},
-		{"1x1_96_24_56", ConvSpec{Cin: 96, Cout: 24, Groups: 1, Kernel: []int{1, 1}}, []int{56, 56}},
-		{"1x1_320_1280_7", ConvSpec{Cin: 320, Cout: 1280, Groups: 1, Kernel: []int{1, 1}}, []int{7, 7}},
-		{"dw3x3_144_56", ConvSpec{Cin: 144, Cout: 144, Groups: 144, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{56, 56}},
-		{"dw5x5s2_240_28", ConvSpec{Cin: 240, Cout: 240, Groups: 240, Kernel: []int{5, 5}, Stride: []int{2, 2}, PadBegin: []int{1, 1}, PadEnd: []int{2, 2}}, []int{28, 28}},
-		{"1d_64_k9", ConvSpec{Cin: 64, Cout: 64, Groups: 1, Kernel: []int{9}, PadBegin: []int{4}, PadEnd: []int{4}}, []int{1000}},
-	} {
+	for _, c := range convBenchmarks {
 		b.Run(c.name, func(b *testing.B) {
 			taps := 1
 			for _, k := range c.s.Kernel {

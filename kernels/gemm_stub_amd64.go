@@ -49,6 +49,37 @@ func qgemmRowsAVX512(t *byte)
 //go:noescape
 func qgemmRowsVNNI(t *byte)
 
+// block16AVX2 computes the blockTile t of 16 channels.
+//
+//go:noescape
+func block16AVX2(t *byte)
+
+// block16AVX512 computes the blockTile t of 16 channels.
+//
+//go:noescape
+func block16AVX512(t *byte)
+
+// block32AVX512 computes the blockTile t of 32 channels.
+//
+//go:noescape
+func block32AVX512(t *byte)
+
+// blockTapsAVX2 computes the blockTapTile t.
+//
+//go:noescape
+func blockTapsAVX2(t *byte)
+
+// blockTapsAVX512 computes the blockTapTile t.
+//
+//go:noescape
+func blockTapsAVX512(t *byte)
+
+// transpose8AVX2 transposes n squares of 8×8 floats. Steps from row to row and
+// from square to square are in bytes.
+//
+//go:noescape
+func transpose8AVX2(dst *float32, dstStep int, dstNext int, src *float32, srcStep int, srcNext int, n int)
+
 // byteSumAVX2 returns the sum of p[i]^flip over n bytes.
 //
 //go:noescape
