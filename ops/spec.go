@@ -119,6 +119,8 @@ func families() [][]Spec {
 		quantizeSpecs(),
 		rnnSpecs(),
 		resizeSpecs(),
+		qlinearSpecs(),
+		qelementSpecs(),
 	}
 }
 
