@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -304,5 +306,47 @@ func BenchmarkConv(b *testing.B) {
 				b.ReportMetric(1e-9*flops*float64(b.N)/b.Elapsed().Seconds(), "GFLOPS")
 			})
 		})
+	}
+}
+
+// One prepared convolution serves several goroutines at a time.
+func TestConvShared(t *testing.T) {
+	r := rand.New(rand.NewPCG(19, 20))
+	for _, s := range []ConvSpec{
+		{Cin: 20, Cout: 20, Groups: 1, Kernel: []int{3, 3}},
+		{Cin: 20, Cout: 20, Groups: 20, Kernel: []int{3, 3}},
+		{Cin: 20, Cout: 20, Groups: 5, Kernel: []int{3, 3}},
+	} {
+		c, err := NewConv(s, randoms(t, r, weights(s)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := NewQConv(s, qRandom(t, r, 1, weights(s), true, false).Data, true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, qx := randoms(t, r, 2*20*100), qRandom(t, r, 1, 2*20*100, false, false).Data
+		var wg sync.WaitGroup
+		results := make([][]float32, 4)
+		for i := range results {
+			results[i] = make([]float32, 2*2*20*64)
+			wg.Go(func() {
+				for range 5 {
+					half := len(results[i]) / 2
+					if err := c.Run(nil, x, 2, []int{10, 10}, results[i][:half], nil); err != nil {
+						t.Error(err)
+					}
+					if err := q.Run(nil, qx, false, 3, 2, []int{10, 10}, &QOut{Floats: results[i][half:], Scale: []float32{.5}}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		for _, y := range results[1:] {
+			if !slices.Equal(y, results[0]) {
+				t.Errorf("%+v: results differ", s)
+			}
+		}
 	}
 }

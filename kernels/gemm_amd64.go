@@ -129,3 +129,16 @@ func blockTapKernel(l Level, t *blockTapTile) {
 func transpose8(dst []float32, dstStep, dstNext int, src []float32, srcStep, srcNext, n int) {
 	transpose8AVX2(&dst[0], 4*dstStep, 4*dstNext, &src[0], 4*srcStep, 4*srcNext, n)
 }
+
+// packRows copies k rows of n elements, ld apart, into rows of nr, with zeros
+// from n on. There is one row at the least.
+func packRows(l Level, dst, src []float32, ld, k, n, nr int) {
+	switch {
+	case l == Generic:
+		packRowsGo(dst, src, ld, k, n, nr)
+	case l == AVX2:
+		packRowsAVX2(&dst[0], &src[0], 4*ld, k, n)
+	default:
+		packRowsAVX512(&dst[0], &src[0], 4*ld, k, n)
+	}
+}

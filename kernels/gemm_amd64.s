@@ -1589,6 +1589,36 @@ done:
 	VZEROUPPER
 	RET
 
+// func packRowsAVX2(dst *float32, src *float32, step int, k int, n int)
+// Requires: AVX, MMX+
+TEXT ·packRowsAVX2(SB), NOSPLIT, $0-40
+	MOVQ    dst+0(FP), AX
+	MOVQ    src+8(FP), CX
+	MOVQ    step+16(FP), DX
+	MOVQ    k+24(FP), BX
+	MOVQ    n+32(FP), SI
+	LEAQ    tailMask<>+64(SB), DI
+	SHLQ    $0x02, SI
+	SUBQ    SI, DI
+	VMOVDQU (DI), Y4
+	VMOVDQU 32(DI), Y5
+	LEAQ    (CX)(DX*8), SI
+
+row:
+	PREFETCHT0 (SI)
+	PREFETCHT0 60(SI)
+	VMASKMOVPS (CX), Y4, Y0
+	VMASKMOVPS 32(CX), Y5, Y1
+	VMOVUPS    Y0, (AX)
+	VMOVUPS    Y1, 32(AX)
+	ADDQ       DX, CX
+	ADDQ       DX, SI
+	ADDQ       $+64, AX
+	DECQ       BX
+	JNZ        row
+	VZEROUPPER
+	RET
+
 // func depthwiseAVX2(t *byte)
 // Requires: AVX, AVX2, FMA3
 TEXT ·depthwiseAVX2(SB), NOSPLIT, $0-8
@@ -6317,6 +6347,36 @@ clamp1:
 	VMOVUPS      Z7, 448(BX)
 
 done:
+	VZEROUPPER
+	RET
+
+// func packRowsAVX512(dst *float32, src *float32, step int, k int, n int)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·packRowsAVX512(SB), NOSPLIT, $0-40
+	MOVQ  dst+0(FP), AX
+	MOVQ  src+8(FP), CX
+	MOVQ  step+16(FP), DX
+	MOVQ  k+24(FP), BX
+	MOVQ  n+32(FP), SI
+	MOVQ  $-1, DI
+	BZHIQ SI, DI, DI
+	KMOVW DI, K1
+	SHRQ  $0x10, DI
+	KMOVW DI, K2
+	LEAQ  (CX)(DX*8), SI
+
+row:
+	PREFETCHT0 (SI)
+	PREFETCHT0 124(SI)
+	VMOVUPS.Z  (CX), K1, Z0
+	VMOVUPS.Z  64(CX), K2, Z1
+	VMOVUPS    Z0, (AX)
+	VMOVUPS    Z1, 64(AX)
+	ADDQ       DX, CX
+	ADDQ       DX, SI
+	ADDQ       $+128, AX
+	DECQ       BX
+	JNZ        row
 	VZEROUPPER
 	RET
 

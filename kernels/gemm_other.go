@@ -27,3 +27,5 @@ func transpose8(dst []float32, dstStep, dstNext int, src []float32, srcStep, src
 		}
 	}
 }
+
+func packRows(_ Level, dst, src []float32, ld, k, n, nr int) { packRowsGo(dst, src, ld, k, n, nr) }

@@ -14,6 +14,12 @@ func gemmRowsAVX2(t *byte)
 //go:noescape
 func gemmWideAVX2(t *byte)
 
+// packRowsAVX2 copies k rows of n floats, step bytes apart, to dst as rows of 16
+// with zeros from n on.
+//
+//go:noescape
+func packRowsAVX2(dst *float32, src *float32, step int, k int, n int)
+
 // depthwiseAVX2 computes the tapTile t.
 //
 //go:noescape
@@ -28,6 +34,12 @@ func gemmRowsAVX512(t *byte)
 //
 //go:noescape
 func gemmWideAVX512(t *byte)
+
+// packRowsAVX512 copies k rows of n floats, step bytes apart, to dst as rows of 32
+// with zeros from n on.
+//
+//go:noescape
+func packRowsAVX512(dst *float32, src *float32, step int, k int, n int)
 
 // depthwiseAVX512 computes the tapTile t.
 //

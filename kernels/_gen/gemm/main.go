@@ -12,6 +12,7 @@ func main() {
 	for _, v := range []isa{avx2, avx512} {
 		gemmRows(v)
 		gemmWide(v)
+		packRows(v)
 		depthwise(v)
 	}
 	qgemmRows(avx2, false)
