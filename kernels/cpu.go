@@ -2,18 +2,19 @@ package kernels
 
 import "os"
 
-// Level is an instruction set that kernels are written for. Each level
-// includes the ones before it.
+// Level is an instruction set that kernels are written for. arm64 has Generic
+// and NEON; amd64 has the others, of which each includes the ones before it.
 type Level uint8
 
 const (
 	Generic    Level = iota // portable Go
+	NEON                    // the vectors of arm64
 	AVX2                    // AVX2, FMA
 	AVX512                  // AVX-512 F, BW, DQ, VL
 	AVX512VNNI              // AVX-512 with 8-bit dot products
 )
 
-var levelNames = [...]string{"generic", "avx2", "avx512", "avx512vnni"}
+var levelNames = [...]string{"generic", "neon", "avx2", "avx512", "avx512vnni"}
 
 // String returns the name that ONNXQ_CPU knows the level by.
 func (l Level) String() string {
@@ -34,7 +35,7 @@ var (
 // chosen returns the level named want where have includes it, else have.
 func chosen(have Level, want string) Level {
 	for l, name := range levelNames {
-		if name == want && Level(l) < have {
+		if name == want && Level(l) < have && Level(l) != NEON {
 			return Level(l)
 		}
 	}

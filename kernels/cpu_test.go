@@ -2,11 +2,22 @@ package kernels
 
 import "testing"
 
+// levels returns the levels that this CPU has.
+func levels() []Level {
+	var ls []Level
+	for l := Generic; l <= detected; l++ {
+		if chosen(detected, l.String()) == l {
+			ls = append(ls, l)
+		}
+	}
+	return ls
+}
+
 // eachLevel runs f as a subtest at every level that this CPU has.
 func eachLevel(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	defer func(l Level) { level = l }(level)
-	for l := Generic; l <= detected; l++ {
+	for _, l := range levels() {
 		level = l
 		t.Run(l.String(), f)
 	}
@@ -16,7 +27,7 @@ func eachLevel(t *testing.T, f func(t *testing.T)) {
 func benchLevels(b *testing.B, f func(b *testing.B)) {
 	b.Helper()
 	defer func(l Level) { level = l }(level)
-	for l := Generic; l <= detected; l++ {
+	for _, l := range levels() {
 		level = l
 		b.Run(l.String(), f)
 	}
@@ -34,6 +45,9 @@ func TestChosenLevel(t *testing.T) {
 		{AVX2, "avx512vnni", AVX2},
 		{AVX512VNNI, "avx512vnni", AVX512VNNI},
 		{AVX2, "sse9", AVX2},
+		{AVX2, "neon", AVX2},
+		{NEON, "avx2", NEON},
+		{NEON, "generic", Generic},
 	} {
 		if got := chosen(c.have, c.want); got != c.got {
 			t.Errorf("chosen(%v, %q) = %v, want %v", c.have, c.want, got, c.got)

@@ -4,8 +4,10 @@
 //
 // Every kernel has a portable Go form, which is its specification, and on
 // amd64 assembly forms for the levels AVX2, AVX-512 and AVX-512 VNNI that are
-// chosen at run time. Integer and quantization kernels give the same bits at
-// every level; float products have one fixed order of accumulation per level.
+// chosen at run time; quantization, statistics and element-wise kernels also
+// have NEON forms on arm64. Integer, quantization and element-wise kernels give
+// the same bits at every level; float products have one fixed order of
+// accumulation per level.
 // No result depends on the number of threads. The build tag noasm leaves the
 // assembly out, and the environment variable ONNXQ_CPU (generic, avx2, avx512
 // or avx512vnni) lowers the level.

@@ -170,7 +170,7 @@ var privateTables = sync.Pool{New: func() any { return new([privateBins][8]uint3
 func histogramVec(counts []uint64, src []float32, k, offset int) bool {
 	const limit = 1 << 24 // bins at such a distance from 0 have exact float32 edges
 	if len(counts) > privateBins || len(src) < 2*len(counts)+64 || k < -120 || k > 120 ||
-		offset < -limit || offset+len(counts) > limit || level == Generic {
+		offset < -limit || offset+len(counts) > limit || !canBin() {
 		return false
 	}
 	tables := privateTables.Get().(*[privateBins][8]uint32)

@@ -52,8 +52,11 @@ func momentsVec(src *float32, n int, sums *[3][16]float64) int {
 	return n
 }
 
+// canBin reports whether binsVec does anything.
+func canBin() bool { return level != Generic }
+
 func binsVec(counts *[8]uint32, src *float32, n int, inverse float32, offset int32) int {
-	if level == Generic {
+	if !canBin() {
 		return 0
 	}
 	n &^= 15

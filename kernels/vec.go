@@ -54,7 +54,7 @@ func Unary(op UnaryOp, dst, src []float32) {
 	if level != Generic && len(src) > 0 {
 		var buf [8]float32
 		copy(buf[:], src)
-		unaryVec(op, &buf[0], &buf[0], len(buf))
+		unaryVec(op, &buf[0], &buf[0], len(buf)) // all of it, at every level
 		copy(dst, buf[:])
 		return
 	}

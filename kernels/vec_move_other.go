@@ -1,4 +1,4 @@
-//go:build !amd64 || noasm
+//go:build (!amd64 && !arm64) || noasm
 
 package kernels
 
@@ -9,13 +9,3 @@ func brainToFloatVec(dst *float32, src *uint16, n int) int { return 0 }
 func floatToHalfVec(dst *uint16, src *float32, n int) int { return 0 }
 
 func floatToBrainVec(dst *uint16, src *float32, n int) int { return 0 }
-
-func transpose4Vec(dst, src *uint32, rows, cols, ldd, lds int) (r, c int) { return 0, 0 }
-
-func transpose1Vec(dst, src *uint8, rows, cols, ldd, lds int) (r, c int) { return 0, 0 }
-
-func poolRowLevel(op int, dst, src *float32, n, taps, dilation, stride int) int { return 0 }
-
-func max8Vec(dst, a, b *uint8, n int) int { return 0 }
-
-func max8SignedVec(dst, a, b *int8, n int) int { return 0 }

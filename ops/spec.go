@@ -119,8 +119,6 @@ func families() [][]Spec {
 		quantizeSpecs(),
 		rnnSpecs(),
 		resizeSpecs(),
-		qlinearSpecs(),
-		qelementSpecs(),
 	}
 }
 

@@ -18,7 +18,8 @@ type V = reg.VecVirtual
 // body of a kernel is written once for both widths.
 type gen struct {
 	*build.Context
-	z      bool // AVX-512
+	z      bool  // AVX-512
+	n      *neon // arm64, in place of the above
 	consts map[uint32]Mem
 	labels int
 }
@@ -66,6 +67,9 @@ func (g *gen) lanes() int {
 }
 
 func (g *gen) reg() V {
+	if g.n != nil {
+		return g.n.value()
+	}
 	if g.z {
 		return g.ZMM()
 	}
@@ -106,6 +110,9 @@ func (g *gen) konst(bits uint32) Mem {
 
 // hoist loads a constant into a register.
 func (g *gen) hoist(x Op) V {
+	if g.n != nil {
+		return g.n.hoist(x)
+	}
 	r := g.reg()
 	if bits, ok := bitsOf(x); ok {
 		g.VBROADCASTSS(g.konst(bits), r)
@@ -149,26 +156,90 @@ func (g *gen) into(f, fb func(...Op), x Op, more ...Op) {
 	f(append([]Op{x}, more...)...)
 }
 
-func (g *gen) add(a V, b Op) V { return g.op(g.VADDPS, g.VADDPS_BCST, b, a) }
-func (g *gen) sub(a V, b Op) V { return g.op(g.VSUBPS, g.VSUBPS_BCST, b, a) }
-func (g *gen) mul(a V, b Op) V { return g.op(g.VMULPS, g.VMULPS_BCST, b, a) }
-func (g *gen) div(a V, b Op) V { return g.op(g.VDIVPS, g.VDIVPS_BCST, b, a) }
+func (g *gen) add(a V, b Op) V {
+	if g.n != nil {
+		return g.n.three(fadd, a, b)
+	}
+	return g.op(g.VADDPS, g.VADDPS_BCST, b, a)
+}
+
+func (g *gen) sub(a V, b Op) V {
+	if g.n != nil {
+		return g.n.three(fsub, a, b)
+	}
+	return g.op(g.VSUBPS, g.VSUBPS_BCST, b, a)
+}
+
+func (g *gen) mul(a V, b Op) V {
+	if g.n != nil {
+		return g.n.three(fmul, a, b)
+	}
+	return g.op(g.VMULPS, g.VMULPS_BCST, b, a)
+}
+
+func (g *gen) div(a V, b Op) V {
+	if g.n != nil {
+		return g.n.three(fdiv, a, b)
+	}
+	return g.op(g.VDIVPS, g.VDIVPS_BCST, b, a)
+}
 
 // min and max return b where either is NaN or both are zero.
-func (g *gen) min(a V, b Op) V { return g.op(g.VMINPS, g.VMINPS_BCST, b, a) }
-func (g *gen) max(a V, b Op) V { return g.op(g.VMAXPS, g.VMAXPS_BCST, b, a) }
+func (g *gen) min(a V, b Op) V {
+	if g.n != nil {
+		return g.n.pick(fcmgt, b, a, a, b)
+	}
+	return g.op(g.VMINPS, g.VMINPS_BCST, b, a)
+}
 
-// Bitwise operations; andn is ^a & b.
-func (g *gen) and(a V, b Op) V  { return g.op(g.VANDPS, g.VANDPS_BCST, b, a) }
-func (g *gen) andn(a V, b Op) V { return g.op(g.VANDNPS, g.VANDNPS_BCST, b, a) }
-func (g *gen) or(a V, b Op) V   { return g.op(g.VORPS, g.VORPS_BCST, b, a) }
-func (g *gen) xor(a V, b Op) V  { return g.op(g.VXORPS, g.VXORPS_BCST, b, a) }
+func (g *gen) max(a V, b Op) V {
+	if g.n != nil {
+		return g.n.pick(fcmgt, a, b, a, b)
+	}
+	return g.op(g.VMAXPS, g.VMAXPS_BCST, b, a)
+}
 
-func (g *gen) addi(a V, b Op) V { return g.op(g.VPADDD, g.VPADDD_BCST, b, a) }
-func (g *gen) subi(a V, b Op) V { return g.op(g.VPSUBD, g.VPSUBD_BCST, b, a) }
+// Bitwise operations.
+func (g *gen) and(a V, b Op) V {
+	if g.n != nil {
+		return g.n.three(vand, a, b)
+	}
+	return g.op(g.VANDPS, g.VANDPS_BCST, b, a)
+}
+
+func (g *gen) or(a V, b Op) V {
+	if g.n != nil {
+		return g.n.three(vorr, a, b)
+	}
+	return g.op(g.VORPS, g.VORPS_BCST, b, a)
+}
+
+func (g *gen) xor(a V, b Op) V {
+	if g.n != nil {
+		return g.n.three(veor, a, b)
+	}
+	return g.op(g.VXORPS, g.VXORPS_BCST, b, a)
+}
+
+func (g *gen) addi(a V, b Op) V {
+	if g.n != nil {
+		return g.n.three(iadd, a, b)
+	}
+	return g.op(g.VPADDD, g.VPADDD_BCST, b, a)
+}
+
+func (g *gen) subi(a V, b Op) V {
+	if g.n != nil {
+		return g.n.three(isub, a, b)
+	}
+	return g.op(g.VPSUBD, g.VPSUBD_BCST, b, a)
+}
 
 // fma sets p = p*x + c in place and returns p.
 func (g *gen) fma(p, x V, c Op) V {
+	if g.n != nil {
+		return g.n.fma(p, x, c)
+	}
 	g.into(g.VFMADD213PS, g.VFMADD213PS_BCST, c, x, p)
 	return p
 }
@@ -190,6 +261,9 @@ const (
 )
 
 func (g *gen) round(a V, mode uint64) V {
+	if g.n != nil {
+		return g.n.two(map[uint64]int{nearestEven: frintn, down: frintm, up: frintp}[mode], a)
+	}
 	r := g.reg()
 	if g.z {
 		g.VRNDSCALEPS(U8(mode), a, r)
@@ -200,12 +274,61 @@ func (g *gen) round(a V, mode uint64) V {
 }
 
 // toInt rounds half to even to int32.
-func (g *gen) toInt(a V) V   { r := g.reg(); g.VCVTPS2DQ(a, r); return r }
-func (g *gen) fromInt(a V) V { r := g.reg(); g.VCVTDQ2PS(a, r); return r }
+func (g *gen) toInt(a V) V {
+	if g.n != nil {
+		return g.n.two(fcvtns, a)
+	}
+	r := g.reg()
+	g.VCVTPS2DQ(a, r)
+	return r
+}
 
-// shl and sra shift int32 lanes.
-func (g *gen) shl(a V, n uint64) V { r := g.reg(); g.VPSLLD(U8(n), a, r); return r }
-func (g *gen) sra(a V, n uint64) V { r := g.reg(); g.VPSRAD(U8(n), a, r); return r }
+func (g *gen) fromInt(a V) V {
+	if g.n != nil {
+		return g.n.two(scvtf, a)
+	}
+	r := g.reg()
+	g.VCVTDQ2PS(a, r)
+	return r
+}
+
+func (g *gen) sqrt(a V) V {
+	if g.n != nil {
+		return g.n.two(fsqrt, a)
+	}
+	r := g.reg()
+	g.VSQRTPS(a, r)
+	return r
+}
+
+// shl, shr and sra shift int32 lanes to the left, to the right with zeros
+// and with the sign.
+func (g *gen) shl(a V, n uint64) V {
+	if g.n != nil {
+		return g.n.shift("shl", a, int(n))
+	}
+	r := g.reg()
+	g.VPSLLD(U8(n), a, r)
+	return r
+}
+
+func (g *gen) shr(a V, n uint64) V {
+	if g.n != nil {
+		return g.n.shift("shr", a, int(n))
+	}
+	r := g.reg()
+	g.VPSRLD(U8(n), a, r)
+	return r
+}
+
+func (g *gen) sra(a V, n uint64) V {
+	if g.n != nil {
+		return g.n.shift("sra", a, int(n))
+	}
+	r := g.reg()
+	g.VPSRAD(U8(n), a, r)
+	return r
+}
 
 // at returns the memory of vector i after p, of lanes float32 each.
 func (g *gen) at(p reg.Register, i int) Mem {
@@ -265,6 +388,9 @@ type mask = reg.Register
 
 // cmp compares a with b.
 func (g *gen) cmp(pred uint64, a V, b Op) mask {
+	if g.n != nil {
+		return g.n.cmp(pred, a, b)
+	}
 	var r reg.Register = g.reg()
 	if g.z {
 		r = g.K()
@@ -278,6 +404,9 @@ func (g *gen) cmp(pred uint64, a V, b Op) mask {
 
 // sel returns a where m is set, else b.
 func (g *gen) sel(m mask, a Op, b V) V {
+	if g.n != nil {
+		return g.n.sel(m, a, b)
+	}
 	r := g.reg()
 	if g.z {
 		g.into(g.VBLENDMPS, g.VBLENDMPS_BCST, a, b, m, r)
@@ -301,6 +430,9 @@ func (g *gen) count(m mask, c V) {
 
 // zero returns a register of zeros.
 func (g *gen) zero() V {
+	if g.n != nil {
+		return g.n.of(K(0))
+	}
 	r := g.reg()
 	g.VXORPS(r, r, r)
 	return r

@@ -4,6 +4,7 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"go/format"
 	"log"
 	"os"
@@ -60,12 +61,23 @@ func main() {
 		}
 	}
 	for name, text := range sources {
-		b, err := format.Source([]byte(text()))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(*dir, name), b, 0o644)
-		}
-		if err != nil {
-			log.Fatal(name, ": ", err)
+		if err := writeGo(filepath.Join(*dir, name), text()); err != nil {
+			log.Fatal(err)
 		}
 	}
+	if err := arm64(*dir); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// writeGo writes a Go file, formatted, or assembly as it is.
+func writeGo(name, text string) error {
+	b := []byte(text)
+	if filepath.Ext(name) == ".go" {
+		var err error
+		if b, err = format.Source(b); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return os.WriteFile(name, b, 0o644)
 }

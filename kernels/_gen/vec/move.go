@@ -74,9 +74,7 @@ func (g *gen) floatToHalf() {
 func (g *gen) floatToBrain() {
 	g.fn("floatToBrain", "func(dst *uint16, src *float32, n int)", "rounds to bfloat16, half to even"+g.multiple(8)+".")
 	g.narrow(func(v V) V {
-		odd := g.and(g.shr(v, 16), KI(1))
-		b := g.addi(g.addi(v, KI(0x7fff)), odd)
-		b = g.shr(g.sel(g.cmp(un, v, v), g.or(v, KI(0x400000)), b), 16)
+		b := g.brain(v)
 		if g.z {
 			r := g.YMM()
 			g.VPMOVDW(b, r)
@@ -88,8 +86,12 @@ func (g *gen) floatToBrain() {
 	})
 }
 
-// shr shifts int32 lanes in zeros.
-func (g *gen) shr(a V, n uint64) V { r := g.reg(); g.VPSRLD(U8(n), a, r); return r }
+// brain returns the bfloat16 nearest to v in the low bits.
+func (g *gen) brain(v V) V {
+	odd := g.and(g.shr(v, 16), KI(1))
+	b := g.addi(g.addi(v, KI(0x7fff)), odd)
+	return g.shr(g.sel(g.cmp(un, v, v), g.or(v, KI(0x400000)), b), 16)
+}
 
 func (g *gen) narrow(f func(v V) V) {
 	dst, src, n := g.param("dst"), g.param("src"), g.param("n")

@@ -24,7 +24,7 @@ var unaries = []unary{
 	{"Floor", 4, func(g *gen) func(V) V { return func(x V) V { return g.round(x, down) } }},
 	{"Ceil", 4, func(g *gen) func(V) V { return func(x V) V { return g.round(x, up) } }},
 	{"Round", 4, func(g *gen) func(V) V { return func(x V) V { return g.round(x, nearestEven) } }},
-	{"Sqrt", 4, func(g *gen) func(V) V { return func(x V) V { r := g.reg(); g.VSQRTPS(x, r); return r } }},
+	{"Sqrt", 4, func(g *gen) func(V) V { return g.sqrt }},
 	{"Reciprocal", 4, func(g *gen) func(V) V {
 		one := g.hoist(K(1))
 		return func(x V) V { return g.div(one, x) }

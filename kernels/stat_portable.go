@@ -1,0 +1,8 @@
+//go:build !amd64 || noasm
+
+package kernels
+
+func canBin() bool { return false }
+
+func minMaxColumnsVec(low, high, src *float32, n int) int   { return 0 }
+func binsVec(*[8]uint32, *float32, int, float32, int32) int { return 0 }
