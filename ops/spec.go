@@ -86,25 +86,36 @@ type Spec struct {
 	Compile func(*Site) (Kernel, error)
 }
 
-var table = sync.OnceValue(func() map[graph.OpKey]*Spec {
-	t := map[graph.OpKey]*Spec{}
-	for _, s := range All() {
-		t[graph.OpKey{Domain: s.Domain, Type: s.Type}] = s
+// lists is the table in order and by operator. It has no initializer: specs
+// refer to functions that look operators up.
+var lists struct {
+	once sync.Once
+	all  []*Spec
+	byOp map[graph.OpKey]*Spec
+}
+
+func fillLists() {
+	lists.byOp = map[graph.OpKey]*Spec{}
+	for _, family := range families() {
+		for i := range family {
+			s := &family[i]
+			lists.all = append(lists.all, s)
+			lists.byOp[graph.OpKey{Domain: s.Domain, Type: s.Type}] = s
+		}
 	}
-	return t
-})
+}
+
+func table() map[graph.OpKey]*Spec {
+	lists.once.Do(fillLists)
+	return lists.byOp
+}
 
 // All returns every operator of the table, family by family. The result must
 // not be changed.
-var All = sync.OnceValue(func() []*Spec {
-	var all []*Spec
-	for _, family := range families() {
-		for i := range family {
-			all = append(all, &family[i])
-		}
-	}
-	return all
-})
+func All() []*Spec {
+	lists.once.Do(fillLists)
+	return lists.all
+}
 
 // families lists the parts of the table.
 func families() [][]Spec {
@@ -119,6 +130,9 @@ func families() [][]Spec {
 		quantizeSpecs(),
 		rnnSpecs(),
 		resizeSpecs(),
+		controlSpecs(),
+		sequenceSpecs(),
+		textSpecs(),
 	}
 }
 
