@@ -169,8 +169,8 @@ func inferLoop(c *Inference) error {
 		return err
 	}
 	in, out := g.Inputs(), g.Outputs()
-	bodyInput(in[0], graph.TensorType(tensor.Int64, nil))
-	bodyInput(in[1], graph.TensorType(tensor.Bool, nil))
+	bodyInput(in[0], graph.TensorType(tensor.Int64, graph.Shape{}))
+	bodyInput(in[1], graph.TensorType(tensor.Bool, graph.Shape{}))
 	for i := range carried {
 		t := c.In(2 + i)
 		if out[1+i] != in[2+i] {
