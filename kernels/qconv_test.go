@@ -135,7 +135,7 @@ func TestQConv(t *testing.T) {
 			for i, v := range sums {
 				ch := i % s.Cout
 				v += init[ch]
-				f := float32(v) * scale[min(ch, len(scale)-1)]
+				f := float32(float32(v) * scale[min(ch, len(scale)-1)]) // no fused addition
 				q := min(max(math.RoundToEven(float64(f))+float64(yZero), lo), hi)
 				got := QMatrix{Signed: signed}.value(bytes[i])
 				if words[i] != v || floats[i] != f+bias[ch] || float64(got) != q {

@@ -1,5 +1,7 @@
 package kernels
 
+import "unsafe"
+
 //go:generate go run -C _gen ./vec -dir ..
 
 // QuantizeU8 stores clamp(roundHalfEven(src[i]/scale) + zero, 0, 255) in
@@ -109,6 +111,46 @@ func DequantizeI32(dst []float32, src []int32, scale float32) {
 	dst = dst[:len(src)]
 	n := dequantizeI32Vec(ptr(dst), ptr(src), len(src), scale)
 	dequantizeTwin(dst[n:], src[n:], scale, 0)
+}
+
+// QuantizeColumns stores clamp(roundHalfEven(src[i]/scale[i]) + zero[i], lo, hi)
+// in dst[i], as QuantizeRangeU8 does with one scale: a row of a matrix with a
+// scale per column. lo-zero[i] and hi-zero[i] have magnitudes of at most 65535.
+// dst, scale and zero are at least as long as src.
+func QuantizeColumns[T uint8 | int8 | uint16 | int16](dst []T, src, scale []float32, zero []int32, lo, hi T) {
+	dst, scale, zero = dst[:len(src)], scale[:len(src)], zero[:len(src)]
+	l, h := int32(lo), int32(hi)
+	n := 0
+	if unsafe.Sizeof(lo) == 1 {
+		n = quantizeColumns8Vec(cast[uint8](dst), ptr(src), ptr(scale), ptr(zero), len(src), l, h)
+	} else {
+		n = quantizeColumns16Vec(cast[uint16](dst), ptr(src), ptr(scale), ptr(zero), len(src), l, h)
+	}
+	for i := n; i < len(src); i++ {
+		z := zero[i]
+		dst[i] = T(code(src[i], scale[i], float32(l-z), float32(h-z)) + z)
+	}
+}
+
+// DequantizeColumns stores (src[i]-zero[i])*scale[i] in dst[i]. dst, scale and
+// zero are at least as long as src.
+func DequantizeColumns[T uint8 | int8 | uint16 | int16](dst []float32, src []T, scale []float32, zero []int32) {
+	dst, scale, zero = dst[:len(src)], scale[:len(src)], zero[:len(src)]
+	var t T
+	n := 0
+	switch d, s, z := ptr(dst), ptr(scale), ptr(zero); any(t).(type) {
+	case uint8:
+		n = dequantizeColumnsU8Vec(d, cast[uint8](src), s, z, len(src))
+	case int8:
+		n = dequantizeColumnsI8Vec(d, cast[int8](src), s, z, len(src))
+	case uint16:
+		n = dequantizeColumnsU16Vec(d, cast[uint16](src), s, z, len(src))
+	case int16:
+		n = dequantizeColumnsI16Vec(d, cast[int16](src), s, z, len(src))
+	}
+	for i := n; i < len(src); i++ {
+		dst[i] = float32(int32(src[i])-zero[i]) * scale[i]
+	}
 }
 
 // Pack4 stores the low 4 bits of src[2i] in the low half of dst[i] and those of

@@ -108,3 +108,81 @@ func dequantizeI32Vec(dst *float32, src *int32, n int, scale float32) int {
 	}
 	return n
 }
+
+func quantizeColumns8Vec(dst *uint8, src, scale *float32, zero *int32, n int, lo, hi int32) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		quantizeColumns8AVX2(dst, src, scale, zero, n, lo, hi)
+	default:
+		quantizeColumns8AVX512(dst, src, scale, zero, n, lo, hi)
+	}
+	return n
+}
+
+func quantizeColumns16Vec(dst *uint16, src, scale *float32, zero *int32, n int, lo, hi int32) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		quantizeColumns16AVX2(dst, src, scale, zero, n, lo, hi)
+	default:
+		quantizeColumns16AVX512(dst, src, scale, zero, n, lo, hi)
+	}
+	return n
+}
+
+func dequantizeColumnsU8Vec(dst *float32, src *uint8, scale *float32, zero *int32, n int) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		dequantizeColumnsU8AVX2(dst, src, scale, zero, n)
+	default:
+		dequantizeColumnsU8AVX512(dst, src, scale, zero, n)
+	}
+	return n
+}
+
+func dequantizeColumnsI8Vec(dst *float32, src *int8, scale *float32, zero *int32, n int) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		dequantizeColumnsI8AVX2(dst, src, scale, zero, n)
+	default:
+		dequantizeColumnsI8AVX512(dst, src, scale, zero, n)
+	}
+	return n
+}
+
+func dequantizeColumnsU16Vec(dst *float32, src *uint16, scale *float32, zero *int32, n int) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		dequantizeColumnsU16AVX2(dst, src, scale, zero, n)
+	default:
+		dequantizeColumnsU16AVX512(dst, src, scale, zero, n)
+	}
+	return n
+}
+
+func dequantizeColumnsI16Vec(dst *float32, src *int16, scale *float32, zero *int32, n int) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		dequantizeColumnsI16AVX2(dst, src, scale, zero, n)
+	default:
+		dequantizeColumnsI16AVX512(dst, src, scale, zero, n)
+	}
+	return n
+}

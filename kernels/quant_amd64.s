@@ -482,6 +482,209 @@ end28:
 	VZEROUPPER
 	RET
 
+// func quantizeColumns8AVX2(dst *uint8, src *float32, scale *float32, zero *int32, n int, lo int32, hi int32)
+// Requires: AVX, AVX2
+TEXT ·quantizeColumns8AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         zero+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS lo+40(FP), Y0
+	VBROADCASTSS hi+44(FP), Y1
+
+loop29:
+	CMPQ      SI, $0x00000008
+	JL        end30
+	VMOVUPS   (CX), Y2
+	VMOVUPS   (DX), Y3
+	VMOVUPS   (BX), Y4
+	VPSUBD    Y4, Y0, Y5
+	VCVTDQ2PS Y5, Y5
+	VPSUBD    Y4, Y1, Y6
+	VCVTDQ2PS Y6, Y6
+	VDIVPS    Y3, Y2, Y2
+	VMAXPS    Y5, Y2, Y2
+	VMINPS    Y6, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPADDD    Y4, Y2, Y2
+	VANDPS    k000000ff<>+0(SB), Y2, Y2
+	VPACKUSDW Y2, Y2, Y2
+	VPERMQ    $0xd8, Y2, Y2
+	VPACKUSWB X2, X2, X2
+	VMOVQ     X2, (AX)
+	ADDQ      $0x00000008, AX
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	ADDQ      $0x00000020, BX
+	SUBQ      $0x00000008, SI
+	JMP       loop29
+
+end30:
+	VZEROUPPER
+	RET
+
+// func quantizeColumns16AVX2(dst *uint16, src *float32, scale *float32, zero *int32, n int, lo int32, hi int32)
+// Requires: AVX, AVX2
+TEXT ·quantizeColumns16AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         zero+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS lo+40(FP), Y0
+	VBROADCASTSS hi+44(FP), Y1
+
+loop31:
+	CMPQ      SI, $0x00000008
+	JL        end32
+	VMOVUPS   (CX), Y2
+	VMOVUPS   (DX), Y3
+	VMOVUPS   (BX), Y4
+	VPSUBD    Y4, Y0, Y5
+	VCVTDQ2PS Y5, Y5
+	VPSUBD    Y4, Y1, Y6
+	VCVTDQ2PS Y6, Y6
+	VDIVPS    Y3, Y2, Y2
+	VMAXPS    Y5, Y2, Y2
+	VMINPS    Y6, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPADDD    Y4, Y2, Y2
+	VANDPS    k0000ffff<>+0(SB), Y2, Y2
+	VPACKUSDW Y2, Y2, Y2
+	VPERMQ    $0xd8, Y2, Y2
+	VMOVDQU   X2, (AX)
+	ADDQ      $0x00000010, AX
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	ADDQ      $0x00000020, BX
+	SUBQ      $0x00000008, SI
+	JMP       loop31
+
+end32:
+	VZEROUPPER
+	RET
+
+// func dequantizeColumnsU8AVX2(dst *float32, src *uint8, scale *float32, zero *int32, n int)
+// Requires: AVX, AVX2
+TEXT ·dequantizeColumnsU8AVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ scale+16(FP), DX
+	MOVQ zero+24(FP), BX
+	MOVQ n+32(FP), SI
+
+loop33:
+	CMPQ      SI, $0x00000008
+	JL        end34
+	VPMOVZXBD (CX), Y0
+	VMOVUPS   (DX), Y1
+	VMOVUPS   (BX), Y2
+	VPSUBD    Y2, Y0, Y0
+	VCVTDQ2PS Y0, Y0
+	VMULPS    Y1, Y0, Y0
+	VMOVUPS   Y0, (AX)
+	ADDQ      $0x00000020, AX
+	ADDQ      $0x00000008, CX
+	ADDQ      $0x00000020, DX
+	ADDQ      $0x00000020, BX
+	SUBQ      $0x00000008, SI
+	JMP       loop33
+
+end34:
+	VZEROUPPER
+	RET
+
+// func dequantizeColumnsI8AVX2(dst *float32, src *int8, scale *float32, zero *int32, n int)
+// Requires: AVX, AVX2
+TEXT ·dequantizeColumnsI8AVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ scale+16(FP), DX
+	MOVQ zero+24(FP), BX
+	MOVQ n+32(FP), SI
+
+loop35:
+	CMPQ      SI, $0x00000008
+	JL        end36
+	VPMOVSXBD (CX), Y0
+	VMOVUPS   (DX), Y1
+	VMOVUPS   (BX), Y2
+	VPSUBD    Y2, Y0, Y0
+	VCVTDQ2PS Y0, Y0
+	VMULPS    Y1, Y0, Y0
+	VMOVUPS   Y0, (AX)
+	ADDQ      $0x00000020, AX
+	ADDQ      $0x00000008, CX
+	ADDQ      $0x00000020, DX
+	ADDQ      $0x00000020, BX
+	SUBQ      $0x00000008, SI
+	JMP       loop35
+
+end36:
+	VZEROUPPER
+	RET
+
+// func dequantizeColumnsU16AVX2(dst *float32, src *uint16, scale *float32, zero *int32, n int)
+// Requires: AVX, AVX2
+TEXT ·dequantizeColumnsU16AVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ scale+16(FP), DX
+	MOVQ zero+24(FP), BX
+	MOVQ n+32(FP), SI
+
+loop37:
+	CMPQ      SI, $0x00000008
+	JL        end38
+	VPMOVZXWD (CX), Y0
+	VMOVUPS   (DX), Y1
+	VMOVUPS   (BX), Y2
+	VPSUBD    Y2, Y0, Y0
+	VCVTDQ2PS Y0, Y0
+	VMULPS    Y1, Y0, Y0
+	VMOVUPS   Y0, (AX)
+	ADDQ      $0x00000020, AX
+	ADDQ      $0x00000010, CX
+	ADDQ      $0x00000020, DX
+	ADDQ      $0x00000020, BX
+	SUBQ      $0x00000008, SI
+	JMP       loop37
+
+end38:
+	VZEROUPPER
+	RET
+
+// func dequantizeColumnsI16AVX2(dst *float32, src *int16, scale *float32, zero *int32, n int)
+// Requires: AVX, AVX2
+TEXT ·dequantizeColumnsI16AVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ scale+16(FP), DX
+	MOVQ zero+24(FP), BX
+	MOVQ n+32(FP), SI
+
+loop39:
+	CMPQ      SI, $0x00000008
+	JL        end40
+	VPMOVSXWD (CX), Y0
+	VMOVUPS   (DX), Y1
+	VMOVUPS   (BX), Y2
+	VPSUBD    Y2, Y0, Y0
+	VCVTDQ2PS Y0, Y0
+	VMULPS    Y1, Y0, Y0
+	VMOVUPS   Y0, (AX)
+	ADDQ      $0x00000020, AX
+	ADDQ      $0x00000010, CX
+	ADDQ      $0x00000020, DX
+	ADDQ      $0x00000020, BX
+	SUBQ      $0x00000008, SI
+	JMP       loop39
+
+end40:
+	VZEROUPPER
+	RET
+
 // func quantize8AVX512(dst *uint8, src *float32, n int, scale float32, lo float32, hi float32, zero int32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·quantize8AVX512(SB), NOSPLIT, $0-40
@@ -1059,5 +1262,301 @@ end39:
 	VMOVUPS   Z0, K1, (AX)
 
 done40:
+	VZEROUPPER
+	RET
+
+// func quantizeColumns8AVX512(dst *uint8, src *float32, scale *float32, zero *int32, n int, lo int32, hi int32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·quantizeColumns8AVX512(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         zero+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS lo+40(FP), Z0
+	VBROADCASTSS hi+44(FP), Z1
+
+loop41:
+	CMPQ      SI, $0x00000010
+	JL        end42
+	VMOVUPS   (CX), Z2
+	VMOVUPS   (DX), Z3
+	VMOVUPS   (BX), Z4
+	VPSUBD    Z4, Z0, Z5
+	VCVTDQ2PS Z5, Z5
+	VPSUBD    Z4, Z1, Z6
+	VCVTDQ2PS Z6, Z6
+	VDIVPS    Z3, Z2, Z2
+	VMAXPS    Z5, Z2, Z2
+	VMINPS    Z6, Z2, Z2
+	VCVTPS2DQ Z2, Z2
+	VPADDD    Z4, Z2, Z2
+	VPMOVDB   Z2, (AX)
+	ADDQ      $0x00000010, AX
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000040, DX
+	ADDQ      $0x00000040, BX
+	SUBQ      $0x00000010, SI
+	JMP       loop41
+
+end42:
+	TESTQ     SI, SI
+	JE        done43
+	MOVL      $0x0000ffff, DI
+	BZHIL     SI, DI, DI
+	KMOVW     DI, K1
+	VMOVUPS.Z (CX), K1, Z2
+	VMOVUPS.Z (DX), K1, Z3
+	VMOVUPS.Z (BX), K1, Z4
+	VPSUBD    Z4, Z0, Z0
+	VCVTDQ2PS Z0, Z0
+	VPSUBD    Z4, Z1, Z1
+	VCVTDQ2PS Z1, Z1
+	VDIVPS    Z3, Z2, Z2
+	VMAXPS    Z0, Z2, Z0
+	VMINPS    Z1, Z0, Z0
+	VCVTPS2DQ Z0, Z0
+	VPADDD    Z4, Z0, Z0
+	VPMOVDB   Z0, K1, (AX)
+
+done43:
+	VZEROUPPER
+	RET
+
+// func quantizeColumns16AVX512(dst *uint16, src *float32, scale *float32, zero *int32, n int, lo int32, hi int32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·quantizeColumns16AVX512(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         zero+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS lo+40(FP), Z0
+	VBROADCASTSS hi+44(FP), Z1
+
+loop44:
+	CMPQ      SI, $0x00000010
+	JL        end45
+	VMOVUPS   (CX), Z2
+	VMOVUPS   (DX), Z3
+	VMOVUPS   (BX), Z4
+	VPSUBD    Z4, Z0, Z5
+	VCVTDQ2PS Z5, Z5
+	VPSUBD    Z4, Z1, Z6
+	VCVTDQ2PS Z6, Z6
+	VDIVPS    Z3, Z2, Z2
+	VMAXPS    Z5, Z2, Z2
+	VMINPS    Z6, Z2, Z2
+	VCVTPS2DQ Z2, Z2
+	VPADDD    Z4, Z2, Z2
+	VPMOVDW   Z2, (AX)
+	ADDQ      $0x00000020, AX
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000040, DX
+	ADDQ      $0x00000040, BX
+	SUBQ      $0x00000010, SI
+	JMP       loop44
+
+end45:
+	TESTQ     SI, SI
+	JE        done46
+	MOVL      $0x0000ffff, DI
+	BZHIL     SI, DI, DI
+	KMOVW     DI, K1
+	VMOVUPS.Z (CX), K1, Z2
+	VMOVUPS.Z (DX), K1, Z3
+	VMOVUPS.Z (BX), K1, Z4
+	VPSUBD    Z4, Z0, Z0
+	VCVTDQ2PS Z0, Z0
+	VPSUBD    Z4, Z1, Z1
+	VCVTDQ2PS Z1, Z1
+	VDIVPS    Z3, Z2, Z2
+	VMAXPS    Z0, Z2, Z0
+	VMINPS    Z1, Z0, Z0
+	VCVTPS2DQ Z0, Z0
+	VPADDD    Z4, Z0, Z0
+	VPMOVDW   Z0, K1, (AX)
+
+done46:
+	VZEROUPPER
+	RET
+
+// func dequantizeColumnsU8AVX512(dst *float32, src *uint8, scale *float32, zero *int32, n int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·dequantizeColumnsU8AVX512(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ scale+16(FP), DX
+	MOVQ zero+24(FP), BX
+	MOVQ n+32(FP), SI
+
+loop47:
+	CMPQ      SI, $0x00000010
+	JL        end48
+	VPMOVZXBD (CX), Z0
+	VMOVUPS   (DX), Z1
+	VMOVUPS   (BX), Z2
+	VPSUBD    Z2, Z0, Z0
+	VCVTDQ2PS Z0, Z0
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000010, CX
+	ADDQ      $0x00000040, DX
+	ADDQ      $0x00000040, BX
+	SUBQ      $0x00000010, SI
+	JMP       loop47
+
+end48:
+	TESTQ      SI, SI
+	JE         done49
+	MOVL       $0x0000ffff, DI
+	BZHIL      SI, DI, DI
+	KMOVW      DI, K1
+	VMOVDQU8.Z (CX), K1, X0
+	VPMOVZXBD  X0, Z0
+	VMOVUPS.Z  (DX), K1, Z1
+	VMOVUPS.Z  (BX), K1, Z2
+	VPSUBD     Z2, Z0, Z0
+	VCVTDQ2PS  Z0, Z0
+	VMULPS     Z1, Z0, Z0
+	VMOVUPS    Z0, K1, (AX)
+
+done49:
+	VZEROUPPER
+	RET
+
+// func dequantizeColumnsI8AVX512(dst *float32, src *int8, scale *float32, zero *int32, n int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·dequantizeColumnsI8AVX512(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ scale+16(FP), DX
+	MOVQ zero+24(FP), BX
+	MOVQ n+32(FP), SI
+
+loop50:
+	CMPQ      SI, $0x00000010
+	JL        end51
+	VPMOVSXBD (CX), Z0
+	VMOVUPS   (DX), Z1
+	VMOVUPS   (BX), Z2
+	VPSUBD    Z2, Z0, Z0
+	VCVTDQ2PS Z0, Z0
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000010, CX
+	ADDQ      $0x00000040, DX
+	ADDQ      $0x00000040, BX
+	SUBQ      $0x00000010, SI
+	JMP       loop50
+
+end51:
+	TESTQ      SI, SI
+	JE         done52
+	MOVL       $0x0000ffff, DI
+	BZHIL      SI, DI, DI
+	KMOVW      DI, K1
+	VMOVDQU8.Z (CX), K1, X0
+	VPMOVSXBD  X0, Z0
+	VMOVUPS.Z  (DX), K1, Z1
+	VMOVUPS.Z  (BX), K1, Z2
+	VPSUBD     Z2, Z0, Z0
+	VCVTDQ2PS  Z0, Z0
+	VMULPS     Z1, Z0, Z0
+	VMOVUPS    Z0, K1, (AX)
+
+done52:
+	VZEROUPPER
+	RET
+
+// func dequantizeColumnsU16AVX512(dst *float32, src *uint16, scale *float32, zero *int32, n int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·dequantizeColumnsU16AVX512(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ scale+16(FP), DX
+	MOVQ zero+24(FP), BX
+	MOVQ n+32(FP), SI
+
+loop53:
+	CMPQ      SI, $0x00000010
+	JL        end54
+	VPMOVZXWD (CX), Z0
+	VMOVUPS   (DX), Z1
+	VMOVUPS   (BX), Z2
+	VPSUBD    Z2, Z0, Z0
+	VCVTDQ2PS Z0, Z0
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000040, DX
+	ADDQ      $0x00000040, BX
+	SUBQ      $0x00000010, SI
+	JMP       loop53
+
+end54:
+	TESTQ       SI, SI
+	JE          done55
+	MOVL        $0x0000ffff, DI
+	BZHIL       SI, DI, DI
+	KMOVW       DI, K1
+	VMOVDQU16.Z (CX), K1, Y0
+	VPMOVZXWD   Y0, Z0
+	VMOVUPS.Z   (DX), K1, Z1
+	VMOVUPS.Z   (BX), K1, Z2
+	VPSUBD      Z2, Z0, Z0
+	VCVTDQ2PS   Z0, Z0
+	VMULPS      Z1, Z0, Z0
+	VMOVUPS     Z0, K1, (AX)
+
+done55:
+	VZEROUPPER
+	RET
+
+// func dequantizeColumnsI16AVX512(dst *float32, src *int16, scale *float32, zero *int32, n int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·dequantizeColumnsI16AVX512(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ scale+16(FP), DX
+	MOVQ zero+24(FP), BX
+	MOVQ n+32(FP), SI
+
+loop56:
+	CMPQ      SI, $0x00000010
+	JL        end57
+	VPMOVSXWD (CX), Z0
+	VMOVUPS   (DX), Z1
+	VMOVUPS   (BX), Z2
+	VPSUBD    Z2, Z0, Z0
+	VCVTDQ2PS Z0, Z0
+	VMULPS    Z1, Z0, Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000040, DX
+	ADDQ      $0x00000040, BX
+	SUBQ      $0x00000010, SI
+	JMP       loop56
+
+end57:
+	TESTQ       SI, SI
+	JE          done58
+	MOVL        $0x0000ffff, DI
+	BZHIL       SI, DI, DI
+	KMOVW       DI, K1
+	VMOVDQU16.Z (CX), K1, Y0
+	VPMOVSXWD   Y0, Z0
+	VMOVUPS.Z   (DX), K1, Z1
+	VMOVUPS.Z   (BX), K1, Z2
+	VPSUBD      Z2, Z0, Z0
+	VCVTDQ2PS   Z0, Z0
+	VMULPS      Z1, Z0, Z0
+	VMOVUPS     Z0, K1, (AX)
+
+done58:
 	VZEROUPPER
 	RET

@@ -44,6 +44,36 @@ func dequantizeI16AVX2(dst *float32, src *int16, n int, scale float32, zero int3
 //go:noescape
 func dequantizeI32AVX2(dst *float32, src *int32, n int, scale float32)
 
+// quantizeColumns8AVX2 stores src/scale rounded half to even plus zero, clamped to lo and hi; n is a multiple of 8.
+//
+//go:noescape
+func quantizeColumns8AVX2(dst *uint8, src *float32, scale *float32, zero *int32, n int, lo int32, hi int32)
+
+// quantizeColumns16AVX2 stores src/scale rounded half to even plus zero, clamped to lo and hi; n is a multiple of 8.
+//
+//go:noescape
+func quantizeColumns16AVX2(dst *uint16, src *float32, scale *float32, zero *int32, n int, lo int32, hi int32)
+
+// dequantizeColumnsU8AVX2 stores (src-zero)*scale; n is a multiple of 8.
+//
+//go:noescape
+func dequantizeColumnsU8AVX2(dst *float32, src *uint8, scale *float32, zero *int32, n int)
+
+// dequantizeColumnsI8AVX2 stores (src-zero)*scale; n is a multiple of 8.
+//
+//go:noescape
+func dequantizeColumnsI8AVX2(dst *float32, src *int8, scale *float32, zero *int32, n int)
+
+// dequantizeColumnsU16AVX2 stores (src-zero)*scale; n is a multiple of 8.
+//
+//go:noescape
+func dequantizeColumnsU16AVX2(dst *float32, src *uint16, scale *float32, zero *int32, n int)
+
+// dequantizeColumnsI16AVX2 stores (src-zero)*scale; n is a multiple of 8.
+//
+//go:noescape
+func dequantizeColumnsI16AVX2(dst *float32, src *int16, scale *float32, zero *int32, n int)
+
 // quantize8AVX512 stores clamp(src/scale, lo, hi) rounded half to even, plus zero.
 //
 //go:noescape
@@ -83,3 +113,33 @@ func dequantizeI16AVX512(dst *float32, src *int16, n int, scale float32, zero in
 //
 //go:noescape
 func dequantizeI32AVX512(dst *float32, src *int32, n int, scale float32)
+
+// quantizeColumns8AVX512 stores src/scale rounded half to even plus zero, clamped to lo and hi.
+//
+//go:noescape
+func quantizeColumns8AVX512(dst *uint8, src *float32, scale *float32, zero *int32, n int, lo int32, hi int32)
+
+// quantizeColumns16AVX512 stores src/scale rounded half to even plus zero, clamped to lo and hi.
+//
+//go:noescape
+func quantizeColumns16AVX512(dst *uint16, src *float32, scale *float32, zero *int32, n int, lo int32, hi int32)
+
+// dequantizeColumnsU8AVX512 stores (src-zero)*scale.
+//
+//go:noescape
+func dequantizeColumnsU8AVX512(dst *float32, src *uint8, scale *float32, zero *int32, n int)
+
+// dequantizeColumnsI8AVX512 stores (src-zero)*scale.
+//
+//go:noescape
+func dequantizeColumnsI8AVX512(dst *float32, src *int8, scale *float32, zero *int32, n int)
+
+// dequantizeColumnsU16AVX512 stores (src-zero)*scale.
+//
+//go:noescape
+func dequantizeColumnsU16AVX512(dst *float32, src *uint16, scale *float32, zero *int32, n int)
+
+// dequantizeColumnsI16AVX512 stores (src-zero)*scale.
+//
+//go:noescape
+func dequantizeColumnsI16AVX512(dst *float32, src *int16, scale *float32, zero *int32, n int)

@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
 	"slices"
 	"testing"
@@ -63,6 +64,27 @@ func testQuantize[T uint8 | int8 | uint16 | int16](t *testing.T, min, max int,
 			FakeQuantize(fake, src, scale, int32(zero), int32(lo), int32(hi))
 			check(t)
 			wantSame(t, "FakeQuantize", fake, back, src)
+			scales, zeros := make([]float32, n), make([]int32, n)
+			for i := range scales {
+				scales[i] = float32(math.Exp(r.NormFloat64()))
+				zeros[i] = int32(lo) + r.Int32N(int32(hi)-int32(lo)+1)
+			}
+			columns, check := zoned[T](n, (off+3)%4)
+			QuantizeColumns(columns, src, scales, zeros, lo, hi)
+			check(t)
+			for i, x := range src {
+				if want := T(wantCode(x, scales[i], int(zeros[i]), int(lo), int(hi))); columns[i] != want {
+					t.Fatalf("n=%d: column %d: %g/%g, zero %d in [%d, %d] = %d, want %d", n, i, x, scales[i], zeros[i], lo, hi, columns[i], want)
+				}
+			}
+			values, check := zoned[float32](n, (off+1)%4)
+			DequantizeColumns(values, columns, scales, zeros)
+			check(t)
+			for i, q := range columns {
+				if want := float32(int32(q)-zeros[i]) * scales[i]; !same(values[i], want) {
+					t.Fatalf("column %d: (%d-%d)*%g = %g, want %g", i, q, zeros[i], scales[i], values[i], want)
+				}
+			}
 			if lo, hi := T(min), T(max); n < 40 {
 				other := make([]T, n)
 				quantize(dst, src, scale, zero)
@@ -185,6 +207,10 @@ func TestPack(t *testing.T) {
 func BenchmarkQuantize(b *testing.B) {
 	src := make([]float32, 1<<16)
 	finite(random(1), src)
+	scales, zeros := make([]float32, len(src)), make([]int32, len(src))
+	for i := range scales {
+		scales[i] = 0.02
+	}
 	u8, i16, f := make([]uint8, len(src)), make([]int16, len(src)), make([]float32, len(src))
 	for _, c := range []struct {
 		name  string
@@ -194,6 +220,7 @@ func BenchmarkQuantize(b *testing.B) {
 		{"U8", 5, func() { QuantizeU8(u8, src, 0.02, 128) }},
 		{"I16", 6, func() { QuantizeI16(i16, src, 0.0002, 0) }},
 		{"Fake8", 8, func() { FakeQuantize(f, src, 0.02, 128, 0, 255) }},
+		{"Columns8", 13, func() { QuantizeColumns(u8, src, scales, zeros, 0, 255) }},
 		{"DequantizeU8", 5, func() { DequantizeU8(f, u8, 0.02, 128) }},
 		{"DequantizeI16", 6, func() { DequantizeI16(f, i16, 0.02, 0) }},
 	} {
@@ -206,4 +233,26 @@ func BenchmarkQuantize(b *testing.B) {
 			})
 		})
 	}
+}
+
+func FuzzQuantize(f *testing.F) {
+	f.Add(float32(0.1), uint8(128), uint8(3), []byte("0123456789abcdef"))
+	f.Fuzz(func(t *testing.T, scale float32, zero, repeat uint8, raw []byte) {
+		var src []float32
+		for range int(repeat)%20 + 1 {
+			for i := 0; i+4 <= len(raw); i += 4 {
+				src = append(src, math.Float32frombits(binary.LittleEndian.Uint32(raw[i:])))
+			}
+		}
+		defer func(l Level) { level = l }(level)
+		for _, level = range levels() {
+			dst := make([]uint8, len(src))
+			QuantizeU8(dst, src, scale, zero)
+			for i, x := range src {
+				if want := wantCode(x, scale, int(zero), 0, 255); int(dst[i]) != want {
+					t.Fatalf("%v: %g/%g + %d = %d, want %d", level, x, scale, zero, dst[i], want)
+				}
+			}
+		}
+	})
 }

@@ -17,6 +17,12 @@ func quant(c *build.Context) {
 		g.dequantize("dequantizeU16", "uint16", 2, g.VPMOVZXWD)
 		g.dequantize("dequantizeI16", "int16", 2, g.VPMOVSXWD)
 		g.dequantizeI32()
+		g.quantizeColumns("quantizeColumns8", "uint8", 1)
+		g.quantizeColumns("quantizeColumns16", "uint16", 2)
+		g.dequantizeColumns("dequantizeColumnsU8", "uint8", 1, g.VPMOVZXBD)
+		g.dequantizeColumns("dequantizeColumnsI8", "int8", 1, g.VPMOVSXBD)
+		g.dequantizeColumns("dequantizeColumnsU16", "uint16", 2, g.VPMOVZXWD)
+		g.dequantizeColumns("dequantizeColumnsI16", "int16", 2, g.VPMOVSXWD)
 	})
 }
 
@@ -121,15 +127,7 @@ func (g *gen) dequantize(base, elem string, size int, widen func(...Op)) {
 		}, stream{src, size}, stream{dst, 4})
 	}
 	g.rest(n, func(k reg.Register) {
-		q, x := g.ZMM(), g.YMM()
-		if size == 1 {
-			g.VMOVDQU8_Z(Mem{Base: src}, k, x.AsX())
-			widen(x.AsX(), q)
-		} else {
-			g.VMOVDQU16_Z(Mem{Base: src}, k, x)
-			widen(x, q)
-		}
-		g.VMOVUPS(value(q), k, Mem{Base: dst})
+		g.VMOVUPS(value(g.widenMasked(src, k, size, widen)), k, Mem{Base: dst})
 	})
 	g.ret()
 }
@@ -141,4 +139,73 @@ func (g *gen) dequantizeI32() {
 	scale := g.broadcast("scale")
 	g.mapRows(4, n, dst, src, func(v V) V { return g.mul(g.fromInt(v), scale) })
 	g.ret()
+}
+
+// quantizeColumns has a scale and a zero point for each element.
+func (g *gen) quantizeColumns(base, elem string, size int) {
+	g.fn(base, "func(dst *"+elem+", src, scale *float32, zero *int32, n int, lo, hi int32)",
+		"stores src/scale rounded half to even plus zero, clamped to lo and hi"+g.multiple(8)+".")
+	dst, src, scale, zero, n := g.param("dst"), g.param("src"), g.param("scale"), g.param("zero"), g.param("n")
+	lo, hi := g.broadcast("lo"), g.broadcast("hi")
+	code := func(x, s, z V) V {
+		return g.addi(g.codes(x, s, g.fromInt(g.subi(lo, z)), g.fromInt(g.subi(hi, z))), z)
+	}
+	g.each(n, g.lanes(), func() {
+		q := code(g.load(Mem{Base: src}), g.load(Mem{Base: scale}), g.load(Mem{Base: zero}))
+		switch {
+		case g.z && size == 1:
+			g.VPMOVDB(q, Mem{Base: dst})
+		case g.z:
+			g.VPMOVDW(q, Mem{Base: dst})
+		default:
+			q = g.and(q, KI(1<<(8*size)-1))
+			g.VPACKUSDW(q, q, q)
+			g.VPERMQ(U8(0xd8), q, q)
+			if size == 2 {
+				g.VMOVDQU(q.AsX(), Mem{Base: dst})
+				return
+			}
+			g.VPACKUSWB(q.AsX(), q.AsX(), q.AsX())
+			g.VMOVQ(q.AsX(), Mem{Base: dst})
+		}
+	}, stream{dst, size}, stream{src, 4}, stream{scale, 4}, stream{zero, 4})
+	g.rest(n, func(k reg.Register) {
+		q := code(g.loadMasked(src, k), g.loadMasked(scale, k), g.loadMasked(zero, k))
+		if size == 1 {
+			g.VPMOVDB(q, k, Mem{Base: dst})
+		} else {
+			g.VPMOVDW(q, k, Mem{Base: dst})
+		}
+	})
+	g.ret()
+}
+
+func (g *gen) dequantizeColumns(base, elem string, size int, widen func(...Op)) {
+	g.fn(base, "func(dst *float32, src *"+elem+", scale *float32, zero *int32, n int)",
+		"stores (src-zero)*scale"+g.multiple(8)+".")
+	dst, src, scale, zero, n := g.param("dst"), g.param("src"), g.param("scale"), g.param("zero"), g.param("n")
+	value := func(q, s, z V) V { return g.mul(g.fromInt(g.subi(q, z)), s) }
+	g.each(n, g.lanes(), func() {
+		q := g.reg()
+		widen(Mem{Base: src}, q)
+		g.VMOVUPS(value(q, g.load(Mem{Base: scale}), g.load(Mem{Base: zero})), Mem{Base: dst})
+	}, stream{dst, 4}, stream{src, size}, stream{scale, 4}, stream{zero, 4})
+	g.rest(n, func(k reg.Register) {
+		q := g.widenMasked(src, k, size, widen)
+		g.VMOVUPS(value(q, g.loadMasked(scale, k), g.loadMasked(zero, k)), k, Mem{Base: dst})
+	})
+	g.ret()
+}
+
+// widenMasked loads the elements of the mask and widens them to int32.
+func (g *gen) widenMasked(p, k reg.Register, size int, widen func(...Op)) V {
+	q, x := g.ZMM(), g.YMM()
+	if size == 1 {
+		g.VMOVDQU8_Z(Mem{Base: p}, k, x.AsX())
+		widen(x.AsX(), q)
+	} else {
+		g.VMOVDQU16_Z(Mem{Base: p}, k, x)
+		widen(x, q)
+	}
+	return q
 }
