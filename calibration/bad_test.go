@@ -30,6 +30,10 @@ func TestBadData(t *testing.T) {
 		b := pngBytes(8, 8)
 		return append(append(bytes.Clone(b[:16]), 0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60), b[24:]...)
 	}()
+	var de *DataError
+	if _, err := Open(ctx, []string{"random:1"}, matrix, Options{Image: "scale"}); err == nil || errors.As(err, &de) {
+		t.Errorf("a malformed recipe is an error about the option: %v", err)
+	}
 	if os.Geteuid() == 0 {
 		t.Log("running as root, who may read everything: files without permission are not tried")
 	}
@@ -172,14 +176,13 @@ func TestBadData(t *testing.T) {
 		}, []string{"input_1.pb", "only 1 inputs"}},
 		{"missing protobuf", twoIn, func(e *env) string { write(t, e.dir, "input_0.pb", npyBytes(seq(3, 1, 3))); return e.dir }, []string{`no value for input "ids"`}},
 		{"protobuf shape", matrix, func(e *env) string { write(t, e.dir, "input_0.pb", npyBytes(seq(3))); return e.dir }, []string{"input_0.pb", `input "x"`, "got [3]"}},
-		{"image without recipe", picture, put("a.png", pngBytes(8, 8)), []string{"--image resize="}},
-		{"image of another size", picture, recipe("crop=4", "a.png", pngBytes(8, 8)), []string{"4x4 (width x height)", "wants 8x8"}},
+		{"image without recipe", picture, put("a.png", pngBytes(8, 8)), []string{"a.png", `input "img"`, "--image resize="}},
+		{"image of another size", picture, recipe("crop=4", "a.png", pngBytes(8, 8)), []string{"a.png", "4x4 (width x height)", "wants 8x8"}},
 		{"image smaller than the crop", picture, recipe("crop=8", "a.png", pngBytes(7, 9)), []string{"a.png", "crop of 8x8 from an image of 7x9"}},
 		{"image for two inputs", twoIn, recipe("crop=8", "a.png", pngBytes(8, 8)), []string{"one input, this one has 2"}},
 		{"image bomb", picture, recipe("scale=1", "a.png", pngBomb), []string{"a.png"}},
 		{"cut image", picture, recipe("scale=1", "a.jpg", jpg[:len(jpg)/2]), []string{"a.jpg", "jpeg image"}},
 		{"text as image", picture, recipe("scale=1", "a.jpg", []byte("hello")), []string{"not an image"}},
-		{"recipe", picture, recipe("scale", "a.jpg", jpg), []string{"not key=value"}},
 		{"garbage stream", matrix, stream([]byte("hello, this is not an archive")), []string{"-", "no sequence of .npz"}},
 		{"cut stream", matrix, stream(append(bytes.Clone(good), good[:100]...)), []string{"100 bytes from byte"}},
 		{"empty stream", matrix, stream(nil), []string{"stream is empty"}},

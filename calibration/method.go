@@ -249,7 +249,8 @@ func (w *weighted) cost(s quant.Scheme, r quant.Range) float64 {
 func better(a, b float64) bool { return a < b*(1-1e-9) }
 
 // searchMSE looks for the range of the least cost: first both bounds shrink
-// together, then each alone, in steps of a hundredth and of a thousandth.
+// together, then each alone, in steps of a hundredth, and of a thousandth below
+// a hundredth and about the best.
 func searchMSE(s *Stats, scheme quant.Scheme) (quant.Range, error) {
 	w := s.Hist.weighted()
 	lo, hi := math.Min(float64(s.Min), 0), math.Max(float64(s.Max), 0)
@@ -270,15 +271,21 @@ func searchMSE(s *Stats, scheme quant.Scheme) (quant.Range, error) {
 			a, b, best = na, nb, c
 		}
 	}
-	for k := 990; k >= 10; k -= 10 {
+	next := func(k int) int {
+		if k > 10 {
+			return k - 10
+		}
+		return k - 1
+	}
+	for k := 990; k > 0; k = next(k) {
 		try(k, k)
 	}
 	if !scheme.Symmetric && lo < 0 && hi > 0 {
 		for range 2 {
-			for k := 1000; k >= 10; k -= 10 {
+			for k := 1000; k > 0; k = next(k) {
 				try(k, b)
 			}
-			for k := 1000; k >= 10; k -= 10 {
+			for k := 1000; k > 0; k = next(k) {
 				try(a, k)
 			}
 		}

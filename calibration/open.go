@@ -303,7 +303,7 @@ func (o *opener) openFile(f file) ([]Sample, error) {
 	case kindJSONL:
 		return o.openLines(f, base)
 	case kindImage:
-		if err := o.fitRecipe(); err != nil {
+		if err := o.fitRecipe(f.path); err != nil {
 			return nil, err
 		}
 		base.load = func() (opened, error) { return o.readImage(f.path) }
@@ -389,7 +389,7 @@ func (s *shared) singleInput() (*Input, bool) {
 }
 
 // fitRecipe settles how images become the model's input.
-func (o *opener) fitRecipe() error {
+func (o *opener) fitRecipe(path string) error {
 	if o.fitted != nil {
 		return nil
 	}
@@ -403,7 +403,7 @@ func (o *opener) fitRecipe() error {
 	}
 	fitted, note, err := fit(in.DType, in.Shape)
 	if err != nil {
-		return &DataError{Path: o.opts.Image, Input: in.Name, Err: err}
+		return &DataError{Path: path, Input: in.Name, Err: err}
 	}
 	if note != "" {
 		o.note("%s", note)

@@ -193,7 +193,8 @@ type shared struct {
 //
 // Values go to inputs by name. Names that no input has may be input_J or arr_J
 // for the J-th input, and a single value for a single input needs none. All
-// errors are of type *DataError, except for those of ctx. Close the source.
+// errors are of type *DataError, except for those of ctx and one about a
+// malformed Options.Image. Close the source.
 func Open(ctx context.Context, specs []string, inputs []Input, opts Options) (*Source, error) {
 	s := &Source{shared: &shared{
 		inputs: slices.Clone(inputs), opts: opts,
@@ -203,7 +204,7 @@ func Open(ctx context.Context, specs []string, inputs []Input, opts Options) (*S
 	if opts.Image != "" {
 		var err error
 		if recipe, err = images.ParseRecipe(opts.Image); err != nil {
-			return nil, &DataError{Path: opts.Image, Err: err}
+			return nil, err
 		}
 	}
 	for _, spec := range specs {
@@ -246,6 +247,10 @@ func unique(samples []Sample) {
 	taken := map[string]bool{}
 	for i := range samples {
 		sm := &samples[i]
+		switch sm.Name {
+		case "", ".", "..": // no names for files of results
+			sm.Name = "sample"
+		}
 		if count[sm.Name] > 1 {
 			dir, _ := filepath.Split(filepath.FromSlash(sm.rel))
 			sm.Name = strings.NewReplacer("/", "_", `\`, "_").Replace(filepath.ToSlash(dir)) + sm.Name

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/onnxq/onnxq/calibration/npy"
@@ -354,7 +355,8 @@ func TestNames(t *testing.T) {
 	for _, n := range []string{"a/0.npy", "b/0.npy", "c/1.npy"} {
 		write(t, dir, n, npyBytes(seq(3, 1, 3)))
 	}
-	s, err := Open(ctx, []string{dir, filepath.Join(dir, "c", "1.npy")}, matrix, Options{})
+	hidden := write(t, t.TempDir(), "..npy", npyBytes(seq(3, 1, 3)))
+	s, err := Open(ctx, []string{dir, filepath.Join(dir, "c", "1.npy"), hidden}, matrix, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +364,7 @@ func TestNames(t *testing.T) {
 	for i := range s.Len() {
 		got = append(got, s.Sample(i).Name)
 	}
-	same(t, "names", got, "a_0", "b_0", "c_1", "1")
+	same(t, "names", got, "a_0", "b_0", "c_1", "1", "sample")
 }
 
 func TestSkip(t *testing.T) {
@@ -389,6 +391,35 @@ func TestSkip(t *testing.T) {
 			t.Errorf("%d may be skipped: %v", n, err)
 		}
 	}
+}
+
+// TestParallel reads rows from several goroutines, through one cache that is too
+// small for all files.
+func TestParallel(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 4 {
+		write(t, dir, fmt.Sprintf("%d.npz", i), npzBytes(true, "x", seq(300, 100, 3)))
+	}
+	s, err := Open(ctx, []string{dir}, matrix, Options{Batched: true, MaxBytes: 2000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for i := w; i < s.Len(); i += 3 {
+				feed, err := s.Load(ctx, i)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if got, want := tensor.As[float32](feed["x"])[0], float32(3*(i%100)); got != want {
+					t.Errorf("row %d starts with %v, want %v", i, got, want)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestCancel(t *testing.T) {
