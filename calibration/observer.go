@@ -9,8 +9,11 @@ import (
 	"github.com/onnxq/onnxq/kernels"
 )
 
-// DefaultBins is the number of histogram bins on each side of 0.
-const DefaultBins = 2048
+// The number of histogram bins on each side of 0: by default, and at most.
+const (
+	DefaultBins = 2048
+	MaxBins     = 1 << 16
+)
 
 // maskLimit is the value from which downwards an element is taken for the
 // mask of an attention, which a Softmax turns into 0.
@@ -152,12 +155,13 @@ type Observer struct {
 }
 
 // NewObserver returns an observer with the given number of histogram bins on
-// each side of 0 (0: DefaultBins), and statistics of each channel along axis
+// each side of 0 (0: DefaultBins; at most MaxBins), and statistics of each channel along axis
 // unless that is negative.
 func NewObserver(bins, axis int) *Observer {
 	if bins <= 0 {
 		bins = DefaultBins
 	}
+	bins = min(bins, MaxBins)
 	inf := float32(math.Inf(1))
 	o := &Observer{axis: axis}
 	o.stats = Stats{Min: inf, Max: -inf, Hist: Histogram{minExp, make([]uint64, 2*bins)}}

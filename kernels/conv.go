@@ -32,6 +32,7 @@ type Conv struct {
 	w          []float32 // per group a matrix [Cout/G, Cin/G*taps]; transposed: [Cout/G*taps, Cin/G]
 	bias       []float32
 	lo, hi     float32
+	block      *BlockConv // or nil: how to compute it on blocked images
 }
 
 type axis struct{ kernel, stride, dilation, begin, end, out int }
@@ -51,7 +52,11 @@ func NewConv(s ConvSpec, w, bias []float32) (*Conv, error) {
 		return nil, err
 	}
 	c.w = w
-	return c, nil
+	// Few output channels would leave most lanes of a block idle.
+	if level >= AVX2 && !c.pointwise() && (s.Cout > 4 || c.depthwise()) {
+		c.block, err = NewBlockConv(s, w, bias, s.Groups == 1 && s.Cin < BlockSize)
+	}
+	return c, err
 }
 
 // NewConvTranspose prepares the transposed convolution of s with the weights
@@ -65,7 +70,7 @@ func NewConvTranspose(s ConvSpec, w, bias []float32) (*Conv, error) {
 	cin, rows := s.Cin/s.Groups, s.Cout/s.Groups*c.taps
 	c.w = make([]float32, len(w))
 	for g := range s.Groups {
-		transpose(c.w[g*cin*rows:], cin, w[g*cin*rows:], rows, rows, cin)
+		transpose(level, c.w[g*cin*rows:], cin, w[g*cin*rows:], rows, rows, cin)
 	}
 	return c, nil
 }
@@ -189,6 +194,8 @@ func (c *Conv) Run(pool *par.Pool, x []float32, n int, spatial []int, y, residua
 	switch {
 	case c.transposed:
 		c.runTransposed(pool, x, n, in, out, y, residual)
+	case c.block != nil && c.planes(out).modest(in, out):
+		return c.runBlocked(pool, x, n, in, y, residual)
 	case c.depthwise() && c.planes(out).modest(in, out):
 		c.runDepthwise(pool, x, n, in, out, y, residual)
 	default:
@@ -222,6 +229,42 @@ func (c *Conv) runGemm(pool *par.Pool, x []float32, n int, in, out [3]int, y, re
 		g.im = &im2col{axes: &c.axes, in: in, out: out}
 	}
 	g.run(pool, &Epilogue{RowBias: c.bias, Residual: residual, LdRes: size, Clip: c.spec.Clip, Min: c.spec.Min, Max: c.spec.Max})
+}
+
+// blockedElements bounds the elements of the images that are in blocked form
+// at a time.
+const blockedElements = 1 << 22
+
+// runBlocked brings images into blocked form, a few at a time, and the results
+// back.
+func (c *Conv) runBlocked(pool *par.Pool, x []float32, n int, in [3]int, y, residual []float32) error {
+	xm, err := c.block.Border(Image{C: c.spec.Cin, H: in[1], W: in[2], Planar: c.block.planar})
+	if err != nil {
+		return err
+	}
+	ym, err := c.block.Out(xm)
+	if err != nil {
+		return err
+	}
+	s := convScratches.Get().(*gemmScratch)
+	defer convScratches.Put(s)
+	xSize, ySize := xm.C*xm.H*xm.W, ym.C*ym.H*ym.W
+	for first, some := 0, max(1, blockedElements/(xm.Len()+ym.Len())); first < n; first += some {
+		k := min(some, n-first)
+		xb, yb := grow(&s.a, k*xm.Len()), grow(&s.b, k*ym.Len())
+		xm.ClearBorder(k, xb)
+		xm.ToImage(pool, k, xb, x[first*xSize:])
+		var rb []float32
+		if residual != nil {
+			rb = grow(&s.c, k*ym.Len())
+			ym.ToImage(pool, k, rb, residual[first*ySize:])
+		}
+		if err := c.block.Run(pool, k, xb, xm, yb, ym, rb, ym); err != nil {
+			return err
+		}
+		ym.FromImage(pool, k, y[first*ySize:], yb)
+	}
+	return nil
 }
 
 // im2col is the matrix of a convolution's input: row (channel, kernel

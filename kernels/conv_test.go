@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -262,23 +264,25 @@ func TestConvErrors(t *testing.T) {
 	}
 }
 
+var convBenchmarks = []struct {
+	name    string
+	s       ConvSpec
+	spatial []int
+}{
+	{"3x3_64_56", ConvSpec{Cin: 64, Cout: 64, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{56, 56}},
+	{"3x3_256_14", ConvSpec{Cin: 256, Cout: 256, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{14, 14}},
+	{"3x3_16_32", ConvSpec{Cin: 16, Cout: 16, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{32, 32}},
+	{"3x3s2_3_224", ConvSpec{Cin: 3, Cout: 32, Groups: 1, Kernel: []int{3, 3}, Stride: []int{2, 2}, PadBegin: []int{0, 0}, PadEnd: []int{1, 1}}, []int{224, 224}},
+	{"1x1_96_24_56", ConvSpec{Cin: 96, Cout: 24, Groups: 1, Kernel: []int{1, 1}}, []int{56, 56}},
+	{"1x1_320_1280_7", ConvSpec{Cin: 320, Cout: 1280, Groups: 1, Kernel: []int{1, 1}}, []int{7, 7}},
+	{"dw3x3_144_56", ConvSpec{Cin: 144, Cout: 144, Groups: 144, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{56, 56}},
+	{"dw5x5s2_240_28", ConvSpec{Cin: 240, Cout: 240, Groups: 240, Kernel: []int{5, 5}, Stride: []int{2, 2}, PadBegin: []int{1, 1}, PadEnd: []int{2, 2}}, []int{28, 28}},
+	{"1d_64_k9", ConvSpec{Cin: 64, Cout: 64, Groups: 1, Kernel: []int{9}, PadBegin: []int{4}, PadEnd: []int{4}}, []int{1000}},
+}
+
 func BenchmarkConv(b *testing.B) {
 	r := rand.New(rand.NewPCG(17, 18))
-	for _, c := range []struct {
-		name    string
-		s       ConvSpec
-		spatial []int
-	}{
-		{"3x3_64_56", ConvSpec{Cin: 64, Cout: 64, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{56, 56}},
-		{"3x3_256_14", ConvSpec{Cin: 256, Cout: 256, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{14, 14}},
-		{"3x3_16_32", ConvSpec{Cin: 16, Cout: 16, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{32, 32}},
-		{"3x3s2_3_224", ConvSpec{Cin: 3, Cout: 32, Groups: 1, Kernel: []int{3, 3}, Stride: []int{2, 2}, PadBegin: []int{0, 0}, PadEnd: []int{1, 1}}, []int{224, 224}},
-		{"1x1_96_24_56", ConvSpec{Cin: 96, Cout: 24, Groups: 1, Kernel: []int{1, 1}}, []int{56, 56}},
-		{"1x1_320_1280_7", ConvSpec{Cin: 320, Cout: 1280, Groups: 1, Kernel: []int{1, 1}}, []int{7, 7}},
-		{"dw3x3_144_56", ConvSpec{Cin: 144, Cout: 144, Groups: 144, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{56, 56}},
-		{"dw5x5s2_240_28", ConvSpec{Cin: 240, Cout: 240, Groups: 240, Kernel: []int{5, 5}, Stride: []int{2, 2}, PadBegin: []int{1, 1}, PadEnd: []int{2, 2}}, []int{28, 28}},
-		{"1d_64_k9", ConvSpec{Cin: 64, Cout: 64, Groups: 1, Kernel: []int{9}, PadBegin: []int{4}, PadEnd: []int{4}}, []int{1000}},
-	} {
+	for _, c := range convBenchmarks {
 		b.Run(c.name, func(b *testing.B) {
 			taps := 1
 			for _, k := range c.s.Kernel {
@@ -302,5 +306,47 @@ func BenchmarkConv(b *testing.B) {
 				b.ReportMetric(1e-9*flops*float64(b.N)/b.Elapsed().Seconds(), "GFLOPS")
 			})
 		})
+	}
+}
+
+// One prepared convolution serves several goroutines at a time.
+func TestConvShared(t *testing.T) {
+	r := rand.New(rand.NewPCG(19, 20))
+	for _, s := range []ConvSpec{
+		{Cin: 20, Cout: 20, Groups: 1, Kernel: []int{3, 3}},
+		{Cin: 20, Cout: 20, Groups: 20, Kernel: []int{3, 3}},
+		{Cin: 20, Cout: 20, Groups: 5, Kernel: []int{3, 3}},
+	} {
+		c, err := NewConv(s, randoms(t, r, weights(s)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := NewQConv(s, qRandom(t, r, 1, weights(s), true, false).Data, true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, qx := randoms(t, r, 2*20*100), qRandom(t, r, 1, 2*20*100, false, false).Data
+		var wg sync.WaitGroup
+		results := make([][]float32, 4)
+		for i := range results {
+			results[i] = make([]float32, 2*2*20*64)
+			wg.Go(func() {
+				for range 5 {
+					half := len(results[i]) / 2
+					if err := c.Run(nil, x, 2, []int{10, 10}, results[i][:half], nil); err != nil {
+						t.Error(err)
+					}
+					if err := q.Run(nil, qx, false, 3, 2, []int{10, 10}, &QOut{Floats: results[i][half:], Scale: []float32{.5}}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		for _, y := range results[1:] {
+			if !slices.Equal(y, results[0]) {
+				t.Errorf("%+v: results differ", s)
+			}
+		}
 	}
 }

@@ -155,29 +155,35 @@ func PackB(k, n int, b Matrix) *PackedB {
 	nr := panelWidth(level)
 	p := &PackedB{k: k, n: n, level: level, panels: make([]float32, (n+nr-1)/nr*nr*k)}
 	for j := 0; j < n; j += nr {
-		packPanel(p.panels[j*k:], nr, k, min(nr, n-j), b, 0, j)
+		packPanel(level, p.panels[j*k:], nr, k, min(nr, n-j), b, 0, j)
 	}
 	return p
 }
 
 // packPanel writes rows k0 to k0+k and columns j0 to j0+n of b to dst as
 // [k][nr], with zeros in the columns from n on.
-func packPanel(dst []float32, nr, k, n int, b Matrix, k0, j0 int) {
+func packPanel(l Level, dst []float32, nr, k, n int, b Matrix, k0, j0 int) {
 	dst = dst[:k*nr]
-	if n < nr {
-		clear(dst)
-	}
-	if b.Trans {
-		for j := range n {
-			src := b.Data[(j0+j)*b.Ld+k0:][:k]
-			for i, x := range src {
-				dst[i*nr+j] = x
-			}
-		}
+	if k == 0 {
 		return
 	}
+	if b.Trans {
+		if n < nr {
+			clear(dst)
+		}
+		transpose(l, dst, nr, b.Data[j0*b.Ld+k0:], b.Ld, k, n)
+		return
+	}
+	src := b.Data[k0*b.Ld+j0:]
+	_ = src[(k-1)*b.Ld+n-1]
+	packRows(l, dst, src, b.Ld, k, n, nr)
+}
+
+func packRowsGo(dst, src []float32, ld, k, n, nr int) {
 	for i := range k {
-		copy(dst[i*nr:][:n], b.Data[(k0+i)*b.Ld+j0:])
+		row := dst[i*nr : (i+1)*nr]
+		copy(row[:n], src[i*ld:])
+		clear(row[n:])
 	}
 }
 
@@ -249,8 +255,8 @@ func (g *gemmJob) run(pool *par.Pool, ep *Epilogue) {
 	pool.For(tasks, max(1, gemmWork/8/each), job.tasks)
 }
 
-// gemmScratch is room for the blocks that a task packs.
-type gemmScratch struct{ a, b []float32 }
+// gemmScratch is room for what a task packs or reorders.
+type gemmScratch struct{ a, b, c []float32 }
 
 var gemmScratches = sync.Pool{New: func() any { return new(gemmScratch) }}
 
@@ -304,7 +310,7 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 		if a.Trans {
 			t.lda = kc
 			t.a = grow(&(*scratch).a, mc*kc)
-			transpose(t.a, kc, a.Data[k0*a.Ld+m0:], a.Ld, mc, kc)
+			transpose(g.level, t.a, kc, a.Data[k0*a.Ld+m0:], a.Ld, mc, kc)
 		} else if kc > 0 {
 			t.lda = a.Ld
 			t.a = a.Data[m0*a.Ld+k0 : (m0+mc-1)*a.Ld+k0+kc]
@@ -330,7 +336,7 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 					if g.im != nil {
 						g.im.pack(t.b[p*kc:], nr, kc, min(nr, w-p), b.Data, k0, n0+j+p)
 					} else {
-						packPanel(t.b[p*kc:], nr, kc, min(nr, w-p), b, k0, n0+j+p)
+						packPanel(g.level, t.b[p*kc:], nr, kc, min(nr, w-p), b, k0, n0+j+p)
 					}
 				}
 			default:
@@ -356,8 +362,19 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 
 // transpose writes the transposed k×m matrix src, rows lds apart, to dst as m
 // rows of k, ldd apart.
-func transpose(dst []float32, ldd int, src []float32, lds, m, k int) {
-	for i := range k {
+func transpose(l Level, dst []float32, ldd int, src []float32, lds, m, k int) {
+	if m <= 0 || k <= 0 {
+		return
+	}
+	_, _ = dst[(m-1)*ldd+k-1], src[(k-1)*lds+m-1]
+	i := 0
+	for ; l >= AVX2 && m >= 8 && i+8 <= k; i += 8 {
+		transpose8(dst[i:], ldd, 8*ldd, src[i*lds:], lds, 8, m/8)
+		if m%8 != 0 {
+			transpose8(dst[(m-8)*ldd+i:], ldd, 0, src[i*lds+m-8:], lds, 0, 1)
+		}
+	}
+	for ; i < k; i++ {
 		for j, x := range src[i*lds:][:m] {
 			dst[j*ldd+i] = x
 		}

@@ -94,3 +94,51 @@ func qTapKernel(l Level, t *qTapTile, words []int32, floats []float32) {
 		qTapTileGo(t, first, words, floats)
 	}
 }
+
+// blockKernel computes t, of 16 or 32 output channels, with the kernel of
+// level l.
+func blockKernel(l Level, t *blockTile, width int) {
+	p := (*byte)(unsafe.Pointer(t))
+	switch {
+	case l == Generic:
+		blockTileGo(t, width)
+	case l == AVX2:
+		block16AVX2(p)
+	case width == 16:
+		block16AVX512(p)
+	default:
+		block32AVX512(p)
+	}
+}
+
+// blockTapKernel computes t with the kernel of level l.
+func blockTapKernel(l Level, t *blockTapTile) {
+	p := (*byte)(unsafe.Pointer(t))
+	switch {
+	case l == Generic:
+		blockTapTileGo(t)
+	case l == AVX2:
+		blockTapsAVX2(p)
+	default:
+		blockTapsAVX512(p)
+	}
+}
+
+// transpose8 transposes n squares of 8×8 elements: their rows lie dstStep and
+// srcStep apart, the squares dstNext and srcNext. The level is AVX2 or above.
+func transpose8(dst []float32, dstStep, dstNext int, src []float32, srcStep, srcNext, n int) {
+	transpose8AVX2(&dst[0], 4*dstStep, 4*dstNext, &src[0], 4*srcStep, 4*srcNext, n)
+}
+
+// packRows copies k rows of n elements, ld apart, into rows of nr, with zeros
+// from n on. There is one row at the least.
+func packRows(l Level, dst, src []float32, ld, k, n, nr int) {
+	switch {
+	case l == Generic:
+		packRowsGo(dst, src, ld, k, n, nr)
+	case l == AVX2:
+		packRowsAVX2(&dst[0], &src[0], 4*ld, k, n)
+	default:
+		packRowsAVX512(&dst[0], &src[0], 4*ld, k, n)
+	}
+}

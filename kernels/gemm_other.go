@@ -13,3 +13,19 @@ func byteSum(_ Level, p []byte, flip byte) int32 { return byteSumGo(p, flip) }
 func qTapKernel(_ Level, t *qTapTile, words []int32, floats []float32) {
 	qTapTileGo(t, 0, words, floats)
 }
+
+func blockKernel(_ Level, t *blockTile, width int) { blockTileGo(t, width) }
+
+func blockTapKernel(_ Level, t *blockTapTile) { blockTapTileGo(t) }
+
+func transpose8(dst []float32, dstStep, dstNext int, src []float32, srcStep, srcNext, n int) {
+	for s := range n {
+		for i := range 8 {
+			for j := range 8 {
+				dst[s*dstNext+j*dstStep+i] = src[s*srcNext+i*srcStep+j]
+			}
+		}
+	}
+}
+
+func packRows(_ Level, dst, src []float32, ld, k, n, nr int) { packRowsGo(dst, src, ld, k, n, nr) }

@@ -14,6 +14,12 @@ func gemmRowsAVX2(t *byte)
 //go:noescape
 func gemmWideAVX2(t *byte)
 
+// packRowsAVX2 copies k rows of n floats, step bytes apart, to dst as rows of 16
+// with zeros from n on.
+//
+//go:noescape
+func packRowsAVX2(dst *float32, src *float32, step int, k int, n int)
+
 // depthwiseAVX2 computes the tapTile t.
 //
 //go:noescape
@@ -28,6 +34,12 @@ func gemmRowsAVX512(t *byte)
 //
 //go:noescape
 func gemmWideAVX512(t *byte)
+
+// packRowsAVX512 copies k rows of n floats, step bytes apart, to dst as rows of 32
+// with zeros from n on.
+//
+//go:noescape
+func packRowsAVX512(dst *float32, src *float32, step int, k int, n int)
 
 // depthwiseAVX512 computes the tapTile t.
 //
@@ -48,6 +60,37 @@ func qgemmRowsAVX512(t *byte)
 //
 //go:noescape
 func qgemmRowsVNNI(t *byte)
+
+// block16AVX2 computes the blockTile t of 16 channels.
+//
+//go:noescape
+func block16AVX2(t *byte)
+
+// block16AVX512 computes the blockTile t of 16 channels.
+//
+//go:noescape
+func block16AVX512(t *byte)
+
+// block32AVX512 computes the blockTile t of 32 channels.
+//
+//go:noescape
+func block32AVX512(t *byte)
+
+// blockTapsAVX2 computes the blockTapTile t.
+//
+//go:noescape
+func blockTapsAVX2(t *byte)
+
+// blockTapsAVX512 computes the blockTapTile t.
+//
+//go:noescape
+func blockTapsAVX512(t *byte)
+
+// transpose8AVX2 transposes n squares of 8×8 floats. Steps from row to row and
+// from square to square are in bytes.
+//
+//go:noescape
+func transpose8AVX2(dst *float32, dstStep int, dstNext int, src *float32, srcStep int, srcNext int, n int)
 
 // byteSumAVX2 returns the sum of p[i]^flip over n bytes.
 //

@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"encoding/hex"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -65,7 +66,7 @@ func TestQConv(t *testing.T) {
 	defer pool.End()
 	eachLevel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(31, 32))
-		for trial := range 300 {
+		for trial := range 150 {
 			dims := 1 + r.IntN(3)
 			s := ConvSpec{Groups: 1}
 			switch r.IntN(4) {
@@ -219,4 +220,57 @@ func BenchmarkQConv(b *testing.B) {
 			})
 		})
 	}
+}
+
+// Results of QLinearConv of ONNX Runtime 1.32.0 (opset 13, CPU) on bytes of a
+// linear congruential generator: kernel 3×3, pads 1, strides 2 and 1, input
+// 6×6, sx = .03, sy = 2.5, sw[c] = (byte+1)/1024.
+func TestQConvAgreesWithONNXRuntime(t *testing.T) {
+	lcg := func(n int, s uint32) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			s = s*1664525 + 1013904223
+			b[i] = byte(s >> 24)
+		}
+		return b
+	}
+	eachLevel(t, func(t *testing.T) {
+		for _, c := range []struct {
+			cin, cout, groups int
+			signed            bool
+			xZero, yZero      int32
+			want              string
+		}{
+			{3, 2, 1, false, 117, 99, "807a4263515a837d3a6b373f705646825b45312d5740275f57005f8677681abc99003a5c"},
+			{3, 3, 3, false, 117, 99, "6975576062666d65605c4a557e67445f5b5b7e653871493b706c038c4251303d7db48e54826f5961556c8d9761665642726054714040"},
+			{4, 2, 1, true, -5, 7, "10c101ff14160106120f150ef3f82bf3222814342406beaadaf90cdbe566275c04e8bfe7"},
+		} {
+			s := ConvSpec{
+				Cin: c.cin, Cout: c.cout, Groups: c.groups, Kernel: []int{3, 3}, Stride: []int{2, 1},
+				PadBegin: []int{1, 1}, PadEnd: []int{1, 1},
+			}
+			conv, err := NewQConv(s, lcg(weights(s), 2), true, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			init, scale := make([]int32, c.cout), make([]float32, c.cout)
+			for i, b := range lcg(c.cout, 3) {
+				init[i] = (int32(b) - 128) * 16
+			}
+			for i, b := range lcg(c.cout, 4) {
+				scale[i] = float32(float32(.03)*((float32(b)+1)/1024)) / 2.5
+			}
+			x := make([]byte, c.cin*36)
+			Transpose8(x, lcg(len(x), 1), c.cin, 36)
+			y, plain := make([]byte, c.cout*18), make([]byte, c.cout*18)
+			out := &QOut{Bytes: y, Init: init, Scale: scale, Signed: c.signed, Zero: c.yZero}
+			if err := conv.Run(nil, x, c.signed, c.xZero, 1, []int{6, 6}, out); err != nil {
+				t.Fatal(err)
+			}
+			Transpose8(plain, y, 18, c.cout)
+			if got := hex.EncodeToString(plain); got != c.want {
+				t.Errorf("%d to %d channels: %s, want %s", c.cin, c.cout, got, c.want)
+			}
+		}
+	})
 }

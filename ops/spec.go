@@ -133,6 +133,8 @@ func families() [][]Spec {
 		controlSpecs(),
 		sequenceSpecs(),
 		textSpecs(),
+		qlinearSpecs(),
+		qelementSpecs(),
 	}
 }
 

@@ -423,3 +423,47 @@ func gemmWide(v isa) {
 	VZEROUPPER()
 	RET()
 }
+
+// packRows writes the kernel that copies rows of columns into a panel.
+func packRows(v isa) {
+	TEXT("packRows"+v.name, NOSPLIT, "func(dst *float32, src *float32, step int, k int, n int)")
+	Doc(fmt.Sprintf("packRows%s copies k rows of n floats, step bytes apart, to dst as rows of %d", v.name, 2*v.lanes),
+		"with zeros from n on.")
+	Pragma("noescape")
+	dst := Load(Param("dst"), GP64()).(reg.GPVirtual)
+	src := Load(Param("src"), GP64()).(reg.GPVirtual)
+	step := Load(Param("step"), GP64()).(reg.GPVirtual)
+	k := Load(Param("k"), GP64()).(reg.GPVirtual)
+	n := Load(Param("n"), GP64()).(reg.GPVirtual)
+	m0, m1 := v.regs[4], v.regs[5]
+	if v.lanes == 16 {
+		ones := GP64()
+		MOVQ(I32(-1), ones)
+		BZHIQ(n, ones, ones)
+		KMOVW(ones.As32(), reg.K1)
+		SHRQ(Imm(16), ones)
+		KMOVW(ones.As32(), reg.K2)
+	} else {
+		mask := GP64()
+		LEAQ(Mem{Symbol: Symbol{Name: "tailMask", Static: true}, Base: reg.StaticBase, Disp: 64}, mask)
+		SHLQ(Imm(2), n)
+		SUBQ(n, mask)
+		loadMasks(v, mask, m0, m1)
+	}
+	ahead := GP64()
+	LEAQ(Mem{Base: src, Index: step, Scale: 8}, ahead)
+	Label("row")
+	PREFETCHT0(Mem{Base: ahead})
+	PREFETCHT0(Mem{Base: ahead, Disp: 2*v.bytes() - 4})
+	v.maskLoad(Mem{Base: src}, 0, m0, v.regs[0])
+	v.maskLoad(Mem{Base: src, Disp: v.bytes()}, 1, m1, v.regs[1])
+	VMOVUPS(v.regs[0], Mem{Base: dst})
+	VMOVUPS(v.regs[1], Mem{Base: dst, Disp: v.bytes()})
+	ADDQ(step, src)
+	ADDQ(step, ahead)
+	ADDQ(I32(int32(2*v.bytes())), dst)
+	DECQ(k)
+	JNZ(LabelRef("row"))
+	VZEROUPPER()
+	RET()
+}

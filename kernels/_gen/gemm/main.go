@@ -12,11 +12,18 @@ func main() {
 	for _, v := range []isa{avx2, avx512} {
 		gemmRows(v)
 		gemmWide(v)
+		packRows(v)
 		depthwise(v)
 	}
 	qgemmRows(avx2, false)
 	qgemmRows(avx512, false)
 	qgemmRows(avx512, true)
+	blockRows(avx2, 2)
+	blockRows(avx512, 1)
+	blockRows(avx512, 2)
+	blockTaps(avx2)
+	blockTaps(avx512)
+	transpose8()
 	byteSum()
 	qdepthwise(avx2)
 	qdepthwise(avx512)

@@ -63,15 +63,15 @@ def case(name, node, opset, inputs, outputs, rtol=1e-5, atol=1e-5, const=()):
         Outputs=[tensor(t) for t in outputs], Rtol=rtol, Atol=atol)
 
 
-def run(op, inputs, outputs=1, opset=17, domain="", name=None, rtol=1e-5, atol=1e-5, const=(), narrow=None, **attrs):
+def run(op_type, inputs, outputs=1, opset=17, domain="", name=None, rtol=1e-5, atol=1e-5, const=(), narrow=None, extra=None, **attrs):
     """One case whose outputs ONNX Runtime computes. `outputs` counts them, or tells for each whether it is wanted.
-    `narrow` is the type of output 0 if numpy has none like it; it is then fetched through a Cast."""
+    `extra` holds attributes whose names are those of arguments here. `narrow` is the type of output 0 if numpy has none like it; it is then fetched through a Cast."""
     import onnxruntime
 
     wanted = [True] * outputs if isinstance(outputs, int) else outputs
     node = helper.make_node(
-        op, [f"i{i}" if t is not None else "" for i, t in enumerate(inputs)],
-        [f"o{i}" if w else "" for i, w in enumerate(wanted)], domain=domain, **attrs)
+        op_type, [f"i{i}" if t is not None else "" for i, t in enumerate(inputs)],
+        [f"o{i}" if w else "" for i, w in enumerate(wanted)], domain=domain, **attrs, **(extra or {}))
     infos, inits = [], []
     for i, t in enumerate(inputs):
         if t is None:
@@ -103,7 +103,7 @@ def run(op, inputs, outputs=1, opset=17, domain="", name=None, rtol=1e-5, atol=1
     results = [next(got) if w else None for w in wanted]
     if narrow:
         results[0] = numpy_helper.from_array(results[0].astype(helper.tensor_dtype_to_np_dtype(narrow)))
-    return case(name or op, node, opset if domain != "com.microsoft" else 1, inputs, results, rtol, atol, const)
+    return case(name or op_type, node, opset if domain != "com.microsoft" else 1, inputs, results, rtol, atol, const)
 
 
 def write(path, cases):

@@ -1,0 +1,590 @@
+package calibration
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/onnxq/onnxq/internal/atomicfile"
+	"github.com/onnxq/onnxq/quant"
+)
+
+const (
+	tableFormat  = "onnxq calibration table"
+	tableVersion = 1
+
+	maxTableFile = 1 << 30
+	maxTableBins = 1 << 26 // of one side, over all values
+	maxShards    = 1 << 20
+)
+
+// TableOptions are the settings that the statistics depend on. Tables merge
+// only where they are equal.
+type TableOptions struct {
+	Bins    int    `json:"bins"`            // histogram bins on each side of 0
+	Holdout int    `json:"holdout"`         // samples left out at the end
+	Limit   int    `json:"limit,omitempty"` // most samples taken, 0 for all
+	Batched bool   `json:"batched,omitempty"`
+	Cast    bool   `json:"cast,omitempty"`
+	Image   string `json:"image,omitempty"`
+	Seed    uint64 `json:"seed,omitempty"`
+	// State lists INPUT=OUTPUT pairs that are fed back, sorted.
+	State []string `json:"state,omitempty"`
+}
+
+func (o TableOptions) equal(p TableOptions) bool {
+	states := slices.Equal(o.State, p.State)
+	o.State, p.State = nil, nil
+	a, _ := json.Marshal(o)
+	b, _ := json.Marshal(p)
+	return states && bytes.Equal(a, b)
+}
+
+// SkippedSample is a bad sample that was passed over.
+type SkippedSample struct {
+	Index int    `json:"index"`
+	Name  string `json:"name"`
+	Error string `json:"error"`
+}
+
+// Table holds the statistics of the values of one model over samples, or over
+// one or several of Shards equal parts of them. Its file is JSON with values
+// sorted by name, one a line, and the same for the same contents; tables of all
+// shards merge into the file that one run over all samples writes.
+type Table struct {
+	Model   string // digest of the model
+	Data    string // Source.Hash
+	Options TableOptions
+	Total   int   // samples of all shards, those skipped included
+	Shards  int   // 1 for a table of everything
+	Have    []int // the shards that this table covers, sorted
+	// Samples holds the Index of each sample that entered, sorted.
+	Samples []int
+	Skipped []SkippedSample // by Index
+	Values  map[string]*Stats
+}
+
+// Missing returns the shards that the table does not cover.
+func (t *Table) Missing() []int {
+	var out []int
+	for i := range t.Shards {
+		if _, ok := slices.BinarySearch(t.Have, i); !ok {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// Done returns the Index of each sample that has been dealt with, sorted: what
+// a run that is taken up again leaves out.
+func (t *Table) Done() []int {
+	out := slices.Clone(t.Samples)
+	for _, s := range t.Skipped {
+		out = append(out, s.Index)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Complete reports whether every sample of every shard has been dealt with.
+func (t *Table) Complete() bool {
+	return t.Shards == 1 && len(t.Samples)+len(t.Skipped) == t.Total
+}
+
+// Merge returns the table of all samples of the given ones, which it leaves
+// alone. They must be disjoint parts of one run: the same model, data, options
+// and number of shards. The result covers the shards of all of them; where none
+// is missing it is the table of an undivided run.
+func Merge(tables ...*Table) (*Table, error) {
+	if len(tables) == 0 {
+		return nil, errors.New("no tables to merge")
+	}
+	first := tables[0]
+	out := &Table{
+		Model: first.Model, Data: first.Data, Options: first.Options,
+		Total: first.Total, Shards: first.Shards, Values: map[string]*Stats{},
+	}
+	for i, t := range tables {
+		for _, c := range []struct {
+			what string
+			same bool
+		}{
+			{"models", t.Model == first.Model},
+			{"data", t.Data == first.Data && t.Total == first.Total},
+			{"options", t.Options.equal(first.Options)},
+			{"numbers of shards", t.Shards == first.Shards},
+		} {
+			if !c.same {
+				return nil, fmt.Errorf("tables 1 and %d are of different %s", i+1, c.what)
+			}
+		}
+		for _, h := range t.Have {
+			if slices.Contains(out.Have, h) {
+				return nil, fmt.Errorf("shard %d of %d is there twice (again in table %d)", h, t.Shards, i+1)
+			}
+		}
+		out.Have = append(out.Have, t.Have...)
+		out.Samples = append(out.Samples, t.Samples...)
+		out.Skipped = append(out.Skipped, t.Skipped...)
+		for _, name := range slices.Sorted(mapKeys(t.Values)) {
+			s := out.Values[name]
+			if s == nil {
+				out.Values[name] = t.Values[name].Clone()
+			} else if err := s.Merge(t.Values[name]); err != nil {
+				return nil, fmt.Errorf("table %d: value %q: %w", i+1, name, err)
+			}
+		}
+	}
+	slices.Sort(out.Have)
+	slices.Sort(out.Samples)
+	slices.SortFunc(out.Skipped, func(a, b SkippedSample) int { return cmp.Compare(a.Index, b.Index) })
+	done := out.Done()
+	for i := 1; i < len(done); i++ {
+		if done[i] == done[i-1] {
+			return nil, fmt.Errorf("sample %d is in two tables", done[i])
+		}
+	}
+	if len(out.Missing()) == 0 {
+		out.Shards, out.Have = 1, []int{0}
+	}
+	return out, nil
+}
+
+// Change is a value whose range differs between two tables.
+type Change struct {
+	Name string
+	// A and B are the ranges; one is nil where the table lacks the value.
+	A, B *quant.Range
+	// Moved is the largest move of a bound, as a share of the wider range; 1
+	// where one is missing.
+	Moved float64
+}
+
+// Diff compares the ranges that a method makes of two tables and returns those
+// that differ, the most moved first. A value without a range (never produced,
+// NaN) counts as missing.
+func Diff(a, b *Table, m Method, o MethodOptions) []Change {
+	names := map[string]bool{}
+	for n := range a.Values {
+		names[n] = true
+	}
+	for n := range b.Values {
+		names[n] = true
+	}
+	get := func(t *Table, name string) *quant.Range {
+		if s := t.Values[name]; s != nil {
+			if r, err := Range(s, m, o); err == nil {
+				return &r
+			}
+		}
+		return nil
+	}
+	var out []Change
+	for _, n := range slices.Sorted(mapKeys(names)) {
+		c := Change{Name: n, A: get(a, n), B: get(b, n), Moved: 1}
+		switch {
+		case c.A == nil && c.B == nil:
+			continue
+		case c.A != nil && c.B != nil:
+			if *c.A == *c.B {
+				continue
+			}
+			move := math.Max(math.Abs(c.A.Min-c.B.Min), math.Abs(c.A.Max-c.B.Max))
+			wide := math.Max(c.A.Max-c.A.Min, c.B.Max-c.B.Min)
+			if wide > 0 {
+				c.Moved = math.Min(move/wide, 1)
+			}
+		}
+		out = append(out, c)
+	}
+	slices.SortStableFunc(out, func(x, y Change) int { return cmp.Compare(y.Moved, x.Moved) })
+	return out
+}
+
+// Save writes the table to a file, which is replaced as a whole.
+func (t *Table) Save(path string) error {
+	return atomicfile.Write(path, 0o644, t.Encode)
+}
+
+// tableHead is what stands in a file before the values.
+type tableHead struct {
+	Format  string          `json:"format"`
+	Version int             `json:"version"`
+	Model   string          `json:"model"`
+	Data    string          `json:"data"`
+	Options TableOptions    `json:"options"`
+	Total   int             `json:"total"`
+	Shards  int             `json:"shards"`
+	Have    string          `json:"have"`
+	Samples string          `json:"samples"`
+	Skipped []SkippedSample `json:"skipped,omitempty"`
+}
+
+// valueJSON is the form of Stats in a file. Mean and MeanSquare are for people
+// and not read back.
+type valueJSON struct {
+	Count      uint64        `json:"count"`
+	NaN        uint64        `json:"nan,omitempty"`
+	Inf        uint64        `json:"inf,omitempty"`
+	Masked     uint64        `json:"masked,omitempty"`
+	Min        *float32      `json:"min,omitempty"`
+	Max        *float32      `json:"max,omitempty"`
+	Mean       float64       `json:"mean"`
+	MeanSquare float64       `json:"mean_square"`
+	Sum        Sum           `json:"sum"`
+	Squares    Sum           `json:"squares"`
+	Exp        int           `json:"exp"`
+	Hist       string        `json:"hist,omitempty"`
+	Samples    string        `json:"samples,omitempty"`
+	Channels   *channelsJSON `json:"channels,omitempty"`
+}
+
+type channelsJSON struct {
+	Axis  int    `json:"axis"`
+	Min   string `json:"min,omitempty"`
+	Max   string `json:"max,omitempty"`
+	Count string `json:"count,omitempty"`
+	Sum   []Sum  `json:"sum,omitempty"`
+}
+
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// Encode writes the table's file.
+func (t *Table) Encode(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	head, err := marshal(tableHead{
+		tableFormat, tableVersion, t.Model, t.Data, t.Options, t.Total, t.Shards,
+		formatRuns(t.Have), formatRuns(t.Samples), t.Skipped,
+	})
+	if err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	if err := json.Indent(&text, head, "", " "); err != nil {
+		return err
+	}
+	b.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n}")))
+	b.WriteString(",\n \"values\": {")
+	for i, name := range slices.Sorted(mapKeys(t.Values)) {
+		if !utf8.ValidString(name) {
+			return fmt.Errorf("value %q: its name is not valid UTF-8, so it cannot be written as JSON", name)
+		}
+		s := t.Values[name]
+		if len(s.Hist.Counts) != 2*t.Options.Bins {
+			return fmt.Errorf("value %q has %d bins a side, the table %d", name, len(s.Hist.Counts)/2, t.Options.Bins)
+		}
+		key, err := marshal(name)
+		if err != nil {
+			return err
+		}
+		val, err := marshal(s.toJSON())
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString("\n  ")
+		b.Write(key)
+		b.WriteString(": ")
+		b.Write(val)
+	}
+	b.WriteString("\n }\n}\n")
+	return b.Flush()
+}
+
+func (s *Stats) toJSON() *valueJSON {
+	v := &valueJSON{
+		Count: s.Count, NaN: s.NaN, Inf: s.Inf, Masked: s.Masked,
+		Mean: s.Mean(), MeanSquare: s.MeanSquare(), Sum: s.Sum, Squares: s.Squares,
+		Exp: s.Hist.Exp, Hist: packCounts(s.Hist.Counts),
+	}
+	if s.Count > 0 {
+		v.Min, v.Max = &s.Min, &s.Max
+	}
+	var b []byte
+	last := -1
+	for _, r := range s.Samples {
+		b = binary.AppendUvarint(b, uint64(r.Index-last-1))
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(r.Min))
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(r.Max))
+		last = r.Index
+	}
+	v.Samples = base64.RawStdEncoding.EncodeToString(b)
+	if c := s.Channels; c != nil {
+		v.Channels = &channelsJSON{c.Axis, packFloats(c.Min), packFloats(c.Max), packCounts(c.Count), c.Sum}
+	}
+	return v
+}
+
+// Load reads a table from a file. The error names the file, and the value where
+// it is about one.
+func Load(path string) (*Table, error) {
+	data, err := readAll(path, maxTableFile)
+	if err != nil {
+		var de *DataError
+		if errors.As(err, &de) {
+			err = de.Err
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	t, err := Decode(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return t, nil
+}
+
+// Decode reads the contents of a table's file.
+func Decode(data []byte) (*Table, error) {
+	var f struct {
+		tableHead
+		Values map[string]json.RawMessage `json:"values"`
+	}
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, fmt.Errorf("not a calibration table: %w", err)
+	}
+	switch {
+	case f.Format != tableFormat:
+		return nil, errors.New("not a calibration table")
+	case f.Version != tableVersion:
+		return nil, fmt.Errorf("calibration table of version %d, this program reads %d", f.Version, tableVersion)
+	case f.Options.Bins < 1 || f.Options.Bins > min(MaxBins, maxTableBins/max(len(f.Values), 1)):
+		return nil, fmt.Errorf("%d histogram bins for each of %d values", f.Options.Bins, len(f.Values))
+	case f.Shards < 1 || f.Total < 0 || f.Shards > maxShards || f.Total > maxRunEnd:
+		return nil, fmt.Errorf("%d samples in %d shards", f.Total, f.Shards)
+	}
+	t := &Table{
+		Model: f.Model, Data: f.Data, Options: f.Options, Total: f.Total, Shards: f.Shards,
+		Skipped: f.Skipped, Values: map[string]*Stats{},
+	}
+	var err error
+	if t.Have, err = parseRuns(f.Have, f.Shards); err != nil {
+		return nil, fmt.Errorf("shards: %w", err)
+	}
+	// Indices count the samples of the source, held out ones included.
+	if t.Samples, err = parseRuns(f.Samples, maxRunEnd); err != nil {
+		return nil, fmt.Errorf("samples: %w", err)
+	}
+	for _, name := range slices.Sorted(mapKeys(f.Values)) {
+		var v valueJSON
+		if err := json.Unmarshal(f.Values[name], &v); err != nil {
+			return nil, fmt.Errorf("value %q: %w", name, err)
+		}
+		s, err := v.stats(f.Options.Bins)
+		if err != nil {
+			return nil, fmt.Errorf("value %q: %w", name, err)
+		}
+		t.Values[name] = s
+	}
+	return t, nil
+}
+
+// stats checks what a file says: the parts have to fit each other.
+func (v *valueJSON) stats(bins int) (*Stats, error) {
+	inf := float32(math.Inf(1))
+	s := &Stats{
+		Count: v.Count, NaN: v.NaN, Inf: v.Inf, Masked: v.Masked, Min: inf, Max: -inf,
+		Sum: v.Sum, Squares: v.Squares, Hist: Histogram{Exp: v.Exp},
+	}
+	var err error
+	if s.Hist.Counts, err = unpackCounts(v.Hist, 2*bins); err != nil {
+		return nil, fmt.Errorf("histogram: %w", err)
+	}
+	var total uint64
+	for _, n := range s.Hist.Counts {
+		if n > math.MaxUint64-total {
+			return nil, errors.New("histogram: the counts overflow")
+		}
+		total += n
+	}
+	if total != v.Count {
+		return nil, fmt.Errorf("histogram: it counts %d elements of %d", total, v.Count)
+	}
+	if v.Exp < minExp || v.Exp > 128 {
+		return nil, fmt.Errorf("histogram: bins of width 2^%d", v.Exp)
+	}
+	if v.Count > 0 {
+		if v.Min == nil || v.Max == nil || !(*v.Min <= *v.Max) || !s.Hist.fits(*v.Min, *v.Max, v.Exp) {
+			return nil, errors.New("min and max are missing, in the wrong order, or outside the histogram")
+		}
+		if v.Exp > minExp && s.Hist.fits(*v.Min, *v.Max, v.Exp-1) {
+			return nil, fmt.Errorf("histogram: bins of width 2^%d are wider than min and max need", v.Exp)
+		}
+		s.Min, s.Max = *v.Min, *v.Max
+	}
+	b, err := base64.RawStdEncoding.DecodeString(v.Samples)
+	if err != nil {
+		return nil, fmt.Errorf("samples: %w", err)
+	}
+	for last := -1; len(b) > 0; {
+		d, n := binary.Uvarint(b)
+		if n <= 0 || d > maxRunEnd || last+1+int(d) > maxRunEnd || len(b) < n+8 {
+			return nil, errors.New("samples: malformed")
+		}
+		last += 1 + int(d)
+		r := SampleRange{last, math.Float32frombits(binary.LittleEndian.Uint32(b[n:])), math.Float32frombits(binary.LittleEndian.Uint32(b[n+4:]))}
+		if !(r.Min <= r.Max && r.Min >= s.Min && r.Max <= s.Max) {
+			return nil, fmt.Errorf("sample %d: range [%v, %v]", last, r.Min, r.Max)
+		}
+		s.Samples = append(s.Samples, r)
+		b = b[n+8:]
+	}
+	if c := v.Channels; c != nil {
+		n := len(c.Sum)
+		ch := &Channels{Axis: c.Axis, Sum: c.Sum}
+		if ch.Min, err = unpackFloats(c.Min, n); err == nil {
+			ch.Max, err = unpackFloats(c.Max, n)
+		}
+		if err == nil && n > 0 {
+			ch.Count, err = unpackCounts(c.Count, n)
+		}
+		if err == nil && c.Axis < 0 {
+			err = fmt.Errorf("axis %d", c.Axis)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("channels: %w", err)
+		}
+		s.Channels = ch
+	}
+	return s, nil
+}
+
+// packCounts writes numbers as base64 of varints; a zero is followed by the
+// number of further zeros, and those at the end are left out.
+func packCounts(counts []uint64) string {
+	n := len(counts)
+	for n > 0 && counts[n-1] == 0 {
+		n--
+	}
+	var b []byte
+	for i := 0; i < n; i++ {
+		b = binary.AppendUvarint(b, counts[i])
+		if counts[i] == 0 {
+			run := i
+			for counts[i+1] == 0 {
+				i++
+			}
+			b = binary.AppendUvarint(b, uint64(i-run))
+		}
+	}
+	return base64.RawStdEncoding.EncodeToString(b)
+}
+
+func unpackCounts(s string, n int) ([]uint64, error) {
+	b, err := base64.RawStdEncoding.DecodeString(s)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]uint64, n)
+	for i := 0; len(b) > 0; i++ {
+		v, k := binary.Uvarint(b)
+		if k <= 0 || i >= n {
+			return nil, errors.New("malformed counts")
+		}
+		out[i] = v
+		b = b[k:]
+		if v == 0 {
+			run, k := binary.Uvarint(b)
+			if k <= 0 || run > uint64(n-i) {
+				return nil, errors.New("malformed counts")
+			}
+			i += int(run)
+			b = b[k:]
+		}
+	}
+	return out, nil
+}
+
+func packFloats(v []float32) string {
+	var b []byte
+	for _, x := range v {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
+	}
+	return base64.RawStdEncoding.EncodeToString(b)
+}
+
+func unpackFloats(s string, n int) ([]float32, error) {
+	b, err := base64.RawStdEncoding.DecodeString(s)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) != 4*n {
+		return nil, fmt.Errorf("%d bytes for %d numbers", len(b), n)
+	}
+	var out []float32
+	for ; len(b) > 0; b = b[4:] {
+		x := math.Float32frombits(binary.LittleEndian.Uint32(b))
+		if x != x {
+			return nil, errors.New("NaN")
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+const maxRunEnd = 1 << 30
+
+// formatRuns writes sorted numbers as "0-3,5".
+func formatRuns(v []int) string {
+	var b strings.Builder
+	for i := 0; i < len(v); i++ {
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(strconv.Itoa(v[i]))
+		j := i
+		for j+1 < len(v) && v[j+1] == v[j]+1 {
+			j++
+		}
+		if j > i {
+			b.WriteString("-" + strconv.Itoa(v[j]))
+		}
+		i = j
+	}
+	return b.String()
+}
+
+// parseRuns reads what formatRuns writes; all numbers are below end. The form
+// is short for its contents, so their number is bounded as well.
+func parseRuns(s string, end int) ([]int, error) {
+	if s == "" {
+		return nil, nil
+	}
+	const most = 1 << 24
+	var out []int
+	last := -1
+	for _, p := range strings.Split(s, ",") {
+		a, z, both := strings.Cut(p, "-")
+		if !both {
+			z = a
+		}
+		lo, err1 := strconv.Atoi(a)
+		hi, err2 := strconv.Atoi(z)
+		if err1 != nil || err2 != nil || lo <= last || hi < lo || hi >= end || hi-lo >= most-len(out) {
+			return nil, fmt.Errorf("%.40q is no ascending list such as 0-3,5", s)
+		}
+		for k := lo; k <= hi; k++ {
+			out = append(out, k)
+		}
+		last = hi
+	}
+	return out, nil
+}

@@ -1,0 +1,243 @@
+package calibration
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// tableOf makes the table that a run over a source's shard would.
+func tableOf(t testing.TB, parts map[string][]part, total, shard, shards int) *Table {
+	t.Helper()
+	tab := &Table{
+		Model: "m", Data: "d", Options: TableOptions{Bins: 16, Holdout: 1, State: []string{"a=b"}},
+		Total: total, Shards: shards, Have: []int{shard}, Values: map[string]*Stats{},
+	}
+	for k := shard; k < total; k += shards {
+		if k == 5 {
+			tab.Skipped = append(tab.Skipped, SkippedSample{5, "five", "1 NaN"})
+			continue
+		}
+		tab.Samples = append(tab.Samples, k)
+	}
+	for name, ps := range parts {
+		axis := -1
+		if name == "conv<1>/out" {
+			axis = 0
+		}
+		o := NewObserver(16, axis)
+		for _, p := range ps {
+			if p.sample%shards == shard && p.sample != 5 && p.sample < total {
+				if err := o.Update(p.sample, []int{12, len(p.x) / 12}, p.x); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if o.Stats().Count > 0 {
+			tab.Values[name] = o.Stats()
+		}
+	}
+	return tab
+}
+
+func encode(t testing.TB, tab *Table) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := tab.Encode(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func tableParts(seed uint64) map[string][]part {
+	r := rand.New(rand.NewPCG(seed, 1))
+	rare := randomParts(r, 11)[3:5] // a value that few samples produce
+	return map[string][]part{"conv<1>/out": randomParts(r, 11), "y": randomParts(r, 11), "rare \"x\"\n": rare}
+}
+
+// TestTableMerge: shards, written and read, merge into the file of one run, in
+// any order and grouping.
+func TestTableMerge(t *testing.T) {
+	parts := tableParts(1)
+	want := encode(t, tableOf(t, parts, 11, 0, 1))
+	r := rand.New(rand.NewPCG(2, 2))
+	for range 20 {
+		n := 1 + r.IntN(5)
+		tabs := make([]*Table, n)
+		for i := range tabs {
+			var err error
+			if tabs[i], err = Decode(encode(t, tableOf(t, parts, 11, i, n))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.Shuffle(n, func(i, j int) { tabs[i], tabs[j] = tabs[j], tabs[i] })
+		for len(tabs) > 1 {
+			k := 2 + r.IntN(len(tabs)-1)
+			m, err := Merge(tabs[:k]...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(tabs) > k && (len(m.Missing()) == 0 || m.Complete()) {
+				t.Fatalf("%d shards of %d miss nothing", k, n)
+			}
+			tabs = append(tabs[k:], m)
+		}
+		if !tabs[0].Complete() {
+			t.Error("not complete")
+		}
+		if got := encode(t, tabs[0]); !bytes.Equal(got, want) {
+			t.Fatalf("merged from %d:\n%s\nat once:\n%s", n, got, want)
+		}
+	}
+}
+
+func TestTableFile(t *testing.T) {
+	tab := tableOf(t, tableParts(3), 11, 0, 1)
+	path := filepath.Join(t.TempDir(), "t.json")
+	if err := tab.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, tab) {
+		t.Errorf("read back %+v\nwant %+v", got, tab)
+	}
+	data, _ := os.ReadFile(path)
+	if !json.Valid(data) || !strings.Contains(string(data), `"samples": "0-4,6-10"`) || !strings.Contains(string(data), "\n  \"conv<1>/out\": {\"count\":") {
+		t.Errorf("file:\n%s", data)
+	}
+	if done := got.Done(); len(done) != 11 || done[5] != 5 {
+		t.Errorf("done %v", done)
+	}
+	if _, err := Load(filepath.Join(t.TempDir(), "none.json")); err == nil || !strings.Contains(err.Error(), "none.json: no such file") {
+		t.Errorf("missing file: %v", err)
+	}
+	tab.Values["\xff"] = tab.Values["y"]
+	if err := tab.Save(path); err == nil || !strings.Contains(err.Error(), "UTF-8") {
+		t.Errorf("a name that is no UTF-8: %v", err)
+	}
+	if again, _ := os.ReadFile(path); !bytes.Equal(again, data) {
+		t.Error("a failed Save changed the file")
+	}
+}
+
+func TestMergeErrors(t *testing.T) {
+	parts := tableParts(4)
+	a := tableOf(t, parts, 11, 0, 3)
+	b := func() *Table { return tableOf(t, parts, 11, 1, 3) }
+	for want, change := range map[string]func(*Table){
+		"different models":            func(t *Table) { t.Model = "other" },
+		"different data":              func(t *Table) { t.Data = "other" },
+		"different options":           func(t *Table) { t.Options.State = nil },
+		"different numbers of shards": func(t *Table) { t.Shards = 4 },
+		"shard 0 of 3 is there twice": func(t *Table) { t.Have = []int{0} },
+		"sample 3 is in two tables":   func(t *Table) { t.Samples = []int{3} },
+		`value "y": histograms of`:    func(t *Table) { t.Values["y"] = NewObserver(8, -1).Stats() },
+	} {
+		other := b()
+		change(other)
+		if _, err := Merge(a, other); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	if _, err := Merge(); err == nil {
+		t.Error("nothing was merged")
+	}
+	m, err := Merge(a, b())
+	if err != nil || fmt.Sprint(m.Missing()) != "[2]" || m.Complete() {
+		t.Errorf("missing %v, %v", m.Missing(), err)
+	}
+}
+
+func TestDiff(t *testing.T) {
+	parts := tableParts(6)
+	a, b := tableOf(t, parts, 11, 0, 1), tableOf(t, parts, 11, 0, 1)
+	if d := Diff(a, b, MinMax, MethodOptions{}); len(d) != 0 {
+		t.Errorf("equal tables differ: %v", d)
+	}
+	y := *b.Values["y"]
+	y.Max *= 2
+	y.Hist.Counts = append([]uint64{}, y.Hist.Counts...)
+	b.Values["y"] = &y
+	delete(b.Values, "conv<1>/out")
+	d := Diff(a, b, MinMax, MethodOptions{})
+	if len(d) != 2 || d[0].Name != "conv<1>/out" || d[0].B != nil || d[0].Moved != 1 || d[1].Name != "y" || d[1].Moved <= 0 || d[1].Moved > 0.5 {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestDecodeErrors(t *testing.T) {
+	tab := tableOf(t, tableParts(7), 11, 0, 1)
+	good := string(encode(t, tab))
+	for _, c := range []struct{ old, new, want string }{
+		{good, "", "not a calibration table"},
+		{good, "{}", "not a calibration table"},
+		{good, "[1]", "not a calibration table"},
+		{tableFormat, "something", "not a calibration table"},
+		{`"version": 1`, `"version": 2`, "version 2"},
+		{`"bins": 16`, `"bins": 1000000000`, "1000000000 histogram bins"},
+		{`"bins": 16`, `"bins": 2`, ""},
+		{`"shards": 1`, `"shards": 0`, "in 0 shards"},
+		{`"have": "0"`, `"have": "0-1"`, "shards: "},
+		{`"0-4,6-10"`, `"0-4,3"`, "ascending list"},
+		{`"0-4,6-10"`, `"0-999999999"`, "ascending list"},
+		{`"y": {"count":`, `"y": {"count":1`, `value "y": histogram: it counts`},
+		{`"y": {"count":`, `"y": {"count":-`, `value "y"`},
+		{`"min":-`, `"min":1e30,"mean":-`, "min and max"},
+		{`"exp":`, `"exp":9`, "2^"},
+		{`"exp":`, `"exp":-1`, "outside the histogram"},
+		{`"hist":"`, `"hist":"!`, "histogram: "},
+		{`"samples":"`, `"samples":"!`, "samples: "},
+		{`"samples":"`, `"samples":"AAAA`, "sample"},
+		{`"sum":"`, `"sum":"z`, "exact sum"},
+		{`"axis":0`, `"axis":-1`, "axis -1"},
+		{`"sum":["`, `"sum":["0","`, "channels: "},
+	} {
+		bad := strings.Replace(good, c.old, c.new, 1)
+		if bad == good {
+			t.Fatalf("%q is not in the file:\n%s", c.old, good)
+		}
+		if _, err := Decode([]byte(bad)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q for %q: %v, want %q", c.new, c.old, err, c.want)
+		}
+	}
+	for i := range len(good) - 1 {
+		if _, err := Decode([]byte(good[:i])); err == nil {
+			t.Fatalf("cut after %d bytes: no error", i)
+		}
+		if good[i:] == "}\n" {
+			break
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(encode(f, tableOf(f, tableParts(8), 11, 0, 1)))
+	f.Add(encode(f, tableOf(f, tableParts(9), 11, 1, 3)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		tab, err := Decode(b)
+		if err != nil {
+			return
+		}
+		again, err := Decode(encode(t, tab))
+		if err != nil || !reflect.DeepEqual(again, tab) {
+			t.Fatalf("written and read: %v", err)
+		}
+		for _, s := range tab.Values {
+			if tab.Options.Bins > 256 {
+				break
+			}
+			for _, m := range Methods() {
+				Range(s, m, MethodOptions{Levels: 2})
+			}
+		}
+	})
+}

@@ -1,0 +1,369 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// Offsets in kernels.blockTile; TestBlockTileLayout compares them.
+const (
+	kX     = 0
+	kW     = 24
+	kY0    = 48
+	kY1    = 72
+	kR0    = 96
+	kR1    = 120
+	kBias  = 144
+	kRuns  = 168
+	kCount = 192
+	kLda   = 200
+	kRows  = 208
+	kPer   = 216
+	kLo    = 224
+	kHi    = 228
+	kWork  = 232 // as words: X, Y0, Y1, R0, R1 and rows left
+)
+
+// pixelBytes is the size of 16 channels of a pixel.
+const pixelBytes = 64
+
+// blockRows writes the direct convolution kernel: pixels of an output row
+// times vecs vectors of output channels. The input of one pixel is a list of
+// runs of consecutive floats, the weights are [k][vecs*lanes].
+func blockRows(v isa, vecs int) {
+	name := fmt.Sprintf("block%d%s", vecs*v.lanes, v.name)
+	TEXT(name, NOSPLIT, "func(t *byte)")
+	Doc(fmt.Sprintf("%s computes the blockTile t of %d channels.", name, vecs*v.lanes))
+	Pragma("noescape")
+	args := Load(Param("t"), GP64()).(reg.GPVirtual)
+	lda := stride(args, kLda)
+	const wX, wY0, wY1, wR0, wR1, wM = kWork, kWork + 8, kWork + 16, kWork + 24, kWork + 32, kWork + 40
+	for _, w := range [][2]int{{kX, wX}, {kY0, wY0}, {kY1, wY1}, {kR0, wR0}, {kR1, wR1}, {kRows, wM}} {
+		MOVQ(ptr(args, w[0]), Mem{Base: args, Disp: w[1]})
+	}
+	// With AVX2 the second vector is the other half of the same block.
+	split := v.lanes == 16 && vecs == 2
+	at := func(p []reg.GPVirtual, i, j int) Mem {
+		if split {
+			return Mem{Base: p[j], Disp: i * pixelBytes}
+		}
+		return Mem{Base: p[0], Disp: i*pixelBytes + j*v.bytes()}
+	}
+
+	Label("rows")
+	m := ptr(args, wM)
+	for i := v.rows; i >= 1; i-- {
+		CMPQ(m, Imm(uint64(i)))
+		if i == v.rows {
+			JGE(LabelRef("choose"))
+		} else {
+			JEQ(LabelRef(fmt.Sprintf("tile%d", i)))
+		}
+		if i == v.rows {
+			CMPQ(m, Mem{Base: args, Disp: kPer})
+			JGE(LabelRef("choose"))
+		}
+	}
+	JMP(LabelRef("done"))
+	Label("choose")
+	m = ptr(args, kPer)
+	for i := v.rows; i >= 2; i-- {
+		CMPQ(m, Imm(uint64(i)))
+		JEQ(LabelRef(fmt.Sprintf("tile%d", i)))
+	}
+
+	for mr := 1; mr <= v.rows; mr++ {
+		l := func(s string) string { return fmt.Sprintf("%s%d", s, mr) }
+		acc := func(i, j int) reg.VecPhysical { return v.regs[vecs*i+j] }
+		b := v.regs[vecs*v.rows : vecs*v.rows+vecs]
+		spare := v.regs[vecs*v.rows+vecs:]
+
+		Label(l("tile"))
+		for i := range mr {
+			for j := range vecs {
+				v.zero(acc(i, j))
+			}
+		}
+		kb, run, runs := ptr(args, kW), ptr(args, kRuns), ptr(args, kCount)
+		Label(l("run"))
+		off, k := GP64(), GP64()
+		MOVQ(Mem{Base: run}, off)
+		MOVQ(Mem{Base: run, Disp: 8}, k)
+		ADDQ(Imm(16), run)
+		ptrs := []reg.GPVirtual{ptr(args, wX)}
+		LEAQ(Mem{Base: ptrs[0], Index: off, Scale: 4}, ptrs[0])
+		for i := 3; i < mr; i += 3 {
+			p := GP64()
+			LEAQ(Mem{Base: ptrs[len(ptrs)-1], Index: lda, Scale: 2}, p)
+			ADDQ(lda, p)
+			ptrs = append(ptrs, p)
+		}
+		step := func(u int) {
+			for j := range vecs {
+				VMOVUPS(Mem{Base: kb, Disp: (u*vecs + j) * v.bytes()}, b[j])
+			}
+			for i := range mr {
+				s := spare[i%len(spare)]
+				VBROADCASTSS(rowAddr(ptrs, lda, i, 4*u), s)
+				for j := range vecs {
+					VFMADD231PS(b[j], s, acc(i, j))
+				}
+			}
+		}
+		SUBQ(Imm(4), k)
+		JLT(LabelRef(l("rest")))
+		Label(l("four"))
+		for u := range 4 {
+			step(u)
+		}
+		ADDQ(I32(int32(4*vecs*v.bytes())), kb)
+		for _, p := range ptrs {
+			ADDQ(Imm(16), p)
+		}
+		SUBQ(Imm(4), k)
+		JGE(LabelRef(l("four")))
+		Label(l("rest"))
+		ADDQ(Imm(4), k)
+		JZ(LabelRef(l("ran")))
+		Label(l("one"))
+		step(0)
+		ADDQ(I32(int32(vecs*v.bytes())), kb)
+		for _, p := range ptrs {
+			ADDQ(Imm(4), p)
+		}
+		DECQ(k)
+		JNZ(LabelRef(l("one")))
+		Label(l("ran"))
+		DECQ(runs)
+		JNZ(LabelRef(l("run")))
+
+		bias := ptr(args, kBias)
+		for j := range vecs {
+			VMOVUPS(Mem{Base: bias, Disp: j * v.bytes()}, b[j])
+			for i := range mr {
+				VADDPS(b[j], acc(i, j), acc(i, j))
+			}
+		}
+		r := []reg.GPVirtual{ptr(args, wR0)}
+		TESTQ(r[0], r[0])
+		JZ(LabelRef(l("clamp")))
+		if split {
+			r = append(r, ptr(args, wR1))
+		}
+		for i := range mr {
+			for j := range vecs {
+				VADDPS(at(r, i, j), acc(i, j), acc(i, j))
+			}
+		}
+		for j := range r {
+			ADDQ(I32(int32(mr*pixelBytes)), Mem{Base: args, Disp: wR0 + 8*j})
+		}
+		Label(l("clamp"))
+		VBROADCASTSS(Mem{Base: args, Disp: kLo}, b[0])
+		VBROADCASTSS(Mem{Base: args, Disp: kHi}, spare[0])
+		y := []reg.GPVirtual{ptr(args, wY0)}
+		if split {
+			y = append(y, ptr(args, wY1))
+		}
+		for i := range mr {
+			for j := range vecs {
+				v.clamp(b[0], spare[0], acc(i, j))
+				VMOVUPS(acc(i, j), at(y, i, j))
+			}
+		}
+		for j := range y {
+			ADDQ(I32(int32(mr*pixelBytes)), Mem{Base: args, Disp: wY0 + 8*j})
+		}
+		x := ptr(args, wX)
+		for range mr / 2 {
+			LEAQ(Mem{Base: x, Index: lda, Scale: 2}, x)
+		}
+		if mr%2 == 1 {
+			ADDQ(lda, x)
+		}
+		MOVQ(x, Mem{Base: args, Disp: wX})
+		SUBQ(Imm(uint64(mr)), Mem{Base: args, Disp: wM})
+		JMP(LabelRef("rows"))
+	}
+	Label("done")
+	VZEROUPPER()
+	RET()
+}
+
+// Offsets in kernels.blockTapTile; TestBlockTapTileLayout compares them.
+const (
+	gX    = 0
+	gW    = 24
+	gY    = 48
+	gR    = 72
+	gBias = 96
+	gOff  = 120
+	gTaps = 144
+	gLda  = 152
+	gRows = 160
+	gLo   = 168
+	gHi   = 172
+)
+
+// blockTaps writes the depthwise kernel for one block of 16 channels.
+func blockTaps(v isa) {
+	vecs := 16 / v.lanes
+	TEXT("blockTaps"+v.name, NOSPLIT, "func(t *byte)")
+	Doc("blockTaps" + v.name + " computes the blockTapTile t.")
+	Pragma("noescape")
+	args := Load(Param("t"), GP64()).(reg.GPVirtual)
+	x, y, r := ptr(args, gX), ptr(args, gY), ptr(args, gR)
+	off, lda := ptr(args, gOff), stride(args, gLda)
+	lda3 := GP64()
+	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, lda3)
+	left := ptr(args, gRows)
+	lo, hi := v.regs[14], v.regs[15]
+	VBROADCASTSS(Mem{Base: args, Disp: gLo}, lo)
+	VBROADCASTSS(Mem{Base: args, Disp: gHi}, hi)
+	sizes := []int{8 / vecs, 4 / vecs, 2 / vecs, 1}
+	if vecs == 2 {
+		sizes = sizes[:3]
+	}
+	for si, mr := range sizes {
+		l := func(s string) string { return fmt.Sprintf("%s%d", s, mr) }
+		next := "done"
+		if si+1 < len(sizes) {
+			next = fmt.Sprintf("block%d", sizes[si+1])
+		}
+		acc := func(i, j int) reg.VecPhysical { return v.regs[vecs*i+j] }
+		w := v.regs[8:10]
+		Label(l("block"))
+		CMPQ(left, Imm(uint64(mr)))
+		JLT(LabelRef(next))
+		for i := range mr {
+			for j := range vecs {
+				v.zero(acc(i, j))
+			}
+		}
+		pw, k := ptr(args, gW), GP64()
+		XORQ(k, k)
+		Label(l("tap"))
+		p := []reg.GPVirtual{GP64(), GP64()}
+		MOVQ(Mem{Base: off, Index: k, Scale: 8}, p[0])
+		LEAQ(Mem{Base: x, Index: p[0], Scale: 4}, p[0])
+		if mr > 4 {
+			LEAQ(Mem{Base: p[0], Index: lda, Scale: 4}, p[1])
+		}
+		for j := range vecs {
+			VMOVUPS(Mem{Base: pw, Disp: j * v.bytes()}, w[j])
+		}
+		for i := range mr {
+			for j := range vecs {
+				m := Mem{Base: p[i/4], Disp: j * v.bytes()}
+				switch i % 4 {
+				case 1, 2:
+					m.Index, m.Scale = lda, uint8(i%4)
+				case 3:
+					m.Index, m.Scale = lda3, 1
+				}
+				VFMADD231PS(m, w[j], acc(i, j))
+			}
+		}
+		ADDQ(Imm(pixelBytes), pw)
+		INCQ(k)
+		CMPQ(k, Mem{Base: args, Disp: gTaps})
+		JLT(LabelRef(l("tap")))
+		bias := ptr(args, gBias)
+		for j := range vecs {
+			VMOVUPS(Mem{Base: bias, Disp: j * v.bytes()}, w[j])
+			for i := range mr {
+				VADDPS(w[j], acc(i, j), acc(i, j))
+			}
+		}
+		TESTQ(r, r)
+		JZ(LabelRef(l("clamp")))
+		for i := range mr {
+			for j := range vecs {
+				VADDPS(Mem{Base: r, Disp: i*pixelBytes + j*v.bytes()}, acc(i, j), acc(i, j))
+			}
+		}
+		ADDQ(I32(int32(mr*pixelBytes)), r)
+		Label(l("clamp"))
+		for i := range mr {
+			for j := range vecs {
+				v.clamp(lo, hi, acc(i, j))
+				VMOVUPS(acc(i, j), Mem{Base: y, Disp: i*pixelBytes + j*v.bytes()})
+			}
+		}
+		ADDQ(I32(int32(mr*pixelBytes)), y)
+		for range mr / 2 {
+			LEAQ(Mem{Base: x, Index: lda, Scale: 2}, x)
+		}
+		if mr%2 == 1 {
+			ADDQ(lda, x)
+		}
+		SUBQ(Imm(uint64(mr)), left)
+		JMP(LabelRef(l("block")))
+	}
+	Label("done")
+	VZEROUPPER()
+	RET()
+}
+
+// transpose8 writes the kernel that transposes squares of 8×8 words.
+func transpose8() {
+	TEXT("transpose8AVX2", NOSPLIT, "func(dst *float32, dstStep int, dstNext int, src *float32, srcStep int, srcNext int, n int)")
+	Doc("transpose8AVX2 transposes n squares of 8×8 floats. Steps from row to row and",
+		"from square to square are in bytes.")
+	Pragma("noescape")
+	dst := Load(Param("dst"), GP64()).(reg.GPVirtual)
+	ds := Load(Param("dstStep"), GP64()).(reg.GPVirtual)
+	src := Load(Param("src"), GP64()).(reg.GPVirtual)
+	ss := Load(Param("srcStep"), GP64()).(reg.GPVirtual)
+	n := Load(Param("n"), GP64()).(reg.GPVirtual)
+	ds3, ss3 := GP64(), GP64()
+	LEAQ(Mem{Base: ds, Index: ds, Scale: 2}, ds3)
+	LEAQ(Mem{Base: ss, Index: ss, Scale: 2}, ss3)
+	row := func(p, p4, s, s3 reg.GPVirtual, i int) Mem {
+		m := Mem{Base: []reg.GPVirtual{p, p4}[i/4]}
+		switch i % 4 {
+		case 1, 2:
+			m.Index, m.Scale = s, uint8(i%4)
+		case 3:
+			m.Index, m.Scale = s3, 1
+		}
+		return m
+	}
+	Label("square")
+	src4, dst4 := GP64(), GP64()
+	LEAQ(Mem{Base: src, Index: ss, Scale: 4}, src4)
+	LEAQ(Mem{Base: dst, Index: ds, Scale: 4}, dst4)
+	y := ymm
+	for i := range 8 {
+		VMOVUPS(row(src, src4, ss, ss3, i), y[i])
+	}
+	// Pairs of rows, then quadruples, then halves of registers.
+	for i := 0; i < 8; i += 2 {
+		VUNPCKLPS(y[i+1], y[i], y[8+i])
+		VUNPCKHPS(y[i+1], y[i], y[9+i])
+	}
+	for i := 0; i < 8; i += 4 {
+		VUNPCKLPD(y[10+i], y[8+i], y[i])
+		VUNPCKHPD(y[10+i], y[8+i], y[i+1])
+		VUNPCKLPD(y[11+i], y[9+i], y[i+2])
+		VUNPCKHPD(y[11+i], y[9+i], y[i+3])
+	}
+	for i := range 4 {
+		VPERM2F128(Imm(0x20), y[4+i], y[i], y[8+i])
+		VPERM2F128(Imm(0x31), y[4+i], y[i], y[12+i])
+	}
+	for i := range 8 {
+		VMOVUPS(y[8+i], row(dst, dst4, ds, ds3, i))
+	}
+	step := Load(Param("srcNext"), GP64()).(reg.GPVirtual)
+	ADDQ(step, src)
+	step = Load(Param("dstNext"), GP64()).(reg.GPVirtual)
+	ADDQ(step, dst)
+	DECQ(n)
+	JNZ(LabelRef("square"))
+	VZEROUPPER()
+	RET()
+}
