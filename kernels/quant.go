@@ -134,7 +134,7 @@ func QuantizeColumns[T uint8 | int8 | uint16 | int16](dst []T, src, scale []floa
 
 // DequantizeColumns stores (src[i]-zero[i])*scale[i] in dst[i]. dst, scale and
 // zero are at least as long as src.
-func DequantizeColumns[T uint8 | int8 | uint16 | int16](dst []float32, src []T, scale []float32, zero []int32) {
+func DequantizeColumns[T uint8 | int8 | uint16 | int16 | int32](dst []float32, src []T, scale []float32, zero []int32) {
 	dst, scale, zero = dst[:len(src)], scale[:len(src)], zero[:len(src)]
 	var t T
 	n := 0

@@ -378,9 +378,7 @@ func quantizeAs[T uint8 | int8 | uint16 | int16](c *Call, g *granularity, p *sca
 			return
 		}
 		scale, zero := p.scale[s.scale:][:s.n], p.zero[s.scale:][:s.n]
-		for i, v := range src {
-			dst[i] = T(codeOf(v/scale[i], zero[i], int32(lo), int32(hi)))
-		}
+		kernels.QuantizeColumns(dst, src, scale, zero, lo, hi)
 	})
 }
 
@@ -538,9 +536,7 @@ func dequantizeAs[T uint8 | int8 | uint16 | int16 | int32](c *Call, g *granulari
 			return
 		}
 		scale, zero := p.scale[s.scale:][:s.n], p.zero[s.scale:][:s.n]
-		for i, q := range src {
-			dst[i] = float32(int32(q)-zero[i]) * scale[i]
-		}
+		kernels.DequantizeColumns(dst, src, scale, zero)
 	})
 }
 

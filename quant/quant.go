@@ -234,11 +234,12 @@ func (p Params) Quantize(t *tensor.Tensor) (*tensor.Tensor, error) {
 
 // quantizeColumns quantizes a matrix [rows, cols] with one scale per column.
 func (p Params) quantizeColumns(out *tensor.Tensor, src []float32, rows, cols int) {
-	dst := out.Bytes()
 	for r := range rows {
-		row := src[r*cols:][:cols]
-		for c, x := range row {
-			dst[r*cols+c] = byte(p.Code(x, c))
+		at := r * cols
+		if out.DType() == tensor.Int8 {
+			kernels.QuantizeColumns(tensor.As[int8](out)[at:], src[at:at+cols], p.Scale, p.Zero, int8(p.Type.Min), int8(p.Type.Max))
+		} else {
+			kernels.QuantizeColumns(tensor.As[uint8](out)[at:], src[at:at+cols], p.Scale, p.Zero, uint8(p.Type.Min), uint8(p.Type.Max))
 		}
 	}
 }
