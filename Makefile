@@ -1,20 +1,47 @@
-# proto needs protoc 3.21 or later and
-#   go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+# Targets that need more than Go say so above them.
 
-.PHONY: build test lint proto bench
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: build test race noasm lint cross bench generate proto gates demo
 
 build:
-	CGO_ENABLED=0 go build ./...
+	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
+
+demo: build
+	bin/onnxq demo
 
 test:
 	go test ./...
 
+# Packages that start goroutines or run inside them. Needs a C compiler.
+race:
+	go test -race ./internal/... ./exec/... ./calibration/... ./passes/... .
+
+noasm:
+	go test -tags noasm ./kernels/... ./quant/... ./ops/... ./exec/... .
+
 lint:
 	go vet ./...
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
+	go run $(STATICCHECK) ./...
+
+cross:
+	for t in linux/arm64 darwin/arm64 windows/amd64; do \
+		echo $$t; CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} go build -o /dev/null ./... || exit 1; \
+		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} go vet ./... || exit 1; done
 
 bench:
 	go test -run '^$$' -bench . ./...
 
+# Assembly, from the generators in kernels/_gen.
+generate:
+	go generate ./kernels
+
+# Needs protoc 3.21 or later and
+#   go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 proto:
 	protoc -I . --go_out=. --go_opt=paths=source_relative internal/onnxpb/onnx.proto
+
+# Needs Python with the packages that .ci/run installs, and ../shared.
+gates: build
+	python3 gates/zoo.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared} --gates exec,quant,speed

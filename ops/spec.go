@@ -39,6 +39,11 @@ const (
 	Integers             // no real values on any port (shapes, indices, conditions)
 )
 
+var flowNames = [...]string{"opaque", "compute", "pass", "join", "fixed", "integers"}
+
+// String returns the flow's name in lower case.
+func (f Flow) String() string { return flowNames[f] }
+
 // Port is an input or output of an operator.
 type Port struct {
 	Name     string

@@ -398,6 +398,38 @@ func fuseBefore(n *graph.Node) bool {
 	return true
 }
 
+func fuseMatMulAdd(s *State) error {
+	for g := range s.editable {
+		for n := range g.Nodes() {
+			if !isOp(n, "MatMul") || n.Input(0) == nil || n.Output(0) == nil || len(n.Input(0).Type.Shape) != 2 {
+				continue
+			}
+			w, y := n.Input(1), n.Output(0)
+			add := y.OnlyUse()
+			if constFloats(w) == nil || w.Const.Rank() != 2 || !isOp(add, "Add") || add.Graph() != g {
+				continue
+			}
+			c := add.Input(0)
+			if c == y {
+				c = add.Input(1)
+			}
+			cols := w.Const.Shape()[1]
+			b := constFloats(c)
+			if len(b) != cols && len(b) != 1 || c.Const.Rank() > 2 || c.Const.Rank() == 2 && c.Const.Shape()[0] != 1 {
+				continue
+			}
+			if !add.Output(0).ReplaceWith(y) {
+				continue
+			}
+			g.Remove(add)
+			n.Op.Type = "Gemm"
+			n.SetInput(2, c)
+			s.Changes++
+		}
+	}
+	return nil
+}
+
 func normalizeGemm(s *State) error {
 	for g := range s.editable {
 		for n := range g.Nodes() {

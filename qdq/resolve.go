@@ -7,16 +7,32 @@ import (
 	"github.com/onnxq/onnxq/quant"
 )
 
-// Wants returns, by value ID, which values of m have to be observed for the
-// plan: the activations without a range of their own.
-func (p *Plan) Wants(m *graph.Model) ([]bool, error) {
+// Wants returns, by value ID, how the values of m have to be observed for the
+// plan: every activation, and along its channels where an integer kernel
+// multiplies it with a weight.
+func (p *Plan) Wants(m *graph.Model) ([]quant.Watch, error) {
 	b, err := p.bind(m)
 	if err != nil {
 		return nil, err
 	}
-	want := make([]bool, m.NumValues())
+	want := make([]quant.Watch, m.NumValues())
 	for i, v := range b.values {
-		want[v.ID] = p.Tensors[i].Kind == Activation && p.Tensors[i].Range == nil
+		if p.Tensors[i].Kind != Activation {
+			continue
+		}
+		w := &want[v.ID]
+		w.Observe = true
+		for _, u := range v.Uses() {
+			if u.Node == nil || u.Index != 0 || !b.nodes[u.Node.ID].Quantized {
+				continue
+			}
+			switch u.Node.Op.Type {
+			case "Conv":
+				w.Channels, w.Axis = true, 1
+			case "MatMul", "Gemm":
+				w.Channels, w.Axis = true, -1
+			}
+		}
 	}
 	return want, nil
 }

@@ -54,6 +54,15 @@ type Scheme struct {
 	PowerOfTwo bool
 }
 
+// Watch says how an activation has to be observed to choose its parameters and
+// those of the weights that it meets.
+type Watch struct {
+	Observe bool
+	// Channels asks for statistics along Axis, which may count from the end.
+	Channels bool
+	Axis     int
+}
+
 // Range is an interval of real values.
 type Range struct{ Min, Max float64 }
 

@@ -212,3 +212,45 @@ func (p *externalPlan) write(ctx context.Context, w io.Writer) error {
 	}
 	return nil
 }
+
+// CheckDestination reports why Save could not write m to path: the folder is
+// missing or not writable, or the file is one that m was loaded from. It
+// writes and removes an empty temporary file.
+func CheckDestination(m *graph.Model, path string, opt SaveOptions) error {
+	if err := checkDestination(originOf(m), path, opt); err != nil {
+		return err
+	}
+	f, err := atomicfile.Create(path, 0o666)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// Copy writes the file that m was loaded from to path, byte for byte. A model
+// that came from elsewhere, or with external data, is saved instead.
+func Copy(ctx context.Context, m *graph.Model, path string, opt SaveOptions) error {
+	o := originOf(m)
+	if o == nil || o.file == nil || len(o.data) > 0 || opt.External == ExternalAlways {
+		return Save(ctx, m, path, opt)
+	}
+	if err := checkDestination(o, path, opt); err != nil {
+		return err
+	}
+	return atomicfile.Write(path, 0o666, func(w io.Writer) error {
+		return Guard(func() error {
+			e := &encoder{ctx: ctx, origin: o}
+			if err := e.run(w, func(e *encoder) { e.bulk(o.file.data) }); err != nil {
+				return e.sourceError(err)
+			}
+			return o.unchanged()
+		})
+	})
+}
+
+// Size returns the number of bytes that Write would write.
+func Size(m *graph.Model) int64 {
+	e := &encoder{ctx: context.Background(), origin: originOf(m)}
+	e.model(m)
+	return e.n
+}

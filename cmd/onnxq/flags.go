@@ -1,0 +1,296 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/onnxq/onnxq"
+	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/graph/onnxfile"
+	"github.com/onnxq/onnxq/qdq"
+	"github.com/onnxq/onnxq/targets"
+	"github.com/urfave/cli/v2"
+)
+
+// env is what commands talk to.
+type env struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+func flagList(groups ...[]cli.Flag) []cli.Flag {
+	var out []cli.Flag
+	for _, g := range groups {
+		out = append(out, g...)
+	}
+	return out
+}
+
+func outputFlag(what string) []cli.Flag {
+	return []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: what, Required: true}}
+}
+
+func jsonFlag() []cli.Flag {
+	return []cli.Flag{&cli.StringFlag{Name: "json", Usage: "also write the result as JSON to `FILE`; - is stdout, which then carries nothing else"}}
+}
+
+func dataFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "data", Usage: "sample inputs: a folder or file of npz, npy, images, jsonl, safetensors or test_data_set_*, - for npz on stdin, or random:N; may be repeated"},
+		&cli.IntFlag{Name: "samples", Usage: "use the first `N` samples", DefaultText: "all"},
+		&cli.BoolFlag{Name: "batched", Usage: "cut the arrays of a file along axis 0 into samples"},
+		&cli.StringFlag{Name: "image", Usage: "how images become inputs, such as resize=256,crop=224,mean=127,std=128,layout=nchw,color=rgb"},
+		&cli.BoolFlag{Name: "cast", Usage: "convert samples of another element type"},
+		&cli.IntFlag{Name: "skip-bad-samples", Usage: "leave out up to `N` samples that cannot be used"},
+		&cli.Uint64Flag{Name: "seed", Usage: "start of random values"},
+	}
+}
+
+func runFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.IntFlag{Name: "threads", Usage: "threads to use", DefaultText: "one per processor"},
+		&cli.StringFlag{Name: "max-memory", Usage: "bound on the memory of tensors while a model runs, such as 500MiB"},
+		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing but errors"},
+	}
+}
+
+func methodFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "method", Value: "auto", Usage: "how ranges follow from samples: " + methodNames()},
+		&cli.Float64Flag{Name: "percentile", Value: 99.999, Usage: "share of values, in percent, that the percentile method keeps"},
+	}
+}
+
+func holdoutFlag() []cli.Flag {
+	return []cli.Flag{&cli.IntFlag{Name: "holdout", Usage: "keep the last `N` samples for measuring", DefaultText: "a tenth"}}
+}
+
+func planFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "mode", Value: "auto", Usage: "auto or static"},
+		&cli.StringFlag{Name: "target", Value: "ort-cpu", Usage: "runtime to quantize for; see onnxq targets"},
+		&cli.StringFlag{Name: "activations", Value: "u8", Usage: "storage type of activations: u8 or i8"},
+		&cli.BoolFlag{Name: "symmetric-activations", Usage: "keep the zero point of activations at the middle of the codes"},
+		&cli.StringFlag{Name: "weights", Value: "i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric)"},
+		&cli.StringFlag{Name: "granularity", Value: "channel", Usage: "scales of weights: tensor or channel"},
+		&cli.StringSliceFlag{Name: "range", Usage: "fixed range of a tensor: `NAME=MIN:MAX`; may be repeated"},
+		&cli.StringSliceFlag{Name: "include", Usage: "quantize only nodes that match `GLOB` (or op:TYPE); may be repeated"},
+		&cli.StringSliceFlag{Name: "exclude", Usage: "leave nodes that match `GLOB` (or op:TYPE) float; may be repeated"},
+		&cli.IntFlag{Name: "opset", Usage: "operator set of the result", DefaultText: "lowest that serves"},
+	}
+}
+
+// options reads the flags that a command has; those it lacks are at their
+// defaults.
+func (e *env) options(c *cli.Context) (onnxq.Options, error) {
+	o := onnxq.Options{
+		Data:                 c.StringSlice("data"),
+		EvalData:             c.StringSlice("eval-data"),
+		Samples:              c.Int("samples"),
+		Include:              c.StringSlice("include"),
+		Exclude:              c.StringSlice("exclude"),
+		Activations:          c.String("activations"),
+		Weights:              c.String("weights"),
+		SymmetricActivations: c.Bool("symmetric-activations"),
+		Opset:                c.Int("opset"),
+		InPlace:              c.Bool("in-place"),
+		KeepFailed:           c.Bool("keep-failed"),
+		Threads:              c.Int("threads"),
+		Source: calibration.Options{
+			Batched: c.Bool("batched"), Cast: c.Bool("cast"), Image: c.String("image"),
+			Seed: c.Uint64("seed"), SkipBad: c.Int("skip-bad-samples"), Stdin: e.stdin,
+		},
+	}
+	for _, name := range []string{"samples", "threads", "skip-bad-samples", "holdout", "opset"} {
+		if c.Int(name) < 0 {
+			return o, usagef("--%s is %d, want 0 or more", name, c.Int(name))
+		}
+	}
+	if c.IsSet("holdout") {
+		n := c.Int("holdout")
+		o.Holdout = &n
+	}
+	var err error
+	if name := c.String("target"); name != "" {
+		if o.Target, err = targets.Get(name); err != nil {
+			return o, usagef("--target: %v", err)
+		}
+	}
+	switch m := c.String("mode"); m {
+	case "", "auto", "static":
+	default:
+		return o, usagef("--mode %q is none of auto, static", m)
+	}
+	if m := c.String("method"); m != "" {
+		if m != "auto" {
+			if o.Method, err = calibration.ParseMethod(m); err != nil {
+				return o, usagef("--method: %v", err)
+			}
+		}
+		if p := c.Float64("percentile"); p != 0 {
+			if !(p > 50 && p <= 100) {
+				return o, usagef("--percentile is %v, want more than 50 and at most 100", p)
+			}
+			o.MethodOptions.Percentile = p
+		}
+	}
+	switch g := c.String("granularity"); g {
+	case "", "channel":
+	case "tensor":
+		o.PerTensor = true
+	default:
+		return o, usagef("--granularity %q is none of tensor, channel", g)
+	}
+	for name, types := range map[string][]string{"activations": {"", "u8", "i8"}, "weights": {"", "i8", "u8"}} {
+		if !contains(types, c.String(name)) {
+			return o, usagef("--%s %q is none of u8, i8", name, c.String(name))
+		}
+	}
+	for _, r := range c.StringSlice("range") {
+		name, lo, hi, err := parseRange(r)
+		if err != nil {
+			return o, err
+		}
+		if o.Ranges == nil {
+			o.Ranges = map[string][2]float64{}
+		}
+		o.Ranges[name] = [2]float64{lo, hi}
+	}
+	switch x := c.String("external-data"); x {
+	case "", "auto":
+	case "always":
+		o.External = onnxfile.ExternalAlways
+	case "never":
+		o.External = onnxfile.ExternalNever
+	default:
+		return o, usagef("--external-data %q is none of auto, always, never", x)
+	}
+	if a := c.StringSlice("algorithm"); len(a) > 0 {
+		if o.NoBiasCorrection, err = parseAlgorithms(a); err != nil {
+			return o, err
+		}
+	}
+	for name, to := range map[string]**float64{"min-sqnr": &o.MinSQNR, "min-coverage": &o.MinCoverage, "max-drop": &o.MaxDrop} {
+		if c.IsSet(name) {
+			v := c.Float64(name)
+			*to = &v
+		}
+	}
+	if o.MaxBytes, err = parseBytes(c.String("max-memory")); err != nil {
+		return o, err
+	}
+	if path := c.String("plan"); path != "" {
+		if o.Plan, err = readPlan(path); err != nil {
+			return o, err
+		}
+	}
+	if path := c.String("table"); path != "" {
+		if o.Table, err = calibration.Load(path); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+func methodNames() string {
+	names := []string{"auto"}
+	for _, m := range calibration.Methods() {
+		names = append(names, string(m))
+	}
+	return strings.Join(names, ", ")
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// parseAlgorithms reads the comma list of --algorithm.
+func parseAlgorithms(values []string) (noBiasCorrection bool, err error) {
+	noBiasCorrection = true
+	for _, v := range values {
+		for _, name := range strings.Split(v, ",") {
+			switch name {
+			case "none":
+			case "bias-correction":
+				noBiasCorrection = false
+			default:
+				return false, usagef("--algorithm %q is none of none, bias-correction", name)
+			}
+		}
+	}
+	return noBiasCorrection, nil
+}
+
+func parseRange(s string) (name string, lo, hi float64, err error) {
+	at := strings.LastIndexByte(s, '=')
+	if at > 0 {
+		a, b, ok := strings.Cut(s[at+1:], ":")
+		if ok {
+			x, err1 := strconv.ParseFloat(a, 64)
+			y, err2 := strconv.ParseFloat(b, 64)
+			if err1 == nil && err2 == nil && x <= y {
+				return s[:at], x, y, nil
+			}
+		}
+	}
+	return "", 0, 0, usagef("--range %q is not NAME=MIN:MAX", s)
+}
+
+// parseBytes reads a size such as 500MiB, 2GB or 1000000; "" is 0.
+func parseBytes(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	digits := strings.TrimRight(s, "KMGTiBkb")
+	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
+	unit, ok := map[string]float64{
+		"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40,
+		"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40,
+	}[strings.ToUpper(s[len(digits):])]
+	if err != nil || !ok || n < 0 || n*unit > 1<<60 {
+		return 0, usagef("%q is not a size such as 500MiB", s)
+	}
+	return int64(n * unit), nil
+}
+
+func readPlan(path string) (*qdq.Plan, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	p, err := qdq.ReadPlan(f)
+	if err != nil {
+		return nil, usagef("%s: %v", path, err)
+	}
+	return p, nil
+}
+
+// args returns exactly n positional arguments.
+func args(c *cli.Context, names ...string) ([]string, error) {
+	got := c.Args().Slice()
+	if len(got) != len(names) {
+		return nil, usagef("%s takes %s, got %d arguments; see onnxq %[1]s --help", c.Command.FullName(), strings.Join(names, " "), len(got))
+	}
+	return got, nil
+}
+
+func human(n int64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.2f GB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.2f MB", float64(n)/1e6)
+	case n >= 1e3:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	}
+	return fmt.Sprintf("%d B", n)
+}

@@ -1,0 +1,154 @@
+// Package eval says how close a quantized model comes to the float one.
+package eval
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Output compares one graph output over all samples seen.
+type Output struct {
+	Name string `json:"name"`
+	// SQNR is 10·log10(Σ ref² / Σ (ref - got)²) in dB, nil if the outputs are
+	// equal in every bit or hold no floats.
+	SQNR *float64 `json:"sqnr_db"`
+	// Cosine is Σ ref·got / √(Σ ref² · Σ got²), nil where it is not defined.
+	Cosine *float64 `json:"cosine"`
+	// Argmax is the share of rows (slices along the last axis) whose largest
+	// element is at the same place, nil unless the last axis has at least two
+	// elements.
+	Argmax *float64 `json:"argmax_agreement"`
+	// Different counts elements of other than float type that differ, and
+	// elements of which exactly one is NaN or infinite.
+	Different int `json:"different,omitempty"`
+}
+
+// Comparison accumulates the outputs of samples.
+type Comparison struct {
+	outputs []sums
+	samples int
+}
+
+type sums struct {
+	name              string
+	signal, noise     float64
+	got2, dot         float64
+	rows, same, wrong int
+	floats            bool
+}
+
+// NewComparison returns an empty comparison of outputs of the given names.
+func NewComparison(names []string) *Comparison {
+	c := &Comparison{outputs: make([]sums, len(names))}
+	for i, n := range names {
+		c.outputs[i].name = n
+	}
+	return c
+}
+
+// Add compares the outputs of one sample. The error says which output has
+// another type or shape.
+func (c *Comparison) Add(ref, got []ops.Data) error {
+	if len(ref) != len(c.outputs) || len(got) != len(c.outputs) {
+		return fmt.Errorf("eval: %d and %d outputs, want %d", len(ref), len(got), len(c.outputs))
+	}
+	for i := range c.outputs {
+		s := &c.outputs[i]
+		a, ok := ref[i].(*tensor.Tensor)
+		b, ok2 := got[i].(*tensor.Tensor)
+		if !ok || !ok2 {
+			continue
+		}
+		if a.DType() != b.DType() || tensor.ShapeString(a.Shape()) != tensor.ShapeString(b.Shape()) {
+			return fmt.Errorf("eval: output %q is %v, the reference %v", s.name, b, a)
+		}
+		switch {
+		case a.DType() == tensor.Float32:
+			s.add(tensor.As[float32](a), tensor.As[float32](b), a.Shape())
+		case !a.Equal(b):
+			s.wrong++
+		}
+	}
+	c.samples++
+	return nil
+}
+
+func (s *sums) add(ref, got []float32, shape []int) {
+	s.floats = true
+	for i, x := range ref {
+		r, g := float64(x), float64(got[i])
+		if r-r != 0 || g-g != 0 {
+			if r != g && !(r != r && g != g) {
+				s.wrong++
+			}
+			continue
+		}
+		d := r - g
+		s.signal += r * r
+		s.noise += d * d
+		s.got2 += g * g
+		s.dot += r * g
+	}
+	if len(shape) < 2 || shape[len(shape)-1] < 2 {
+		return
+	}
+	n := shape[len(shape)-1]
+	for at := 0; at+n <= len(ref); at += n {
+		s.rows++
+		if argmax(ref[at:at+n]) == argmax(got[at:at+n]) {
+			s.same++
+		}
+	}
+}
+
+func argmax(x []float32) int {
+	best := 0
+	for i, v := range x {
+		if v > x[best] {
+			best = i
+		}
+	}
+	return best
+}
+
+// Samples returns the number of samples added.
+func (c *Comparison) Samples() int { return c.samples }
+
+// Outputs returns the result for each output.
+func (c *Comparison) Outputs() []Output {
+	out := make([]Output, len(c.outputs))
+	for i, s := range c.outputs {
+		o := Output{Name: s.name, Different: s.wrong}
+		if s.floats && s.noise > 0 {
+			db := 10 * math.Log10(s.signal/s.noise)
+			if s.signal == 0 {
+				db = -math.MaxFloat32
+			}
+			o.SQNR = &db
+		}
+		if s.signal > 0 && s.got2 > 0 {
+			cos := s.dot / math.Sqrt(s.signal) / math.Sqrt(s.got2)
+			o.Cosine = &cos
+		}
+		if s.rows > 0 {
+			share := float64(s.same) / float64(s.rows)
+			o.Argmax = &share
+		}
+		out[i] = o
+	}
+	return out
+}
+
+// Worst returns the SQNR of the worst output in dB, or nil if all are exact.
+func Worst(outputs []Output) *float64 {
+	var worst *float64
+	for _, o := range outputs {
+		if o.SQNR != nil && (worst == nil || *o.SQNR < *worst) {
+			worst = o.SQNR
+		}
+	}
+	return worst
+}

@@ -1,0 +1,303 @@
+package onnxq
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/exec"
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/graph/onnxfile"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/passes"
+)
+
+// PrepareFile prepares the model in file in and saves it as out.
+func PrepareFile(ctx context.Context, in, out string, o Options) ([]passes.Change, error) {
+	m, err := Load(in)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	save := onnxfile.SaveOptions{External: o.External, InPlace: o.InPlace}
+	if err := onnxfile.CheckDestination(m, out, save); err != nil {
+		return nil, err
+	}
+	p, changes, err := Prepare(ctx, m, o)
+	if err != nil {
+		return nil, err
+	}
+	return changes, onnxfile.Save(ctx, p, out, save)
+}
+
+// PrintPasses lists the passes of Prepare with their constraints.
+func PrintPasses(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "PASS\tAFTER\tWHAT IT DOES")
+	for _, p := range passes.List() {
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", p.Name, strings.Join(p.After, ", "), p.Does)
+	}
+	return tw.Flush()
+}
+
+// CalibrateFile collects statistics for the model in a file on shard [0] of
+// [1] of the samples that o names; what is held out is left out before.
+func CalibrateFile(ctx context.Context, in string, shard [2]int, o Options) (*calibration.Table, error) {
+	m, err := Load(in)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	q, err := newQuantization(ctx, m, o)
+	if err != nil {
+		return nil, err
+	}
+	defer q.close()
+	plan := o.Plan
+	if plan == nil {
+		if plan, err = MakePlan(q.prepared, o); err != nil {
+			return nil, err
+		}
+	}
+	return Calibrate(ctx, q.prepared, plan, q.calib.Shard(shard[0], shard[1]), o)
+}
+
+// Run computes the outputs of m for the samples that o names, in order, and
+// hands them to sink under the sample's name. It returns the number of
+// samples.
+func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, outputs []ops.Data) error) (int, error) {
+	src, err := Open(ctx, m, o.Data, o)
+	if err != nil {
+		return 0, err
+	}
+	defer src.Close()
+	if o.Samples > 0 {
+		src = src.First(o.Samples)
+	}
+	prog, err := exec.Compile(m)
+	if err != nil {
+		return 0, err
+	}
+	s := prog.NewSession(exec.SessionOptions{Threads: o.Threads, MaxBytes: o.MaxBytes})
+	for i := range src.Len() {
+		feed, err := src.Load(ctx, i)
+		if err != nil {
+			return i, err
+		}
+		out, err := s.Run(ctx, feedData(feed), nil, nil)
+		if err != nil {
+			return i, err
+		}
+		if err := sink(src.Sample(i).Name, out); err != nil {
+			return i, err
+		}
+		o.progress("run", i+1, src.Len())
+	}
+	return src.Len(), nil
+}
+
+func feedData(feed calibration.Feed) map[string]ops.Data {
+	in := make(map[string]ops.Data, len(feed))
+	for k, t := range feed {
+		in[k] = t
+	}
+	return in
+}
+
+// Summary says what is in a model.
+type Summary struct {
+	IRVersion int64         `json:"ir_version"`
+	Producer  string        `json:"producer"`
+	Opsets    []OpsetCount  `json:"opsets"`
+	Inputs    []TypedName   `json:"inputs"`
+	Outputs   []TypedName   `json:"outputs"`
+	Nodes     int           `json:"nodes"`
+	Scopes    int           `json:"scopes"`
+	Functions int           `json:"functions"`
+	Operators []OpCount     `json:"operators"`
+	Constants []DTypeBytes  `json:"constants"`
+	Schemes   []SchemeCount `json:"schemes,omitempty"` // of a quantized model
+	// IntegerNodes counts the nodes that read what DequantizeLinear gives, and
+	// those that compute on integers themselves.
+	IntegerNodes int `json:"integer_nodes"`
+}
+
+// OpsetCount is an imported operator set.
+type OpsetCount struct {
+	Domain  string `json:"domain"`
+	Version int64  `json:"version"`
+}
+
+// TypedName is a graph input or output.
+type TypedName struct {
+	Name string `json:"name"`
+	Type string `json:"type"`
+}
+
+// OpCount is how often an operator occurs, and whether onnxq knows it.
+type OpCount struct {
+	Op    string `json:"op"`
+	Count int    `json:"count"`
+	Known bool   `json:"known"`
+}
+
+// DTypeBytes is what the constants of one element type take.
+type DTypeBytes struct {
+	DType string `json:"dtype"`
+	Count int    `json:"count"`
+	Bytes int64  `json:"bytes"`
+}
+
+// SchemeCount is how often DequantizeLinear reads codes of a type and
+// granularity.
+type SchemeCount struct {
+	Scheme string `json:"scheme"`
+	Count  int    `json:"count"`
+}
+
+// Inspect summarizes a model.
+func Inspect(m *graph.Model) *Summary {
+	s := &Summary{IRVersion: m.IRVersion, Producer: strings.TrimSpace(m.ProducerName + " " + m.ProducerVersion), Functions: len(m.Functions)}
+	for _, o := range m.Opsets {
+		s.Opsets = append(s.Opsets, OpsetCount{o.Domain, o.Version})
+	}
+	for _, v := range m.Graph.FeedInputs() {
+		s.Inputs = append(s.Inputs, TypedName{v.Name(), v.Type.String()})
+	}
+	for _, v := range m.Graph.Outputs() {
+		s.Outputs = append(s.Outputs, TypedName{v.Name(), v.Type.String()})
+	}
+	count := map[string]*OpCount{}
+	consts := map[string]*DTypeBytes{}
+	schemes := map[string]int{}
+	constant := func(name string, bytes int) {
+		c := consts[name]
+		if c == nil {
+			c = &DTypeBytes{DType: name}
+			consts[name] = c
+		}
+		c.Count++
+		c.Bytes += int64(bytes)
+	}
+	for g := range m.Scopes() {
+		s.Scopes++
+		for _, v := range g.Initializers() {
+			if v.Const != nil {
+				constant(v.Const.DType().String(), len(v.Const.Bytes()))
+			}
+		}
+		for n := range g.Nodes() {
+			s.Nodes++
+			c := count[n.Op.String()]
+			if c == nil {
+				c = &OpCount{Op: n.Op.String(), Known: ops.Lookup(n) != nil || m.Function(n.Op) != nil}
+				count[n.Op.String()] = c
+			}
+			c.Count++
+			for _, a := range n.Attrs {
+				if a.T != nil {
+					constant(a.T.DType().String(), len(a.T.Bytes()))
+				}
+			}
+			s.integers(n, schemes)
+		}
+	}
+	for _, c := range count {
+		s.Operators = append(s.Operators, *c)
+	}
+	slices.SortFunc(s.Operators, func(a, b OpCount) int {
+		if a.Count != b.Count {
+			return b.Count - a.Count
+		}
+		return strings.Compare(a.Op, b.Op)
+	})
+	for _, c := range consts {
+		s.Constants = append(s.Constants, *c)
+	}
+	slices.SortFunc(s.Constants, func(a, b DTypeBytes) int { return strings.Compare(a.DType, b.DType) })
+	for k, n := range schemes {
+		s.Schemes = append(s.Schemes, SchemeCount{k, n})
+	}
+	slices.SortFunc(s.Schemes, func(a, b SchemeCount) int { return strings.Compare(a.Scheme, b.Scheme) })
+	return s
+}
+
+func (s *Summary) integers(n *graph.Node, schemes map[string]int) {
+	switch n.Op.Type {
+	case "DequantizeLinear":
+		codes, scale := n.Input(0), n.Input(1)
+		if codes == nil {
+			return
+		}
+		kind, dtype := "activation", codes.Type.Elem
+		if codes.Const != nil {
+			kind, dtype = "constant", codes.Const.DType()
+		} else if z := n.Input(2); z != nil && z.Const != nil {
+			dtype = z.Const.DType()
+		}
+		gran := "per tensor"
+		if scale != nil && scale.Const != nil && scale.Const.Rank() > 0 && scale.Const.Len() > 1 {
+			gran = "per axis"
+		}
+		if n.Int("block_size", 0) > 0 {
+			gran = "block " + strconv.FormatInt(n.Int("block_size", 0), 10)
+		}
+		schemes[kind+" "+dtype.String()+" "+gran]++
+	case "QuantizeLinear":
+	case "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear", "MatMulNBits":
+		s.IntegerNodes++
+	default:
+		for _, v := range n.Inputs() {
+			if v == nil {
+				continue
+			}
+			if d := v.DefNode(); d != nil && d.Op.Type == "DequantizeLinear" {
+				s.IntegerNodes++
+				return
+			}
+		}
+	}
+}
+
+// Print writes the summary as tables.
+func (s *Summary) Print(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	clean := func(t string) string { q := strconv.Quote(t); return q[1 : len(q)-1] }
+	fmt.Fprintf(tw, "producer\t%s\nIR version\t%d\n", clean(s.Producer), s.IRVersion)
+	for _, o := range s.Opsets {
+		d := o.Domain
+		if d == "" {
+			d = "ai.onnx"
+		}
+		fmt.Fprintf(tw, "opset\t%s %d\n", clean(d), o.Version)
+	}
+	for _, v := range s.Inputs {
+		fmt.Fprintf(tw, "input\t%s: %s\n", clean(v.Name), clean(v.Type))
+	}
+	for _, v := range s.Outputs {
+		fmt.Fprintf(tw, "output\t%s: %s\n", clean(v.Name), clean(v.Type))
+	}
+	fmt.Fprintf(tw, "nodes\t%d in %d graphs, %d local functions\n", s.Nodes, s.Scopes, s.Functions)
+	for _, c := range s.Constants {
+		fmt.Fprintf(tw, "constants\t%d of %s, %d bytes\n", c.Count, c.DType, c.Bytes)
+	}
+	for _, c := range s.Schemes {
+		fmt.Fprintf(tw, "quantized\t%d × %s\n", c.Count, c.Scheme)
+	}
+	if len(s.Schemes) > 0 || s.IntegerNodes > 0 {
+		fmt.Fprintf(tw, "integer nodes\t%d\n", s.IntegerNodes)
+	}
+	for _, c := range s.Operators {
+		note := ""
+		if !c.Known {
+			note = " (not known to onnxq: kept as it is)"
+		}
+		fmt.Fprintf(tw, "operator\t%d × %s%s\n", c.Count, clean(c.Op), note)
+	}
+	return tw.Flush()
+}

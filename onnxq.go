@@ -1,0 +1,648 @@
+// Package onnxq quantizes ONNX models: a float model and sample inputs go in,
+// a model with QuantizeLinear/DequantizeLinear comes out that is about a
+// quarter of the size and that ONNX Runtime runs on integers.
+//
+// Quantize does the whole job. The stages that it consists of can be called
+// one by one: Load, Prepare, MakePlan, Calibrate, Apply and Compare.
+package onnxq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/eval"
+	"github.com/onnxq/onnxq/exec"
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/graph/onnxfile"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/passes"
+	"github.com/onnxq/onnxq/passes/accuracy"
+	"github.com/onnxq/onnxq/qdq"
+	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/targets"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Options say how a model is quantized. The zero value is the default of every
+// field.
+type Options struct {
+	Target *targets.Target // nil: ort-cpu
+
+	// Data names the calibration samples; see package calibration. EvalData
+	// names samples to measure the result on; without it the last tenth of
+	// Data is held out for that.
+	Data, EvalData []string
+	Samples        int  // number of samples of Data to use; 0: all
+	Holdout        *int // number of samples of Data to hold out; nil: a tenth
+	Source         calibration.Options
+
+	Method        calibration.Method // how ranges follow from statistics; "": MinMax
+	MethodOptions calibration.MethodOptions
+
+	Activations string // storage type: u8 (default) or i8
+	Weights     string // storage type: i8 (default) or u8
+	// SymmetricActivations puts the zero point of activations at the middle of
+	// the codes.
+	SymmetricActivations bool
+	PerTensor            bool // one scale per weight tensor instead of one per output channel
+	// NoBiasCorrection leaves biases as they are; by default the mean error
+	// that rounding the weights causes is taken out of them.
+	NoBiasCorrection bool
+
+	Include, Exclude []string // globs over node names, or op:TYPE
+	Ranges           map[string][2]float64
+
+	Plan  *qdq.Plan          // instead of making one
+	Table *calibration.Table // instead of calibrating
+
+	Opset    int               // operator set of the result; 0: the lowest that serves
+	External onnxfile.External // where weights are stored
+	InPlace  bool              // allow the output to replace the input
+
+	MinSQNR     *float64 // in dB, of the worst output
+	MinCoverage *float64 // percent of multiply-adds on integers
+	MaxDrop     *float64 // relative loss of arg-max agreement
+	KeepFailed  bool     // write the output even if a demand is not met
+
+	Threads  int   // 0: one per processor
+	MaxBytes int64 // bound on the memory of tensors while running; 0: none
+
+	// Progress is called with the stage and how much of it is done. It may be
+	// called from several goroutines, one at a time.
+	Progress func(stage string, done, total int)
+}
+
+func (o *Options) target() *targets.Target {
+	if o.Target != nil {
+		return o.Target
+	}
+	t, _ := targets.Get("ort-cpu")
+	return t
+}
+
+func (o *Options) progress(stage string, done, total int) {
+	if o.Progress != nil {
+		o.Progress(stage, done, total)
+	}
+}
+
+// ContractError says which demand on the result was not met.
+type ContractError struct{ Text string }
+
+// Error returns the demand and what was reached.
+func (e *ContractError) Error() string { return e.Text }
+
+// Load opens a model file. The model aliases the file, so Close it when done.
+func Load(path string) (*graph.Model, error) { return onnxfile.Open(path) }
+
+// Prepare returns a copy of m in the form that quantization wants: at least
+// the operator set that the target's quantized form needs, constants folded,
+// normalization folded into weights. It computes the same.
+func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []passes.Change, error) {
+	need := o.Opset
+	if need == 0 {
+		need = o.target().PerChannelOpset
+		if o.PerTensor {
+			need = o.target().PerTensorOpset
+		}
+	}
+	if need > o.target().MaxOpset {
+		return nil, nil, fmt.Errorf("%s runs quantized models up to opset %d, not %d", o.target().Name, o.target().MaxOpset, need)
+	}
+	p := m.Clone()
+	changes, err := passes.Prepare(ctx, p, passes.Options{MinOpset: need})
+	return p, changes, err
+}
+
+// MakePlan decides what to quantize in a prepared model.
+func MakePlan(m *graph.Model, o Options) (*qdq.Plan, error) { return makePlan(m, o, nil) }
+
+func makePlan(m *graph.Model, o Options, unusable map[int]string) (*qdq.Plan, error) {
+	return qdq.Annotate(m, o.target(), qdq.Options{
+		Include: o.Include, Exclude: o.Exclude,
+		Activation: o.Activations, Weight: o.Weights,
+		SymmetricActivations: o.SymmetricActivations, PerTensor: o.PerTensor,
+		Ranges: o.Ranges, Unusable: unusable,
+	})
+}
+
+// Inputs describes what m has to be fed.
+func Inputs(m *graph.Model) []calibration.Input {
+	var in []calibration.Input
+	for _, v := range m.Graph.FeedInputs() {
+		i := calibration.Input{Name: v.Name(), DType: v.Type.Elem}
+		if v.Type.Shape != nil {
+			i.Shape = make([]int, len(v.Type.Shape))
+			for k, d := range v.Type.Shape {
+				i.Shape[k] = -1
+				if d.Known && d.Size > 0 { // some producers write 0 for unknown
+					i.Shape[k] = int(d.Size)
+				}
+			}
+		}
+		in = append(in, i)
+	}
+	return in
+}
+
+// Open opens sample sources for m.
+func Open(ctx context.Context, m *graph.Model, specs []string, o Options) (*calibration.Source, error) {
+	so := o.Source
+	if so.DecodeTensor == nil {
+		so.DecodeTensor = onnxfile.DecodeTensor
+	}
+	return calibration.Open(ctx, specs, Inputs(m), so)
+}
+
+// Result says what Quantize did. Its JSON form is that of `quantize --json`.
+type Result struct {
+	Nodes     int         `json:"nodes"`
+	Quantized int         `json:"quantized"`
+	Float     []FloatNode `json:"float"`
+	BytesIn   int64       `json:"bytes_in"`
+	BytesOut  int64       `json:"bytes_out"`
+	// Weight bytes count the constants that reach a weight port, with the
+	// scales and zero points of the quantized ones.
+	WeightBytesIn  int64        `json:"weight_bytes_in"`
+	WeightBytesOut int64        `json:"weight_bytes_out"`
+	Weights        []WeightSize `json:"weights"`
+	// Int8MACs is the share of multiply-adds that run on 8-bit integers.
+	Int8MACs float64       `json:"int8_macs_share"`
+	SQNR     *float64      `json:"sqnr_db"` // of the worst output; nil without samples or if exact
+	Outputs  []eval.Output `json:"outputs"`
+	// Measured says on which samples the outputs were compared.
+	Measured string             `json:"measured_on"`
+	Seconds  float64            `json:"seconds"`
+	PeakRSS  int64              `json:"peak_rss_bytes"`
+	Mode     string             `json:"mode"`
+	Target   string             `json:"target"`
+	Notes    []string           `json:"notes,omitempty"`
+	Passes   []passes.Change    `json:"passes"`
+	Plan     *qdq.Plan          `json:"-"`
+	Table    *calibration.Table `json:"-"`
+}
+
+// FloatNode is a node that stays float.
+type FloatNode struct {
+	Node  string `json:"node"`
+	Op    string `json:"op"`
+	Scope string `json:"scope"`
+	Why   string `json:"why"`
+}
+
+// WeightSize is what storing one weight takes before and after.
+type WeightSize struct {
+	Name     string `json:"name"`
+	Op       string `json:"op"`
+	BytesIn  int64  `json:"bytes_in"`
+	BytesOut int64  `json:"bytes_out"`
+}
+
+// Quantize reads the model at path in and writes its quantized form to out.
+// What it cannot quantize stays float with a reason in the Result; a model in
+// which nothing can be quantized is copied as it is. If a demand of the
+// options is not met, the error is a *ContractError, the Result is complete,
+// and out is not written unless KeepFailed is set.
+func Quantize(ctx context.Context, in, out string, o Options) (*Result, error) {
+	start := time.Now()
+	m, err := Load(in)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	save := onnxfile.SaveOptions{External: o.External, InPlace: o.InPlace}
+	if err := onnxfile.CheckDestination(m, out, save); err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(in)
+	if err != nil {
+		return nil, err
+	}
+	q, res, err := QuantizeModel(ctx, m, o)
+	var broken *ContractError
+	if err != nil && !errors.As(err, &broken) {
+		return nil, err
+	}
+	res.BytesIn, res.BytesOut = info.Size(), onnxfile.Size(q)
+	if broken == nil || o.KeepFailed {
+		if q == m {
+			res.BytesOut = res.BytesIn
+			err = onnxfile.Copy(ctx, m, out, save)
+		} else {
+			err = onnxfile.Save(ctx, q, out, save)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	res.Seconds, res.PeakRSS = time.Since(start).Seconds(), peakRSS()
+	if broken != nil {
+		return res, broken
+	}
+	return res, nil
+}
+
+// QuantizeModel returns the quantized form of m, which aliases m's tensors; m
+// itself stays as it is, and is the result if nothing in it can be quantized.
+// The fields of the Result about files are not set. With a *ContractError,
+// model and Result are complete.
+func QuantizeModel(ctx context.Context, m *graph.Model, o Options) (*graph.Model, *Result, error) {
+	start := time.Now()
+	q, err := newQuantization(ctx, m, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer q.close()
+	res, err := q.run(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if q.result == nil {
+		q.result = m
+	}
+	res.Seconds, res.PeakRSS = time.Since(start).Seconds(), peakRSS()
+	if broken := res.check(&o); broken != nil {
+		return q.result, res, broken
+	}
+	return q.result, res, nil
+}
+
+func (r *Result) check(o *Options) *ContractError {
+	if o.MinCoverage != nil && 100*r.Int8MACs < *o.MinCoverage {
+		return &ContractError{fmt.Sprintf("%.1f %% of the multiply-adds run on integers, %g %% were demanded", 100*r.Int8MACs, *o.MinCoverage)}
+	}
+	if o.MinSQNR != nil && r.SQNR != nil && *r.SQNR < *o.MinSQNR {
+		return &ContractError{fmt.Sprintf("output SQNR is %.2f dB, %g dB were demanded", *r.SQNR, *o.MinSQNR)}
+	}
+	if o.MaxDrop != nil {
+		for _, out := range r.Outputs {
+			if out.Argmax != nil && 1-*out.Argmax > *o.MaxDrop {
+				return &ContractError{fmt.Sprintf("arg-max of output %q agrees on %.4f of the rows, a drop of %g was allowed", out.Name, *out.Argmax, *o.MaxDrop)}
+			}
+		}
+	}
+	if (o.MinSQNR != nil || o.MaxDrop != nil) && len(r.Outputs) == 0 {
+		return &ContractError{"there are no samples to measure the accuracy on"}
+	}
+	return nil
+}
+
+// quantization is one run of Quantize in memory.
+type quantization struct {
+	o        Options
+	original *graph.Model
+	prepared *graph.Model
+	result   *graph.Model
+	calib    *calibration.Source // samples to calibrate on; nil with a table
+	eval     *calibration.Source // samples to measure on; may be nil
+	measured string
+	closers  []*calibration.Source
+	passes   []passes.Change
+	notes    []string
+}
+
+func (q *quantization) close() {
+	for _, s := range q.closers {
+		s.Close()
+	}
+}
+
+func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantization, error) {
+	q := &quantization{o: o, original: m}
+	var err error
+	if q.prepared, q.passes, err = Prepare(ctx, m, o); err != nil {
+		return nil, err
+	}
+	if err := q.openSources(ctx); err != nil {
+		q.close()
+		return nil, err
+	}
+	return q, nil
+}
+
+func (q *quantization) openSources(ctx context.Context) error {
+	if len(q.o.Data) > 0 {
+		src, err := Open(ctx, q.original, q.o.Data, q.o)
+		if err != nil {
+			return err
+		}
+		q.closers = append(q.closers, src)
+		q.calib = src
+		if q.o.Samples > 0 {
+			q.calib = q.calib.First(q.o.Samples)
+		}
+	}
+	if len(q.o.EvalData) > 0 {
+		src, err := Open(ctx, q.original, q.o.EvalData, q.o)
+		if err != nil {
+			return err
+		}
+		q.closers = append(q.closers, src)
+		q.eval, q.measured = src, "evaluation samples"
+		return nil
+	}
+	if q.calib == nil {
+		return nil
+	}
+	hold := -1
+	if q.o.Holdout != nil {
+		hold = *q.o.Holdout
+	}
+	rest, held, err := q.calib.Split(hold)
+	if err != nil {
+		return err
+	}
+	if held.Len() > 0 {
+		q.calib, q.eval, q.measured = rest, held, "held-out samples"
+	} else {
+		q.eval, q.measured = q.calib, "calibration samples"
+	}
+	return nil
+}
+
+// ErrNoData says that a mode needs samples and none were given.
+var ErrNoData = errors.New("static quantization needs samples: give --data, or --table with calibrated ranges")
+
+func (q *quantization) run(ctx context.Context) (*Result, error) {
+	plan := q.o.Plan
+	var err error
+	if plan == nil {
+		if plan, err = MakePlan(q.prepared, q.o); err != nil {
+			return nil, err
+		}
+	}
+	table := q.o.Table
+	if plan.Quantized() > 0 {
+		if table == nil {
+			if q.calib == nil {
+				return nil, ErrNoData
+			}
+			if table, err = Calibrate(ctx, q.prepared, plan, q.calib, q.o); err != nil {
+				return nil, err
+			}
+		}
+		if plan, err = q.apply(ctx, plan, table); err != nil {
+			return nil, err
+		}
+	}
+	res := &Result{Plan: plan, Table: table, Mode: plan.Mode, Target: plan.Target, Passes: q.passes, Notes: q.notes, Measured: q.measured}
+	res.describe(q)
+	if q.result != nil && q.eval != nil && q.eval.Len() > 0 {
+		if res.Outputs, err = Compare(ctx, q.original, q.result, q.eval, q.o); err != nil {
+			return nil, err
+		}
+		res.SQNR = eval.Worst(res.Outputs)
+	}
+	return res, nil
+}
+
+// apply makes q.result. Where calibration gave no usable range, the plan is
+// made again without the nodes that would need it.
+func (q *quantization) apply(ctx context.Context, plan *qdq.Plan, table *calibration.Table) (*qdq.Plan, error) {
+	unusable := map[int]string{}
+	for {
+		params, bad, err := plan.Resolve(q.prepared, q.ranges(table))
+		if err != nil {
+			return nil, err
+		}
+		if len(bad) == 0 {
+			if plan.Quantized() == 0 {
+				return plan, nil
+			}
+			q.result = q.prepared.Clone()
+			if !q.o.NoBiasCorrection {
+				if _, err := accuracy.CorrectBias(q.result, plan, params, means(table)); err != nil {
+					return nil, err
+				}
+			}
+			notices, err := qdq.Rewrite(q.result, plan, params)
+			if err != nil {
+				return nil, err
+			}
+			for _, n := range notices {
+				q.notes = append(q.notes, fmt.Sprintf("%s: %s", n.Tensor, n.Text))
+			}
+			_, err = passes.Cleanup(ctx, q.result, passes.Options{Check: true})
+			return plan, err
+		}
+		if q.o.Plan != nil {
+			for _, id := range slices.Sorted(mapKeys(bad)) {
+				return nil, fmt.Errorf("the plan quantizes a tensor that has no range: %s", bad[id])
+			}
+		}
+		for id, why := range bad {
+			unusable[id] = why
+		}
+		if plan, err = makePlan(q.prepared, q.o, unusable); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// ranges gives the method's range of each activation.
+func (q *quantization) ranges(table *calibration.Table) qdq.Ranges {
+	return func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
+		s := table.Values[calibration.ValueKey(v)]
+		if s == nil {
+			return quant.Range{}, "no sample reached it, so its range is not known"
+		}
+		mo := q.o.MethodOptions
+		if t, err := targets.Type(e.Type); err == nil {
+			mo.Scheme = quant.Scheme{Type: t, Symmetric: e.Symmetric, Axis: -1}
+		}
+		method := q.o.Method
+		if method == "" {
+			method = calibration.MinMax
+		}
+		r, err := calibration.Range(s, method, mo)
+		if err != nil {
+			return r, err.Error()
+		}
+		return r, ""
+	}
+}
+
+// means gives the mean of each channel of an activation.
+func means(table *calibration.Table) accuracy.Means {
+	return func(v *graph.Value) []float64 {
+		s := table.Values[calibration.ValueKey(v)]
+		if s == nil || s.Channels == nil {
+			return nil
+		}
+		return s.Channels.Mean()
+	}
+}
+
+func mapKeys[V any](m map[int]V) func(func(int) bool) {
+	return func(yield func(int) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// Calibrate runs the samples through a prepared model and collects statistics
+// of the values that the plan wants.
+func Calibrate(ctx context.Context, m *graph.Model, plan *qdq.Plan, src *calibration.Source, o Options) (*calibration.Table, error) {
+	want, err := plan.Wants(m)
+	if err != nil {
+		return nil, err
+	}
+	prog, err := exec.Compile(m)
+	if err != nil {
+		return nil, err
+	}
+	return calibration.Collect(ctx, prog, src, calibration.CollectOptions{
+		Watch: want, Threads: o.Threads, MaxBytes: o.MaxBytes,
+		Progress: func(done, total int) { o.progress("calibrate", done, total) },
+	})
+}
+
+// Compare runs the samples through both models and compares the outputs.
+func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, error) {
+	a, err := exec.Compile(ref)
+	if err != nil {
+		return nil, err
+	}
+	b, err := exec.Compile(got)
+	if err != nil {
+		return nil, err
+	}
+	so := exec.SessionOptions{Threads: o.Threads, MaxBytes: o.MaxBytes}
+	sa, sb := a.NewSession(so), b.NewSession(so)
+	var names []string
+	for _, v := range ref.Graph.Outputs() {
+		names = append(names, v.Name())
+	}
+	cmp := eval.NewComparison(names)
+	for i := range src.Len() {
+		feed, err := src.Load(ctx, i)
+		if err != nil {
+			return nil, err
+		}
+		in := make(map[string]ops.Data, len(feed))
+		for k, t := range feed {
+			in[k] = t
+		}
+		x, err := sa.Run(ctx, in, nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		y, err := sb.Run(ctx, in, nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		if err := cmp.Add(x, y); err != nil {
+			return nil, err
+		}
+		o.progress("compare", i+1, src.Len())
+	}
+	return cmp.Outputs(), nil
+}
+
+// describe fills in what follows from the plan and the models.
+func (r *Result) describe(q *quantization) {
+	r.Float, r.Weights, r.Outputs = []FloatNode{}, []WeightSize{}, []eval.Output{}
+	for _, n := range r.Plan.Nodes {
+		r.Nodes++
+		if n.Quantized {
+			r.Quantized++
+			continue
+		}
+		r.Float = append(r.Float, FloatNode{Node: n.Node, Op: n.Op, Scope: n.Scope, Why: n.Why})
+	}
+	var on, all float64
+	i := 0
+	for g := range q.prepared.Scopes() {
+		for n := range g.Nodes() {
+			e := r.Plan.Nodes[i]
+			i++
+			macs := MACs(n)
+			all += macs
+			if e.Quantized {
+				on += macs
+			}
+			r.weights(n, e)
+		}
+	}
+	if all > 0 {
+		r.Int8MACs = on / all
+	}
+}
+
+func (r *Result) weights(n *graph.Node, e qdq.NodePlan) {
+	spec := ops.Lookup(n)
+	if spec == nil {
+		return
+	}
+	for i, v := range n.Inputs() {
+		if v == nil || !v.IsConst() || !v.Const.DType().IsFloat() {
+			continue
+		}
+		if p, _ := spec.InPort(i); p.Role != ops.Weight || n.Op.Type == "Gather" && v.Const.Rank() < 2 {
+			continue
+		}
+		if slices.ContainsFunc(r.Weights, func(w WeightSize) bool { return w.Name == v.Name() }) {
+			continue
+		}
+		w := WeightSize{Name: v.Name(), Op: n.Op.String(), BytesIn: int64(len(v.Const.Bytes()))}
+		w.BytesOut = w.BytesIn
+		if e.Quantized {
+			scales := 1
+			if axis := spec.Axis(n, i, v.Const.Rank()); axis >= 0 {
+				scales = v.Const.Shape()[axis]
+			}
+			w.BytesOut = int64(v.Const.Len()) + int64(scales)*5
+		}
+		r.Weights = append(r.Weights, w)
+		r.WeightBytesIn += w.BytesIn
+		r.WeightBytesOut += w.BytesOut
+	}
+}
+
+// MACs estimates the multiply-adds of n from its constant weight and output
+// shape; unknown dimensions count as 1.
+func MACs(n *graph.Node) float64 {
+	if len(n.Inputs()) < 2 || n.Output(0) == nil {
+		return 0
+	}
+	w := n.Input(1)
+	if w == nil || !w.IsConst() || w.Const.DType() != tensor.Float32 {
+		return 0
+	}
+	positions := 1.0
+	shape := n.Output(0).Type.Shape
+	size := func(dims graph.Shape) float64 {
+		p := 1.0
+		for _, d := range dims {
+			if d.Known {
+				p *= float64(d.Size)
+			}
+		}
+		return p
+	}
+	switch n.Op.Type {
+	case "Conv":
+		if len(shape) > 2 {
+			positions = size(shape[2:])
+		}
+	case "ConvTranspose":
+		if x := n.Input(0); x != nil && len(x.Type.Shape) > 2 {
+			positions = size(x.Type.Shape[2:])
+		}
+	case "MatMul", "Gemm":
+		if len(shape) > 1 {
+			positions = size(shape[:len(shape)-1])
+		}
+	default:
+		return 0
+	}
+	return positions * float64(w.Const.Len())
+}

@@ -1,0 +1,137 @@
+// Package accuracy holds the passes that lower the error of quantization.
+// They change float models or quantization parameters before the quantized
+// form is written, and know nothing about how it is written.
+package accuracy
+
+import (
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/qdq"
+	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Means gives the mean of each channel of an activation along the axis that
+// qdq.Plan.Wants asked for, or nil.
+type Means func(v *graph.Value) []float64
+
+// CorrectBias takes out of biases what rounding the weights adds to the output
+// on average: b[o] -= Σ_k (Wq[o,k] - W[o,k])·E[x_k], with the mean E[x_k] of
+// input channel k over the calibration samples (M. Nagel et al., "Data-Free
+// Quantization Through Weight Equalization and Bias Correction", 2019, section
+// 4.2; padding counts as part of the mean). It applies to planned Conv and
+// Gemm nodes with a constant bias, and to MatMul nodes that a constant bias is
+// added to. It edits m, a copy of the model that the plan was made from, and
+// returns the number of biases corrected.
+func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means Means) (int, error) {
+	type key struct{ scope, name string }
+	byName := map[key]*quant.Params{}
+	for i := range plan.Tensors {
+		if t := &plan.Tensors[i]; t.Kind == qdq.Weight {
+			byName[key{t.Scope, t.Tensor}] = &params[i]
+		}
+	}
+	count, i := 0, 0
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			e := &plan.Nodes[i]
+			i++
+			if !e.Quantized || e.How != qdq.Integer && e.How != qdq.FloatOutput || len(n.Inputs()) < 2 || n.Input(1) == nil {
+				continue
+			}
+			w := n.Input(1)
+			p := byName[key{w.Graph().Scope(), w.Name()}]
+			user, port := biasOf(n)
+			if p == nil || user == nil || !w.IsConst() {
+				continue
+			}
+			mean := means(n.Input(0))
+			if mean == nil {
+				continue
+			}
+			shift, err := shiftOf(n, w.Const, p, mean)
+			if err != nil {
+				return count, graph.NodeError("bias correction", n, err)
+			}
+			old := user.Input(port)
+			b := tensor.As[float32](old.Const)
+			if shift == nil || len(b) != len(shift) {
+				continue
+			}
+			fixed := make([]float32, len(b))
+			for c := range b {
+				fixed[c] = float32(float64(b[c]) - shift[c])
+			}
+			v := old.Graph().NewInitializer(old.Name(), tensor.Of(fixed, old.Const.Shape()...))
+			user.SetInput(port, v)
+			if len(old.Uses()) == 0 && !old.IsInput() {
+				name := old.Name()
+				old.Graph().RemoveInitializers(func(x *graph.Value) bool { return x == old })
+				v.Rename(name)
+			}
+			count++
+		}
+	}
+	return count, nil
+}
+
+// biasOf returns the node and port that hold the constant float32 bias of n.
+func biasOf(n *graph.Node) (*graph.Node, int) {
+	user, port := n, 2
+	switch n.Op.Type {
+	case "Conv", "Gemm":
+	case "MatMul":
+		y := n.Output(0)
+		if user = y.OnlyUse(); user == nil || user.Op != (graph.OpKey{Type: "Add"}) {
+			return nil, 0
+		}
+		port = 0
+		if user.Input(0) == y {
+			port = 1
+		}
+	default:
+		return nil, 0
+	}
+	b := user.Input(port)
+	if b == nil || !b.IsConst() || b.Const.DType() != tensor.Float32 || b.Const.Rank() != 1 {
+		return nil, 0
+	}
+	return user, port
+}
+
+// shiftOf returns the mean error of each output channel, or nil where the
+// shapes do not fit.
+func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean []float64) ([]float64, error) {
+	codes, err := p.Quantize(w)
+	if err != nil {
+		return nil, err
+	}
+	a, b := tensor.As[float32](w), tensor.As[float32](p.Dequantize(codes))
+	shape := w.Shape()
+	spec := ops.Lookup(n)
+	if n.Op.Type == "Conv" {
+		groups := int(n.Int("group", 1))
+		outs, ins := shape[0], shape[1]
+		if groups < 1 || outs%groups != 0 || len(mean) != ins*groups {
+			return nil, nil
+		}
+		inner := len(a) / (outs * ins)
+		shift := make([]float64, outs)
+		for i := range a {
+			o := i / (ins * inner)
+			k := o/(outs/groups)*ins + i/inner%ins
+			shift[o] += (float64(b[i]) - float64(a[i])) * mean[k]
+		}
+		return shift, nil
+	}
+	axis := spec.Axis(n, 1, len(shape))
+	if len(shape) != 2 || axis < 0 || len(mean) != shape[1-axis] {
+		return nil, nil
+	}
+	shift := make([]float64, shape[axis])
+	for i := range a {
+		at := [2]int{i / shape[1], i % shape[1]}
+		shift[at[axis]] += (float64(b[i]) - float64(a[i])) * mean[at[1-axis]]
+	}
+	return shift, nil
+}
