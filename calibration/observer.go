@@ -155,8 +155,8 @@ type Observer struct {
 }
 
 // NewObserver returns an observer with the given number of histogram bins on
-// each side of 0 (0: DefaultBins; at most MaxBins), and statistics of each channel along axis
-// unless that is negative.
+// each side of 0 (0: DefaultBins; at most MaxBins), and statistics of each
+// channel along axis unless that is negative.
 func NewObserver(bins, axis int) *Observer {
 	if bins <= 0 {
 		bins = DefaultBins

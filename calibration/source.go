@@ -149,7 +149,8 @@ type Sample struct {
 	// Index is the sample's place in the whole source that was opened; it
 	// stays what it is in parts of it.
 	Index int
-	// Row is the sample's place within its file.
+	// Row is the sample's place within its file; 0 starts a new sequence for
+	// models whose state is fed back.
 	Row int
 
 	rel  string
