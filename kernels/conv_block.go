@@ -468,12 +468,7 @@ func (j *blockJob) bands(work, size int) {
 func (j *blockJob) tasks(lo, hi int) {
 	b := j.conv
 	c := b.conv
-	rows := 12
-	if b.level == AVX2 {
-		rows = 6
-	}
-	tiles := (j.width + rows - 1) / rows
-	per := (j.width + tiles - 1) / tiles
+	per := tileRows(b.level, j.width)
 	ay, ax := c.axes[1], c.axes[2]
 	lanes := j.xm.lanes()
 	for i := lo; i < hi; i++ {

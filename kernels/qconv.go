@@ -11,19 +11,54 @@ import (
 // position, column (kernel position, channel).
 type qIm2row struct {
 	x        []byte
-	cin      int // channels of a group
 	channels int // of the input
 	zero     byte
+	runs     qRuns
 	axes     *[3]axis
 	in, out  [3]int
+}
+
+// qRuns says how the bytes that an output position reads are ordered: runs of
+// size bytes that lie side by side in the input, one for each kernel row or
+// each kernel position, each padded to stride bytes.
+type qRuns struct {
+	joined       bool // a run spans the kernel's width
+	count        int
+	size, stride int
+	cin          int // channels of a group
+}
+
+func (c *Conv) qRuns(l Level) qRuns {
+	kx := c.axes[2]
+	r := qRuns{cin: c.spec.Cin / c.spec.Groups, joined: kx.dilation == 1 && c.spec.Groups == 1}
+	r.count, r.size = c.taps, r.cin
+	if r.joined {
+		r.count, r.size = c.taps/kx.kernel, r.cin*kx.kernel
+	}
+	r.stride = r.size
+	if !c.pointwise() {
+		unit, _ := qUnit(l)
+		r.stride = (r.size + unit - 1) / unit * unit
+	}
+	return r
+}
+
+// at is the place of a kernel position and channel in the order of the runs.
+func (r qRuns) at(tap, width, ci int) int {
+	if r.joined {
+		return tap/width*r.stride + tap%width*r.cin + ci
+	}
+	return tap*r.stride + ci
 }
 
 // pack writes the rows m0 to m0+m to dst, ld bytes apart.
 func (q *qIm2row) pack(dst []byte, ld, m0, m int) {
 	az, ay, ax := q.axes[0], q.axes[1], q.axes[2]
-	// Kernel positions that lie side by side in the input are one copy.
-	joined := ax.dilation == 1 && q.cin == q.channels
 	imageSize := volume(q.in) * q.channels
+	kernelRow := q.runs.stride
+	if !q.runs.joined {
+		kernelRow *= ax.kernel
+	}
 	for i := range m {
 		p := m0 + i
 		x0 := p%q.out[2]*ax.stride - ax.begin
@@ -36,31 +71,30 @@ func (q *qIm2row) pack(dst []byte, ld, m0, m int) {
 		for kz := range az.kernel {
 			for ky := range ay.kernel {
 				z, y := z0+kz*az.dilation, y0+ky*ay.dilation
-				line := row[:ax.kernel*q.cin]
-				row = row[len(line):]
+				line := row[:kernelRow]
+				row = row[kernelRow:]
 				if uint(z) >= uint(q.in[0]) || uint(y) >= uint(q.in[1]) {
 					fillBytes(line, q.zero)
 					continue
 				}
 				src := image[(z*q.in[1]+y)*q.in[2]*q.channels:]
-				if joined {
+				if q.runs.joined {
 					lo, hi := min(max(0, -x0), ax.kernel), max(0, min(ax.kernel, q.in[2]-x0))
-					if lo < hi {
-						fillBytes(line[:lo*q.cin], q.zero)
-						copy(line[lo*q.cin:hi*q.cin], src[(x0+lo)*q.cin:])
-						fillBytes(line[hi*q.cin:], q.zero)
-					} else {
-						fillBytes(line, q.zero)
+					if lo >= hi {
+						lo, hi = 0, 0
 					}
+					fillBytes(line[:lo*q.channels], q.zero)
+					copy(line[lo*q.channels:hi*q.channels], src[max(0, x0+lo)*q.channels:])
+					fillBytes(line[hi*q.channels:], q.zero)
 					continue
 				}
 				for kx := range ax.kernel {
-					d := line[kx*q.cin : (kx+1)*q.cin]
+					d := line[kx*q.runs.stride:][:q.runs.stride]
+					size := 0
 					if x := x0 + kx*ax.dilation; uint(x) < uint(q.in[2]) {
-						copy(d, src[x*q.channels:])
-					} else {
-						fillBytes(d, q.zero)
+						size = copy(d[:q.runs.cin], src[x*q.channels:])
 					}
+					fillBytes(d[size:], q.zero)
 				}
 			}
 		}
@@ -79,6 +113,7 @@ type QConv struct {
 	conv   *Conv
 	level  Level
 	groups []*PackedQB
+	runs   qRuns
 	// Of a depthwise convolution: w minus its zero point as [taps][pitch], and
 	// the sums over the taps.
 	w     []int32
@@ -115,16 +150,20 @@ func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32) (*QConv, error) {
 		}
 		return q, nil
 	}
+	q.runs = c.qRuns(level)
 	cin, cout := s.Cin/s.Groups, s.Cout/s.Groups
-	k := cin * c.taps
+	k := q.runs.count * q.runs.stride
 	buf := make([]byte, cout*k)
+	if !signed {
+		// Packed, 128 is no contribution, as 0 is where bytes are signed.
+		fillBytes(buf, 128)
+	}
 	for g := range s.Groups {
-		// From [Cout, Cin, taps] to [Cout, taps, Cin].
-		src := w[g*cout*k:]
+		src := w[g*cout*cin*c.taps:]
 		for co := range cout {
 			for ci := range cin {
 				for t := range c.taps {
-					buf[co*k+t*cin+ci] = src[co*k+ci*c.taps+t]
+					buf[co*k+q.runs.at(t, c.axes[2].kernel, ci)] = src[(co*cin+ci)*c.taps+t]
 				}
 			}
 		}
@@ -173,12 +212,13 @@ func (q *QConv) Run(pool *par.Pool, x []byte, signed bool, zero int32, n int, sp
 		return fmt.Errorf("convolution with %d and %d bias values for %d channels", len(out.Init), len(out.Bias), s.Cout)
 	}
 	a := QMatrix{Data: x, Signed: signed, Ld: s.Cin}
+	modest := c.planes(osp).modest(in, osp)
 	if q.w != nil {
-		if p := c.planes(osp); p.modest(in, osp) {
-			q.runDepthwise(pool, a, zero, n, in, osp, out)
-			return nil
+		if !modest {
+			return fmt.Errorf("depthwise convolution of spatial shape %v with kernel_shape %v spreads too far", spatial, s.Kernel)
 		}
-		return fmt.Errorf("depthwise convolution of spatial shape %v with kernel_shape %v spreads too far", spatial, s.Kernel)
+		q.runDepthwise(pool, a, zero, n, in, osp, out)
+		return nil
 	}
 	cin, cout := s.Cin/s.Groups, s.Cout/s.Groups
 	for g, b := range q.groups {
@@ -192,10 +232,14 @@ func (q *QConv) Run(pool *par.Pool, x []byte, signed bool, zero int32, n int, sp
 			o.Words, o.Floats, o.Bytes = from(out.Words, g*cout), from(out.Floats, g*cout), from(out.Bytes, g*cout)
 		}
 		j := qJob{m: n * volume(osp), a: a, b: b, out: &o, zero: zero + int32(a.flip())}
-		if c.pointwise() {
+		switch {
+		case c.pointwise():
 			j.a.Data = from(x, g*cin)
-		} else {
-			j.im = &qIm2row{x: from(x, g*cin), cin: cin, channels: s.Cin, zero: byte(zero), axes: &c.axes, in: in, out: osp}
+		case modest && !b.sumsRows:
+			q.runDirect(pool, &j, g*cin, zero, n, in, osp)
+			continue
+		default:
+			j.im = &qIm2row{x: from(x, g*cin), channels: s.Cin, zero: byte(zero), runs: q.runs, axes: &c.axes, in: in, out: osp}
 		}
 		j.run(pool)
 	}
@@ -258,78 +302,154 @@ func qTapTileGo(t *qTapTile, first int, words []int32, floats []float32) {
 	}
 }
 
+// qBands divides a convolution's output into bands of rows. The input of a
+// band is copied with its padding where there is any.
+type qBands struct {
+	axes          *[3]axis
+	in, out       [3]int
+	channels      int
+	copied        bool
+	size          int // bytes of a padded row
+	width, height int // pixels and rows of a slice of a padded band, or of the image
+	rows, bands   int // output rows of a band, bands of a slice of the output
+}
+
+// bands makes bands whose input has about work bytes; always asks for copies
+// even where there is no padding.
+func (c *Conv) bands(in, out [3]int, work int, always bool) *qBands {
+	p := c.planes(out)
+	ay := c.axes[1]
+	b := &qBands{axes: &c.axes, in: in, out: out, channels: c.spec.Cin, width: p.width, height: in[1]}
+	b.size = p.width * c.spec.Cin
+	b.copied = always || in != [3]int{p.depth, p.height, p.width} || c.axes[0].begin+ay.begin+c.axes[2].begin > 0
+	b.rows = min(out[1], max(1, work/(ay.stride*b.size)))
+	b.bands = (out[1] + b.rows - 1) / b.rows
+	if b.copied {
+		b.height = (b.rows-1)*ay.stride + b.extent()
+	}
+	return b
+}
+
+func (b *qBands) extent() int { return (b.axes[1].kernel-1)*b.axes[1].dilation + 1 }
+
+// at is the place of a kernel position in the input of a band.
+func (b *qBands) at(kz, ky, kx int) int {
+	if !b.copied {
+		kz *= b.axes[0].dilation
+	}
+	return (kz*b.height+ky*b.axes[1].dilation)*b.size + kx*b.axes[2].dilation*b.channels
+}
+
+// qBand is a band: m output rows from y on of slice z of an image, and their
+// input, which has 8 more bytes behind it where it is copied.
+type qBand struct {
+	src            []byte
+	image, z, y, m int
+}
+
+// band returns band i of the images x.
+func (b *qBands) band(s *qScratch, x []byte, i int, zero byte) qBand {
+	az, ay, ax := b.axes[0], b.axes[1], b.axes[2]
+	r := qBand{y: i % b.bands * b.rows, image: i / b.bands / b.out[0], z: i / b.bands % b.out[0]}
+	r.m = min(b.rows, b.out[1]-r.y)
+	r.src = x[r.image*volume(b.in)*b.channels:]
+	if !b.copied {
+		r.src = r.src[(r.z*az.stride*b.in[1]+r.y*ay.stride)*b.size:]
+		return r
+	}
+	buf := growTo(&s.a, az.kernel*b.height*b.size+8)
+	lead := min(ax.begin, b.width)
+	k := min(b.width-lead, b.in[2])
+	for kz := range az.kernel {
+		iz := r.z*az.stride + kz*az.dilation - az.begin
+		for row := range (r.m-1)*ay.stride + b.extent() {
+			line := buf[(kz*b.height+row)*b.size:][:b.size]
+			iy := r.y*ay.stride + row - ay.begin
+			if uint(iz) >= uint(b.in[0]) || uint(iy) >= uint(b.in[1]) {
+				fillBytes(line, zero)
+				continue
+			}
+			fillBytes(line[:lead*b.channels], zero)
+			copy(line[lead*b.channels:(lead+k)*b.channels], r.src[(iz*b.in[1]+iy)*b.in[2]*b.channels:])
+			fillBytes(line[(lead+k)*b.channels:], zero)
+		}
+	}
+	r.src = buf
+	return r
+}
+
+// runDirect multiplies the bytes where they lie in the bands; those of j's
+// group start at element first of a pixel. The zero points of the weights are
+// 0 as packed.
+func (q *QConv) runDirect(pool *par.Pool, j *qJob, first int, zero int32, n int, in, out [3]int) {
+	c := q.conv
+	unit, _ := qUnit(j.b.level)
+	// A run's last unit may reach past it.
+	bands := c.bands(in, out, 1<<16, q.runs.size < q.runs.stride)
+	runs := make([]run, 0, q.runs.count)
+	width := c.axes[2].kernel
+	for r := range q.runs.count {
+		t := r
+		if q.runs.joined {
+			t = r * width
+		}
+		row := t / width
+		off := bands.at(row/c.axes[1].kernel, row%c.axes[1].kernel, t%width) + first
+		runs = append(runs, run{off, q.runs.stride / unit})
+	}
+	cols := j.prepare()
+	j.columns = cols
+	flip := uint32(j.a.flip()) * 0x01010101
+	pool.For(n*out[0]*bands.bands, 1, func(lo, hi int) {
+		s := qScratches.Get().(*qScratch)
+		defer qScratches.Put(s)
+		t := qTile{
+			rows: out[2], per: tileRows(j.b.level, out[2]), runs: runs, count: len(runs), lda: c.axes[2].stride * bands.channels,
+			mode: j.mode, lo: j.lo, hi: j.hi, zero: j.out.Zero, flip: [4]uint32{flip, flip, flip, flip},
+		}
+		for i := lo; i < hi; i++ {
+			b := bands.band(s, j.a.Data, i, byte(zero))
+			for r := range b.m {
+				t.a = b.src[r*c.axes[1].stride*bands.size:]
+				j.panels(&t, ((b.image*out[0]+b.z)*out[1]+b.y+r)*out[2], 0, j.b.n)
+			}
+		}
+	})
+	qColumnsPool.Put(cols)
+}
+
 func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, out [3]int, o *QOut) {
 	c, ch := q.conv, q.conv.spec.Cout
 	az, ay, ax := c.axes[0], c.axes[1], c.axes[2]
-	p := c.planes(out)
-	// A line is a padded input row; only as many rows as a task needs exist.
-	lineSize := p.width * ch
+	bands := c.bands(in, out, 1<<15, false)
 	off := make([]int, 0, c.taps)
-	padded := in != [3]int{p.depth, p.height, p.width} || az.begin+ay.begin+ax.begin > 0
-	height := in[1]
-	extent := (ay.kernel-1)*ay.dilation + 1
-	rows := min(out[1], max(1, (1<<15)/(out[2]*ch)))
-	if padded {
-		height = (rows-1)*ay.stride + extent
-	}
 	for kz := range az.kernel {
 		for ky := range ay.kernel {
 			for kx := range ax.kernel {
-				line := kz*az.dilation*height + ky*ay.dilation
-				if padded {
-					line = kz*height + ky*ay.dilation
-				}
-				off = append(off, line*lineSize+kx*ax.dilation*ch)
+				off = append(off, bands.at(kz, ky, kx))
 			}
 		}
 	}
-	outJob := qJob{out: o, b: &PackedQB{n: ch, sums: q.sums}, zero: zero + int32(a.flip())}
-	cols := outJob.prepare()
-	bands := (out[1] + rows - 1) / rows
+	j := qJob{out: o, b: &PackedQB{n: ch, sums: q.sums}, zero: zero + int32(a.flip())}
+	cols := j.prepare()
 	lv := min(q.level, level)
 	size := 4
-	if outJob.mode == qBytes {
+	if j.mode == qBytes {
 		size = 1
 	}
-	pool.For(n*out[0]*bands, 1, func(first, last int) {
+	pool.For(n*out[0]*bands.bands, 1, func(first, last int) {
 		s := qScratches.Get().(*qScratch)
 		defer qScratches.Put(s)
+		t := qTapTile{
+			w: q.w, off: off, init: cols.init, scale: cols.scale, bias: cols.bias, taps: c.taps, pitch: q.pitch,
+			columns: out[2], channels: ch, xStep: ax.stride * ch, cStep: ch * size, mode: j.mode,
+			lo: j.lo, hi: j.hi, zero: o.Zero, flip: uint32(a.flip()),
+		}
 		for i := first; i < last; i++ {
-			y0 := i % bands * rows
-			image, z := i/bands/out[0], i/bands%out[0]
-			m := min(rows, out[1]-y0)
-			src := a.Data[image*volume(in)*ch:]
-			if padded {
-				need := (m-1)*ay.stride + extent
-				buf := growTo(&s.a, az.kernel*height*lineSize)
-				for kz := range az.kernel {
-					iz := z*az.stride + kz*az.dilation - az.begin
-					for r := range need {
-						line := buf[(kz*height+r)*lineSize:][:lineSize]
-						iy := y0*ay.stride + r - ay.begin
-						if uint(iz) >= uint(in[0]) || uint(iy) >= uint(in[1]) {
-							fillBytes(line, byte(zero))
-							continue
-						}
-						lead := min(ax.begin, p.width)
-						k := min(p.width-lead, in[2])
-						fillBytes(line[:lead*ch], byte(zero))
-						copy(line[lead*ch:(lead+k)*ch], src[(iz*in[1]+iy)*in[2]*ch:])
-						fillBytes(line[(lead+k)*ch:], byte(zero))
-					}
-				}
-				src = buf
-			} else {
-				src = src[(z*az.stride*in[1]+y0*ay.stride)*lineSize:]
-			}
-			t := qTapTile{
-				w: q.w, off: off, init: cols.init, scale: cols.scale, bias: cols.bias, taps: c.taps, pitch: q.pitch,
-				columns: out[2], channels: ch, xStep: ax.stride * ch, cStep: ch * size, mode: outJob.mode,
-				lo: outJob.lo, hi: outJob.hi, zero: o.Zero, flip: uint32(a.flip()),
-			}
-			for r := range m {
-				t.x = src[r*ay.stride*lineSize:]
-				at := ((image*out[0]+z)*out[1] + y0 + r) * out[2] * ch
+			b := bands.band(s, a.Data, i, byte(zero))
+			for r := range b.m {
+				t.x = b.src[r*ay.stride*bands.size:]
+				at := ((b.image*out[0]+b.z)*out[1] + b.y + r) * out[2] * ch
 				var words []int32
 				var floats []float32
 				switch t.mode {

@@ -132,7 +132,7 @@ type qTile struct {
 	scale, bias   []float32
 	lda, ldc      int // in bytes
 	rows, columns int
-	units         int
+	per           int // rows to compute at once
 	mode          int // qWords, qBytes or qFloats
 	lo, hi        float32
 	zero          int32
@@ -140,6 +140,19 @@ type qTile struct {
 	flip          [4]uint32 // every byte is exclusive-ored with it
 	work          [4]uintptr
 	buf           [16]byte
+	runs          []run // of a row's bytes: place in bytes, length in units
+	count         int   // of runs
+}
+
+// tileRows returns how many of m rows to compute at once: as many as the
+// micro-kernels of the level take, or less where that leaves no small rest.
+func tileRows(l Level, m int) int {
+	most := 12
+	if l == AVX2 {
+		most = 6
+	}
+	tiles := max(1, (m+most-1)/most)
+	return max(1, (m+tiles-1)/tiles)
 }
 
 const (
@@ -156,15 +169,17 @@ func qTileGo(t *qTile, words []int32, floats []float32) {
 	for i := range t.rows {
 		var s [nr]int32
 		b := t.b
-		for u := range t.units {
-			a := t.a[i*t.lda+4*u:]
-			a0, a1, a2, a3 := int32(a[0]^flip), int32(a[1]^flip), int32(a[2]^flip), int32(a[3]^flip)
-			row := b[:4*nr]
-			for j := range s {
-				w := row[4*j : 4*j+4 : 4*j+4]
-				s[j] += a0*int32(int8(w[0])) + a1*int32(int8(w[1])) + a2*int32(int8(w[2])) + a3*int32(int8(w[3]))
+		for _, r := range t.runs[:t.count] {
+			a := t.a[i*t.lda+r.off:]
+			for range r.n {
+				a0, a1, a2, a3 := int32(a[0]^flip), int32(a[1]^flip), int32(a[2]^flip), int32(a[3]^flip)
+				row := b[:4*nr]
+				for j := range s {
+					w := row[4*j : 4*j+4 : 4*j+4]
+					s[j] += a0*int32(int8(w[0])) + a1*int32(int8(w[1])) + a2*int32(int8(w[2])) + a3*int32(int8(w[3]))
+				}
+				a, b = a[4:], b[4*nr:]
 			}
-			b = b[4*nr:]
 		}
 		for j := range t.columns {
 			v := s[j] + t.init[j]
@@ -317,12 +332,12 @@ func (q *qJob) tasks(lo, hi int) {
 
 func (q *qJob) block(s *qScratch, m0, mc, n0, nc int) {
 	b, k := q.b, q.b.k
-	unit, size := qUnit(b.level)
+	unit, _ := qUnit(b.level)
 	units := (k + unit - 1) / unit
-	nr := panelWidth(b.level)
 	flip := uint32(q.a.flip()) * 0x01010101
+	whole := [1]run{{0, units}}
 	t := qTile{
-		rows: mc, units: units, mode: q.mode, lo: q.lo, hi: q.hi, zero: q.out.Zero,
+		rows: mc, per: tileRows(b.level, mc), runs: whole[:], count: 1, mode: q.mode, lo: q.lo, hi: q.hi, zero: q.out.Zero,
 		flip: [4]uint32{flip, flip, flip, flip},
 	}
 	switch {
@@ -354,27 +369,31 @@ func (q *qJob) block(s *qScratch, m0, mc, n0, nc int) {
 			t.rowSum[i] = byteSum(b.level, t.a[i*t.lda:][:k], byte(flip)) - int32(k)*q.zero
 		}
 	}
-	ld := q.out.Ld
+	q.panels(&t, m0, n0, nc)
+}
+
+// panels computes the rows that t says, the first of which is row m0 of the
+// output, times the panels from column n0 on.
+func (q *qJob) panels(t *qTile, m0, n0, nc int) {
+	nr, ld, b := panelWidth(q.b.level), q.out.Ld, q.b
 	for j := n0; j < n0+nc; j += nr {
 		t.columns = min(nr, n0+nc-j)
-		t.b = b.panels[j*units*unit*size:]
+		t.b = b.panels[j*(len(b.panels)/len(b.sums)):]
 		t.init, t.zb = q.columns.init[j:], b.zero[j:]
+		first, end := m0*ld+j, (m0+t.rows-1)*ld+j+t.columns
 		var words []int32
 		var floats []float32
 		switch q.mode {
 		case qWords:
-			words = q.out.Words[m0*ld+j : (m0+mc-1)*ld+j+t.columns]
-			t.ldc = 4 * ld
+			words, t.ldc = q.out.Words[first:end], 4*ld
 		case qFloats:
-			floats = q.out.Floats[m0*ld+j : (m0+mc-1)*ld+j+t.columns]
+			floats, t.ldc = q.out.Floats[first:end], 4*ld
 			t.scale, t.bias = q.columns.scale[j:], q.columns.bias[j:]
-			t.ldc = 4 * ld
 		case qBytes:
-			t.c = q.out.Bytes[m0*ld+j : (m0+mc-1)*ld+j+t.columns]
+			t.c, t.ldc = q.out.Bytes[first:end], ld
 			t.scale = q.columns.scale[j:]
-			t.ldc = ld
 		}
-		qKernel(b.level, &t, words, floats)
+		qKernel(b.level, t, words, floats)
 	}
 }
 

@@ -15,10 +15,11 @@ func TestQTileLayout(t *testing.T) {
 	for i, got := range []uintptr{
 		unsafe.Offsetof(x.a), unsafe.Offsetof(x.b), unsafe.Offsetof(x.c), unsafe.Offsetof(x.init), unsafe.Offsetof(x.rowSum),
 		unsafe.Offsetof(x.zb), unsafe.Offsetof(x.scale), unsafe.Offsetof(x.bias), unsafe.Offsetof(x.lda), unsafe.Offsetof(x.ldc),
-		unsafe.Offsetof(x.rows), unsafe.Offsetof(x.columns), unsafe.Offsetof(x.units), unsafe.Offsetof(x.mode), unsafe.Offsetof(x.lo),
+		unsafe.Offsetof(x.rows), unsafe.Offsetof(x.columns), unsafe.Offsetof(x.per), unsafe.Offsetof(x.mode), unsafe.Offsetof(x.lo),
 		unsafe.Offsetof(x.hi), unsafe.Offsetof(x.zero), unsafe.Offsetof(x.flip), unsafe.Offsetof(x.work), unsafe.Offsetof(x.buf),
+		unsafe.Offsetof(x.runs), unsafe.Offsetof(x.count),
 	} {
-		want := []uintptr{0, 24, 48, 72, 96, 120, 144, 168, 192, 200, 208, 216, 224, 232, 240, 244, 248, 256, 272, 304}[i]
+		want := []uintptr{0, 24, 48, 72, 96, 120, 144, 168, 192, 200, 208, 216, 224, 232, 240, 244, 248, 256, 272, 304, 320, 344}[i]
 		if unsafe.Sizeof(uintptr(0)) == 8 && got != want {
 			t.Errorf("field %d lies at %d; the generator says %d", i, got, want)
 		}

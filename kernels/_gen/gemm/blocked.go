@@ -53,27 +53,7 @@ func blockRows(v isa, vecs int) {
 		return Mem{Base: p[0], Disp: i*pixelBytes + j*v.bytes()}
 	}
 
-	Label("rows")
-	m := ptr(args, wM)
-	for i := v.rows; i >= 1; i-- {
-		CMPQ(m, Imm(uint64(i)))
-		if i == v.rows {
-			JGE(LabelRef("choose"))
-		} else {
-			JEQ(LabelRef(fmt.Sprintf("tile%d", i)))
-		}
-		if i == v.rows {
-			CMPQ(m, Mem{Base: args, Disp: kPer})
-			JGE(LabelRef("choose"))
-		}
-	}
-	JMP(LabelRef("done"))
-	Label("choose")
-	m = ptr(args, kPer)
-	for i := v.rows; i >= 2; i-- {
-		CMPQ(m, Imm(uint64(i)))
-		JEQ(LabelRef(fmt.Sprintf("tile%d", i)))
-	}
+	rowsLoop(v, args, wM, kPer)
 
 	for mr := 1; mr <= v.rows; mr++ {
 		l := func(s string) string { return fmt.Sprintf("%s%d", s, mr) }
@@ -366,4 +346,26 @@ func transpose8() {
 	JNZ(LabelRef("square"))
 	VZEROUPPER()
 	RET()
+}
+
+// rowsLoop starts the loop over the rows left, a word at offset left of the
+// arguments: tiles of as many rows as the word at offset per says, which is at
+// most v.rows, and one of the rest. Tiles jump back to the label rows; those
+// of one row follow.
+func rowsLoop(v isa, args reg.Register, left, per int) {
+	Label("rows")
+	m := ptr(args, left)
+	CMPQ(m, Mem{Base: args, Disp: per})
+	JGE(LabelRef("choose"))
+	for i := v.rows - 1; i >= 1; i-- {
+		CMPQ(m, Imm(uint64(i)))
+		JEQ(LabelRef(fmt.Sprintf("tile%d", i)))
+	}
+	JMP(LabelRef("done"))
+	Label("choose")
+	m = ptr(args, per)
+	for i := v.rows; i >= 2; i-- {
+		CMPQ(m, Imm(uint64(i)))
+		JEQ(LabelRef(fmt.Sprintf("tile%d", i)))
+	}
 }

@@ -23,7 +23,7 @@ const (
 	qLdc     = 200
 	qRows    = 208
 	qColumns = 216
-	qUnits   = 224
+	qPer     = 224
 	qMode    = 232
 	qLo      = 240
 	qHi      = 244
@@ -31,6 +31,8 @@ const (
 	qFlip    = 256
 	qWork    = 272 // as words: A, C, row sums and rows left
 	qBuf     = 304
+	qRuns    = 320
+	qCount   = 344
 )
 
 var xmm = []reg.VecPhysical{
@@ -86,17 +88,9 @@ func qgemmRows(v isa, vnni bool) {
 	}
 	add := func(m Op, x reg.VecPhysical) { VPADDD(m, x, x) }
 
-	Label("rows")
-	m := ptr(args, wM)
-	CMPQ(m, Imm(uint64(v.rows)))
-	JGE(LabelRef(fmt.Sprintf("tile%d", v.rows)))
-	for i := v.rows - 1; i >= 1; i-- {
-		CMPQ(m, Imm(uint64(i)))
-		JEQ(LabelRef(fmt.Sprintf("tile%d", i)))
-	}
-	JMP(LabelRef("done"))
+	rowsLoop(v, args, wM, qPer)
 
-	for mr := v.rows; mr >= 1; mr-- {
+	for mr := 1; mr <= v.rows; mr++ {
 		l := func(s string) string { return fmt.Sprintf("%s%d", s, mr) }
 		acc := func(i, j int) reg.VecPhysical { return v.regs[2*i+j] }
 		each := func(f func(i, j int)) {
@@ -109,15 +103,21 @@ func qgemmRows(v isa, vnni bool) {
 		spare := v.regs[2*v.rows+2:]
 
 		Label(l("tile"))
+		each(func(i, j int) { v.zero(acc(i, j)) })
+		kb, run, runs := ptr(args, qB), ptr(args, qRuns), ptr(args, qCount)
+		Label(l("run"))
+		off, k := GP64(), GP64()
+		MOVQ(Mem{Base: run}, off)
+		MOVQ(Mem{Base: run, Disp: 8}, k)
+		ADDQ(Imm(16), run)
 		ptrs := []reg.GPVirtual{ptr(args, wA)}
+		ADDQ(off, ptrs[0])
 		for i := 3; i < mr; i += 3 {
 			p := GP64()
 			LEAQ(Mem{Base: ptrs[len(ptrs)-1], Index: lda, Scale: 2}, p)
 			ADDQ(lda, p)
 			ptrs = append(ptrs, p)
 		}
-		kb, k := ptr(args, qB), ptr(args, qUnits)
-		each(func(i, j int) { v.zero(acc(i, j)) })
 
 		step := func(u int) {
 			at := Mem{Base: kb, Disp: u * 2 * v.bytes()}
@@ -166,7 +166,7 @@ func qgemmRows(v isa, vnni bool) {
 		JGE(LabelRef(l("four")))
 		Label(l("rest"))
 		ADDQ(Imm(4), k)
-		JZ(LabelRef(l("end")))
+		JZ(LabelRef(l("ran")))
 		Label(l("one"))
 		step(0)
 		ADDQ(I32(int32(2*v.bytes())), kb)
@@ -175,8 +175,10 @@ func qgemmRows(v isa, vnni bool) {
 		}
 		DECQ(k)
 		JNZ(LabelRef(l("one")))
+		Label(l("ran"))
+		DECQ(runs)
+		JNZ(LabelRef(l("run")))
 
-		Label(l("end"))
 		p := ptr(args, qInit)
 		VMOVUPS(Mem{Base: p}, b0)
 		VMOVUPS(Mem{Base: p, Disp: v.bytes()}, b1)
@@ -281,22 +283,21 @@ func qgemmRows(v isa, vnni bool) {
 			}
 		}
 		Label(l("stored"))
-		if mr < v.rows {
-			JMP(LabelRef("done"))
-			continue
-		}
 		ADDQ(ldc, out)
 		MOVQ(out, Mem{Base: args, Disp: wC})
 		a := ptr(args, wA)
 		for range mr / 2 {
 			LEAQ(Mem{Base: a, Index: lda, Scale: 2}, a)
 		}
+		if mr%2 == 1 {
+			ADDQ(lda, a)
+		}
 		MOVQ(a, Mem{Base: args, Disp: wA})
 		sums = ptr(args, wRowSum)
 		TESTQ(sums, sums)
-		JZ(LabelRef("next"))
+		JZ(LabelRef(l("next")))
 		ADDQ(Imm(uint64(4*mr)), Mem{Base: args, Disp: wRowSum})
-		Label("next")
+		Label(l("next"))
 		SUBQ(Imm(uint64(mr)), Mem{Base: args, Disp: wM})
 		JMP(LabelRef("rows"))
 	}
