@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/kernels"
 )
 
 // activation is an activation function that an operator names in an
@@ -84,13 +85,18 @@ func fusedActivation(n *graph.Node) (*activation, error) {
 
 // activate applies a to every element of y.
 func activate[T float32 | float64](a *activation, y []T) {
-	if a.name == "Relu" {
-		for i, v := range y {
-			if v < 0 {
-				y[i] = 0
-			}
+	if y32, ok := any(y).([]float32); ok {
+		switch a.name {
+		case "Relu":
+			kernels.Unary(kernels.Relu, y32, y32)
+			return
+		case "Tanh":
+			kernels.Unary(kernels.Tanh, y32, y32)
+			return
+		case "Sigmoid":
+			kernels.Unary(kernels.Sigmoid, y32, y32)
+			return
 		}
-		return
 	}
 	for i, v := range y {
 		y[i] = T(a.f(float64(v), a.alpha, a.beta))

@@ -140,6 +140,7 @@ func families() [][]Spec {
 		textSpecs(),
 		qlinearSpecs(),
 		qelementSpecs(),
+		attentionSpecs(),
 	}
 }
 
