@@ -452,3 +452,34 @@ func BenchmarkVec(b *testing.B) {
 		bench(fmt.Sprint("LayerNorm/", l), 8*l, func() { LayerNorm(z[:l], x[:l], y, y, 1e-5) })
 	}
 }
+
+func TestKernelsDoNotAllocate(t *testing.T) {
+	x, y, z := make([]float32, 333), make([]float32, 333), make([]float32, 333)
+	u, h, counts := make([]uint8, 333), make([]uint16, 333), make([]uint64, 8)
+	eachLevel(t, func(t *testing.T) {
+		s := float32(2)
+		if n := testing.AllocsPerRun(20, func() {
+			for op := range unaryOps {
+				Unary(op, y, x)
+			}
+			Binary(Add, z, x, y)
+			Binary(Mul, z, x, []float32{s})
+			Binary(Sub, z, []float32{s}, x)
+			LeakyRelu(z, x, s)
+			Softmax(z, x)
+			LogSoftmax(z, x)
+			LayerNorm(z, x, y, y, 1)
+			RMSNorm(z, x, y, 1)
+			MaxRow(z[:100], x, 3, 1, 2)
+			Transpose(z, 20, x, 11, 20, 11)
+			QuantizeU8(u, x, s, 3)
+			DequantizeU8(z, u, s, 3)
+			Float32ToFloat16(h, x)
+			MinMaxChannels(y[:3], z[:3], x, 37)
+			Moments(x)
+			Histogram(counts, x, 0, -4)
+		}); n > 0 {
+			t.Errorf("%v allocations", n)
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -118,7 +119,7 @@ func maxPool[T float32 | float64 | int8 | uint8](c *Call, w *window, columns boo
 		return err
 	}
 	if !c.wants(1) {
-		return reduceWindows(c, g, x, y, planes, lowest, maxInto[T])
+		return reduceWindows(c, g, x, y, planes, maxPooling(lowest))
 	}
 	idx, err := c.Out(1, tensor.Int64, g.shape(c.In(0).Shape()[0], c.In(0).Shape()[1])...)
 	if err != nil {
@@ -133,9 +134,46 @@ func maxPool[T float32 | float64 | int8 | uint8](c *Call, w *window, columns boo
 	})
 }
 
+// pooling combines the elements of windows: zero is the result of none, into
+// combines dst with src, and row, if not nil, does windows of a whole row, as
+// kernels.MaxRow does.
+type pooling[T tensor.Number] struct {
+	zero T
+	into func(dst, src []T)
+	row  func(dst, src []T, taps, dilation, stride int)
+}
+
+func maxPooling[T float32 | float64 | int8 | uint8](lowest T) pooling[T] {
+	f := pooling[T]{zero: lowest, into: maxInto[T]}
+	if row, ok := any(kernels.MaxRow).(func(dst, src []T, taps, dilation, stride int)); ok {
+		f.row = row
+	}
+	return f
+}
+
+func sumPooling[T float32 | float64]() pooling[T] {
+	f := pooling[T]{into: addInto[T]}
+	if row, ok := any(kernels.SumRow).(func(dst, src []T, taps, dilation, stride int)); ok {
+		f.row = row
+	}
+	return f
+}
+
 // maxInto raises dst to src; a NaN stays one.
 func maxInto[T float32 | float64 | int8 | uint8](dst, src []T) {
-	for i, v := range src[:len(dst)] {
+	src = src[:len(dst)]
+	switch d := any(dst).(type) {
+	case []float32:
+		kernels.Binary(kernels.Max, d, d, any(src).([]float32))
+		return
+	case []uint8:
+		kernels.MaxU8(d, d, any(src).([]uint8))
+		return
+	case []int8:
+		kernels.MaxI8(d, d, any(src).([]int8))
+		return
+	}
+	for i, v := range src {
 		if v > dst[i] || v != v {
 			dst[i] = v
 		}
@@ -180,9 +218,9 @@ func maxPoolPlane[T float32 | float64 | int8 | uint8](g *geometry, x, y []T, idx
 	}
 }
 
-// reduceWindows combines the elements of each window of each plane of x with
-// into, starting from zero, one axis after the other.
-func reduceWindows[T tensor.Number](c *Call, g *geometry, x, y []T, planes int, zero T, into func(dst, src []T)) error {
+// reduceWindows folds the elements of each window of each plane of x, one axis
+// after the other.
+func reduceWindows[T tensor.Number](c *Call, g *geometry, x, y []T, planes int, f pooling[T]) error {
 	last := -1
 	for d := range 3 {
 		if g.kernel[d] > 1 || g.in[d] != g.out[d] || g.begin[d] != 0 {
@@ -191,8 +229,8 @@ func reduceWindows[T tensor.Number](c *Call, g *geometry, x, y []T, planes int, 
 	}
 	if last < 0 {
 		return c.For(len(y), 1<<16, func(lo, hi int) {
-			fill(y[lo:hi], zero)
-			into(y[lo:hi], x[lo:hi])
+			fill(y[lo:hi], f.zero)
+			f.into(y[lo:hi], x[lo:hi])
 		})
 	}
 	size := g.in
@@ -218,7 +256,7 @@ func reduceWindows[T tensor.Number](c *Call, g *geometry, x, y []T, planes int, 
 		src, n, m := x, g.in[d], g.out[d]
 		if err := c.For(outer, max(1, 1<<15/max(n*inner, 1)), func(lo, hi int) {
 			for i := lo; i < hi; i++ {
-				reduceAxis(g, d, src[i*n*inner:][:n*inner], dst[i*m*inner:][:m*inner], inner, zero, into)
+				reduceAxis(g, d, src[i*n*inner:][:n*inner], dst[i*m*inner:][:m*inner], inner, f)
 			}
 		}); err != nil {
 			return err
@@ -230,19 +268,36 @@ func reduceWindows[T tensor.Number](c *Call, g *geometry, x, y []T, planes int, 
 
 // reduceAxis slides the window along axis d only, over rows of inner
 // elements.
-func reduceAxis[T tensor.Number](g *geometry, d int, x, y []T, inner int, zero T, into func(dst, src []T)) {
-	fill(y, zero)
+func reduceAxis[T tensor.Number](g *geometry, d int, x, y []T, inner int, f pooling[T]) {
+	fill(y, f.zero)
 	if inner > 1 {
 		for o := range g.out[d] {
 			lo, hi, pos := g.taps(d, o)
 			for range hi - lo {
-				into(y[o*inner:][:inner], x[pos*inner:])
+				f.into(y[o*inner:][:inner], x[pos*inner:])
 				pos += g.dilation[d]
 			}
 		}
 		return
 	}
 	s := g.stride[d]
+	if from, _ := g.valid(d, 0); f.row != nil {
+		if _, to := g.valid(d, g.kernel[d]-1); from < to { // windows that lie inside
+			f.row(y[from:to], x[from*s-g.begin[d]:], g.kernel[d], g.dilation[d], s)
+			edge := func(lo, hi int) {
+				for o := lo; o < hi; o++ {
+					first, last, pos := g.taps(d, o)
+					for range last - first {
+						f.into(y[o:o+1], x[pos:])
+						pos += g.dilation[d]
+					}
+				}
+			}
+			edge(0, from)
+			edge(to, g.out[d])
+			return
+		}
+	}
 	var picked [64]T
 	for k := range g.kernel[d] {
 		lo, hi := g.valid(d, k)
@@ -251,7 +306,7 @@ func reduceAxis[T tensor.Number](g *geometry, d int, x, y []T, inner int, zero T
 		}
 		src := x[lo*s-g.begin[d]+k*g.dilation[d]:]
 		if s == 1 {
-			into(y[lo:hi], src)
+			f.into(y[lo:hi], src)
 			continue
 		}
 		for ; lo < hi; lo += len(picked) {
@@ -259,14 +314,19 @@ func reduceAxis[T tensor.Number](g *geometry, d int, x, y []T, inner int, zero T
 			for i := range n {
 				picked[i] = src[i*s]
 			}
-			into(y[lo:lo+n], picked[:n])
+			f.into(y[lo:lo+n], picked[:n])
 			src = src[min(n*s, len(src)):]
 		}
 	}
 }
 
 func addInto[T float32 | float64](dst, src []T) {
-	for i, v := range src[:len(dst)] {
+	src = src[:len(dst)]
+	if d, ok := any(dst).([]float32); ok {
+		kernels.Binary(kernels.Add, d, d, any(src).([]float32))
+		return
+	}
+	for i, v := range src {
 		dst[i] += v
 	}
 }
@@ -316,7 +376,7 @@ func averagePool[T float32 | float64](c *Call, w *window, pad bool) error {
 	if err != nil {
 		return err
 	}
-	if err := reduceWindows(c, g, x, y, planes, 0, addInto[T]); err != nil {
+	if err := reduceWindows(c, g, x, y, planes, sumPooling[T]()); err != nil {
 		return err
 	}
 	n0, n1, n2 := g.counts(0, pad), g.counts(1, pad), g.counts(2, pad)
@@ -362,7 +422,7 @@ func lpPool[T float32 | float64](c *Call, w *window, p int64) error {
 	}); err != nil {
 		return err
 	}
-	if err := reduceWindows(c, g, powers, y, planes, 0, addInto[T]); err != nil {
+	if err := reduceWindows(c, g, powers, y, planes, sumPooling[T]()); err != nil {
 		return err
 	}
 	return c.For(len(y), 1<<13, func(lo, hi int) {
