@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"encoding/binary"
 	"math"
 	"sync"
 
@@ -67,24 +68,32 @@ func PackQB(k, n int, b QMatrix, zero []int32) *PackedQB {
 	if !b.Signed {
 		shift = 128
 	}
-	for j := range n {
-		panel := p.panels[j/nr*nr*units*unit*size:]
-		at, step := j, b.Ld
+	stored := byte(0x80) ^ b.flip()
+	rows := make([][]byte, unit)
+	for j0 := 0; j0 < n && k > 0; j0 += nr {
+		panel := p.panels[j0*units*unit*size:][:nr*units*unit*size]
+		w := min(nr, n-j0)
 		if b.Trans {
-			at, step = j*b.Ld, 1
-		}
-		sum := int32(0)
-		for i := range k {
-			v := b.value(b.Data[at]) - shift
-			at += step
-			sum += v
-			to := ((i/unit*nr+j%nr)*unit + i%unit) * size
-			panel[to] = byte(v)
-			if size == 2 {
-				panel[to+1] = byte(v >> 8)
+			for j := range w {
+				row := b.Data[(j0+j)*b.Ld:][:k]
+				p.sums[j0+j] = byteSum(level, row, b.flip()) - 128*int32(k)
+				packUnits(panel[j*unit*size:], nr*unit*size, row, stored, unit)
 			}
+			continue
 		}
-		p.sums[j] = sum
+		sums := p.sums[j0:][:w]
+		for u := range units {
+			// Rows past k count as zeros.
+			for r := range rows {
+				rows[r] = nil
+				if i := u*unit + r; i < k {
+					rows[r] = b.Data[i*b.Ld+j0:][:w]
+				}
+			}
+			packRowUnit(panel[u*nr*unit*size:], rows, sums, stored)
+		}
+	}
+	for j := range n {
 		switch len(zero) {
 		case 0:
 			p.zero[j] = -shift
@@ -96,6 +105,54 @@ func PackQB(k, n int, b QMatrix, zero []int32) *PackedQB {
 		p.sumsRows = p.sumsRows || p.zero[j] != 0
 	}
 	return p
+}
+
+// packUnits writes the int8 values of row, each byte exclusive-ored with flip,
+// in units of unit factors that lie step bytes apart.
+func packUnits(dst []byte, step int, row []byte, flip byte, unit int) {
+	i, at := 0, 0
+	if unit == 4 {
+		mask := uint32(flip) * 0x01010101
+		for ; i+4 <= len(row); i += 4 {
+			binary.LittleEndian.PutUint32(dst[at:], binary.LittleEndian.Uint32(row[i:])^mask)
+			at += step
+		}
+		for r := 0; i < len(row); i, r = i+1, r+1 {
+			dst[at+r] = row[i] ^ flip
+		}
+		return
+	}
+	for ; i < len(row); i += 2 {
+		binary.LittleEndian.PutUint16(dst[at:], uint16(int8(row[i]^flip)))
+		if i+1 < len(row) {
+			binary.LittleEndian.PutUint16(dst[at+2:], uint16(int8(row[i+1]^flip)))
+		}
+		at += step
+	}
+}
+
+// packRowUnit writes one unit of each column, one factor from each of rows, and
+// adds the values to sums. A nil row is zeros.
+func packRowUnit(dst []byte, rows [][]byte, sums []int32, flip byte) {
+	for r, row := range rows {
+		if row == nil {
+			continue
+		}
+		row = row[:len(sums)]
+		if len(rows) == 4 {
+			for j := range sums {
+				v := row[j] ^ flip
+				dst[4*j+r] = v
+				sums[j] += int32(int8(v))
+			}
+			continue
+		}
+		for j := range sums {
+			v := int8(row[j] ^ flip)
+			binary.LittleEndian.PutUint16(dst[4*j+2*r:], uint16(v))
+			sums[j] += int32(v)
+		}
+	}
 }
 
 // QOut says where an integer product goes, and how. Of Words, Floats and Bytes
