@@ -45,6 +45,15 @@ func (m Image) plane() int { return (m.Top + m.H + m.Bottom) * m.line() }
 // at is the place of pixel (y, x), which may lie in the border, in a plane.
 func (m Image) at(y, x int) int { return (m.Top+y)*m.line() + (m.Left+x)*m.lanes() }
 
+// column tells whether the image is one column of pixels, and turned is then
+// its layout as one row.
+func (m Image) column() bool { return m.W == 1 && m.Left|m.Right == 0 }
+
+func (m Image) turned() Image {
+	m.H, m.W, m.Top, m.Left, m.Bottom, m.Right = m.W, m.H, m.Left, m.Top, m.Right, m.Bottom
+	return m
+}
+
 // dense tells whether rows follow each other without a border.
 func (m Image) dense() bool { return m.Top|m.Left|m.Bottom|m.Right == 0 }
 
@@ -347,9 +356,8 @@ func (b *BlockConv) order(cin int, f func(ci, tap int)) {
 }
 
 // runs returns the runs of an output element's products on images like m.
-func (b *BlockConv) runs(m Image) []run {
+func (b *BlockConv) runs(m Image, ay, ax axis) []run {
 	c := b.conv
-	ay, ax := c.axes[1], c.axes[2]
 	cin := c.spec.Cin / c.spec.Groups
 	lanes := m.lanes()
 	var r []run
@@ -414,8 +422,17 @@ func (b *BlockConv) Run(pool *par.Pool, n int, x []float32, xm Image, y []float3
 	if len(x) < n*xm.Len() || len(y) < n*ym.Len() || residual != nil && len(residual) < n*rm.Len() {
 		return fmt.Errorf("convolution of %d images with %d inputs, %d outputs and %d residuals", n, len(x), len(y), len(residual))
 	}
-	j := &blockJob{conv: b, x: x, y: y, r: residual, xm: xm, ym: ym, rm: rm, rows: out.H, width: out.W, all: out.H * out.W}
 	c := b.conv
+	ay, ax := c.axes[1], c.axes[2]
+	if xm.column() && ym.column() && (residual == nil || rm.column()) && ax.kernel == 1 && ax.stride == 1 {
+		// The kernels work along rows.
+		ay, ax, out = ax, ay, out.turned()
+		xm, ym, rm = xm.turned(), ym.turned(), rm.turned()
+	}
+	j := &blockJob{
+		conv: b, ay: ay, ax: ax, x: x, y: y, r: residual, xm: xm, ym: ym, rm: rm,
+		rows: out.H, width: out.W, all: out.H * out.W,
+	}
 	if c.taps == 1 && c.pointwise() && xm.dense() && ym.dense() && (residual == nil || rm.dense()) {
 		// Pixels of all rows in a row, cut where it suits.
 		j.flat = true
@@ -423,18 +440,18 @@ func (b *BlockConv) Run(pool *par.Pool, n int, x []float32, xm Image, y []float3
 		j.rows = (j.all + j.width - 1) / j.width
 	}
 	if b.taps {
-		j.bands(j.width*BlockSize*c.taps, c.axes[1].stride*xm.line())
+		j.bands(j.width*BlockSize*c.taps, ay.stride*xm.line())
 		j.off = make([]int, 0, c.taps)
-		for ky := range c.axes[1].kernel {
-			for kx := range c.axes[2].kernel {
-				j.off = append(j.off, ky*c.axes[1].dilation*xm.line()+kx*c.axes[2].dilation*BlockSize)
+		for ky := range ay.kernel {
+			for kx := range ax.kernel {
+				j.off = append(j.off, ky*ay.dilation*xm.line()+kx*ax.dilation*BlockSize)
 			}
 		}
 		j.blocks, j.each = len(b.panels), 1
 	} else {
 		cin := c.spec.Cin / c.spec.Groups
-		j.runs = b.runs(xm)
-		j.bands(j.width*b.panels[0].width*b.k, c.axes[1].stride*xm.line()*max(1, cin/xm.lanes()))
+		j.runs = b.runs(xm, ay, ax)
+		j.bands(j.width*b.panels[0].width*b.k, ay.stride*xm.line()*max(1, cin/xm.lanes()))
 		// Panels that share a band: those whose weights stay in the second cache.
 		j.each = min(len(b.panels), max(1, (1<<17)/len(b.panels[0].w)))
 		j.blocks = (len(b.panels) + j.each - 1) / j.each
@@ -447,6 +464,7 @@ func (b *BlockConv) Run(pool *par.Pool, n int, x []float32, xm Image, y []float3
 // blockJob is one call of BlockConv.Run.
 type blockJob struct {
 	conv             *BlockConv
+	ay, ax           axis
 	x, y, r          []float32
 	xm, ym, rm       Image
 	flat             bool
@@ -469,7 +487,7 @@ func (j *blockJob) tasks(lo, hi int) {
 	b := j.conv
 	c := b.conv
 	per := tileRows(b.level, j.width)
-	ay, ax := c.axes[1], c.axes[2]
+	ay, ax := j.ay, j.ax
 	lanes := j.xm.lanes()
 	for i := lo; i < hi; i++ {
 		image, piece, band := i/j.nBands/j.blocks, i/j.nBands%j.blocks, i%j.nBands

@@ -153,6 +153,9 @@ func TestBlockConv(t *testing.T) {
 			if r.IntN(3) == 0 {
 				s.Clip, s.Min, s.Max = true, 0, 6
 			}
+			if dims == 2 && r.IntN(4) == 0 { // one column
+				s.Kernel[1], s.Stride[1], s.PadBegin[1], s.PadEnd[1], spatial[1] = 1, 1, 0, 0, 1
+			}
 			testBlockConv(t, r, pool, s, spatial, planar)
 		}
 	})

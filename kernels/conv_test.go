@@ -278,6 +278,7 @@ var convBenchmarks = []struct {
 	{"dw3x3_144_56", ConvSpec{Cin: 144, Cout: 144, Groups: 144, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}, []int{56, 56}},
 	{"dw5x5s2_240_28", ConvSpec{Cin: 240, Cout: 240, Groups: 240, Kernel: []int{5, 5}, Stride: []int{2, 2}, PadBegin: []int{1, 1}, PadEnd: []int{2, 2}}, []int{28, 28}},
 	{"1d_64_k9", ConvSpec{Cin: 64, Cout: 64, Groups: 1, Kernel: []int{9}, PadBegin: []int{4}, PadEnd: []int{4}}, []int{1000}},
+	{"column_64_k64", ConvSpec{Cin: 128, Cout: 128, Groups: 1, Kernel: []int{64, 1}, PadBegin: []int{31, 0}, PadEnd: []int{32, 0}}, []int{64, 1}},
 }
 
 func BenchmarkConv(b *testing.B) {

@@ -107,6 +107,10 @@ func fillBytes(d []byte, v byte) {
 	}
 }
 
+// qDirectWidth is the number of output pixels in a row from which on the
+// direct kernel, which works along rows, has enough of them at once.
+const qDirectWidth = 4
+
 // QConv is a convolution of 8-bit integers in the layout N, spatial axes, C.
 // It never changes, so goroutines may share it.
 type QConv struct {
@@ -235,7 +239,7 @@ func (q *QConv) Run(pool *par.Pool, x []byte, signed bool, zero int32, n int, sp
 		switch {
 		case c.pointwise():
 			j.a.Data = from(x, g*cin)
-		case modest && !b.sumsRows:
+		case modest && !b.sumsRows && osp[2] >= qDirectWidth:
 			q.runDirect(pool, &j, g*cin, zero, n, in, osp)
 			continue
 		default:
