@@ -126,6 +126,7 @@ func All() []*Spec {
 func families() [][]Spec {
 	return [][]Spec{
 		elementwiseSpecs(),
+		reduceSpecs(),
 		convSpecs(),
 		poolSpecs(),
 		matmulSpecs(),
