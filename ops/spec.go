@@ -127,6 +127,7 @@ func families() [][]Spec {
 	return [][]Spec{
 		elementwiseSpecs(),
 		reduceSpecs(),
+		softmaxSpecs(),
 		convSpecs(),
 		poolSpecs(),
 		matmulSpecs(),
