@@ -128,6 +128,7 @@ func families() [][]Spec {
 		elementwiseSpecs(),
 		reduceSpecs(),
 		softmaxSpecs(),
+		einsumSpecs(),
 		convSpecs(),
 		poolSpecs(),
 		matmulSpecs(),
