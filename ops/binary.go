@@ -48,8 +48,10 @@ func vectorized(op kernels.BinaryOp, f32 func(a, b float32) float32, f64 func(a,
 }
 
 var (
-	addition = vectorized(kernels.Add, add[float32], add[float64], add[int64], add[uint64])
-	division = func() arith {
+	addition       = vectorized(kernels.Add, add[float32], add[float64], add[int64], add[uint64])
+	difference     = vectorized(kernels.Sub, subtract[float32], subtract[float64], subtract[int64], subtract[uint64])
+	multiplication = vectorized(kernels.Mul, times[float32], times[float64], times[int64], times[uint64])
+	division       = func() arith {
 		a := vectorized(kernels.Div, over[float32], over[float64], over[int64], over[uint64])
 		a.check = noZero
 		return a
@@ -76,10 +78,8 @@ func fixed(a arith) func(*Site) (arith, error) {
 
 var arithOps = []arithOp{
 	{name: "Add", since: 7, flow: Compute, dims: dimAdd, build: fixed(addition)},
-	{name: "Sub", since: 7, flow: Compute, dims: dimSub, build: fixed(
-		vectorized(kernels.Sub, subtract[float32], subtract[float64], subtract[int64], subtract[uint64]))},
-	{name: "Mul", since: 7, flow: Compute, dims: dimMul, build: fixed(
-		vectorized(kernels.Mul, times[float32], times[float64], times[int64], times[uint64]))},
+	{name: "Sub", since: 7, flow: Compute, dims: dimSub, build: fixed(difference)},
+	{name: "Mul", since: 7, flow: Compute, dims: dimMul, build: fixed(multiplication)},
 	{name: "Div", since: 7, flow: Compute, dims: dimDiv, build: fixed(division)},
 	{name: "Mod", since: 10, flow: Compute, attrs: []AttrSpec{{Name: "fmod", Kind: graph.AttrInt}}, build: buildMod},
 	{name: "Max", since: 6, flow: Compute, variadic: true, dims: dimMax, build: fixed(

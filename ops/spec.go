@@ -129,6 +129,7 @@ func families() [][]Spec {
 		reduceSpecs(),
 		softmaxSpecs(),
 		einsumSpecs(),
+		normSpecs(),
 		convSpecs(),
 		poolSpecs(),
 		matmulSpecs(),
