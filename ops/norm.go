@@ -47,7 +47,7 @@ func normSpecs() []Spec {
 		{Type: "RMSNormalization", Since: 23, Flow: Compute, Pure: true,
 			In: []Port{x, gain("scale")}, Out: []Port{y}, Attrs: axes, Infer: inferLayerNorm, Compile: compileLayerNorm(true)},
 		rms(graph.OnnxDomain),
-		rms(microsoft),
+		rms(msDomain),
 		skipNorm("SkipLayerNormalization", false),
 		skipNorm("SkipSimplifiedLayerNormalization", true),
 		{Type: "LRN", Since: 1, Flow: Compute, Pure: true,
@@ -64,8 +64,6 @@ func normSpecs() []Spec {
 			Infer: inferLikeFirst, Compile: compileMVN},
 	}
 }
-
-const microsoft = "com.microsoft"
 
 func inferLikeFirst(c *Inference) error {
 	c.Tensor(0, c.Elem(0), bare(c.Shape(0)))
@@ -460,12 +458,12 @@ func layerNormRun[T floating](c *Call, l *layerNorm, x *tensor.Tensor, axis int)
 		return err
 	}
 	if wide {
-		if err := combineInput(c, multiplication, out.data, x.Shape(), 1); err != nil {
+		if err := combineInput(c, multiplication, out.data, out.data, x.Shape(), 1); err != nil {
 			return err
 		}
 	}
 	if wideB || late {
-		if err := combineInput(c, addition, out.data, x.Shape(), 2); err != nil {
+		if err := combineInput(c, addition, out.data, out.data, x.Shape(), 2); err != nil {
 			return err
 		}
 	}
@@ -517,8 +515,9 @@ func gainOf[T tensor.Real](c *Call, i int, shape []int, axis, n int) (v []T, wid
 	return spread, false, nil
 }
 
-// combineInput computes data = op(data, input i) with the input broadcast.
-func combineInput[T floating](c *Call, op arith, data []T, shape []int, i int) error {
+// combineInput computes dst = op(src, input i) with the input broadcast to
+// shape.
+func combineInput[T floating](c *Call, op arith, dst, src []T, shape []int, i int) error {
 	t := c.In(i)
 	full, err := BroadcastDims(shape, t.Shape())
 	if err != nil || !equalInts(full, shape) {
@@ -528,7 +527,7 @@ func combineInput[T floating](c *Call, op arith, data []T, shape []int, i int) e
 	if err != nil {
 		return err
 	}
-	return apply2(c, data, shape, data, v, shape, t.Shape(), loops[T](op))
+	return apply2(c, dst, shape, src, v, shape, t.Shape(), loops[T](op))
 }
 
 // normalizeRows normalizes the rows of src, n elements each, and stores the
@@ -627,7 +626,7 @@ func skipNorm(name string, rms bool) Spec {
 		biasAt = 4
 	}
 	in = append(in, Port{Name: "bias", Optional: true})
-	return Spec{Domain: microsoft, Type: name, Since: 1, Flow: Compute, Pure: true, In: in,
+	return Spec{Domain: msDomain, Type: name, Since: 1, Flow: Compute, Pure: true, In: in,
 		Out: []Port{{Name: "output", Role: Activation}, {Name: "mean", Optional: true}, {Name: "inv_std_var", Optional: true},
 			{Name: "input_skip_bias_sum", Role: Activation, Optional: true}},
 		Attrs: floatAttrs("epsilon"),

@@ -130,6 +130,7 @@ func families() [][]Spec {
 		softmaxSpecs(),
 		einsumSpecs(),
 		normSpecs(),
+		geluSpecs(),
 		convSpecs(),
 		poolSpecs(),
 		matmulSpecs(),

@@ -98,7 +98,7 @@ var unaryOps = []unaryOp{
 		}
 		return x / (1 + math.Abs(x))
 	})},
-	{name: "Softplus", since: 1, flow: Compute, build: real64(softplus)},
+	{name: "Softplus", since: 1, flow: Compute, build: func(*Site) unary { return unary{f32: softplusRow, f64: softplus} }},
 	{name: "Relu", since: 6, flow: Compute, build: func(*Site) unary {
 		return unary{f32: rows(kernels.Relu), f64: relu[float64], i64: relu[int64], cheap: true}
 	}},
@@ -153,7 +153,14 @@ var unaryOps = []unaryOp{
 		return unary{f32: rows(kernels.HardSwish), cheap: true,
 			f64: func(x float64) float64 { return x * min(max(x/6+0.5, 0), 1) }}
 	}},
-	{name: "Mish", since: 18, flow: Compute, build: real64(func(x float64) float64 { return x * math.Tanh(softplus(x)) })},
+	{name: "Mish", since: 18, flow: Compute, build: func(*Site) unary {
+		return unary{f32: mishRow, f64: func(x float64) float64 {
+			if math.IsInf(x, -1) {
+				return 0
+			}
+			return x * math.Tanh(softplus(x))
+		}}
+	}},
 	{name: "Swish", since: 24, flow: Compute, attrs: floatAttrs("alpha"), build: func(s *Site) unary {
 		return swish(s.Node.Float("alpha", 1))
 	}},
@@ -208,13 +215,21 @@ func geluTanh64(x float64) float64 {
 // with another default.
 func swish(alpha float32) unary {
 	u := unary{f64: func(x float64) float64 {
-		if math.IsInf(x, -1) && alpha > 0 {
+		t := float64(alpha) * x
+		if math.IsInf(t, -1) {
 			return 0
 		}
-		return x * sigmoid(float64(alpha)*x)
+		return x * sigmoid(t)
 	}}
-	if alpha == 1 {
+	switch {
+	case alpha == 1:
 		u.f32 = rows(kernels.Silu)
+	case alpha != 0: // Silu(alpha·x)/alpha
+		u.f32 = func(dst, src []float32) {
+			kernels.Binary(kernels.Mul, dst, src, []float32{alpha})
+			kernels.Unary(kernels.Silu, dst, dst)
+			kernels.Binary(kernels.Div, dst, dst, []float32{alpha})
+		}
 	}
 	return u
 }
@@ -228,6 +243,45 @@ func sigmoid(x float64) float64 {
 }
 
 func softplus(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
+
+// softplusRow is log(1+e^x) = max(x, 0) + log(1+e), e = e^-|x|. For small e the
+// logarithm is a series, so that the relative error stays small.
+func softplusRow(dst, src []float32) {
+	var exps, logs [256]float32
+	for len(src) > 0 {
+		n := min(len(src), len(exps))
+		e, l := exps[:n], logs[:n]
+		kernels.Unary(kernels.Abs, e, src[:n])
+		kernels.Unary(kernels.Neg, e, e)
+		kernels.Unary(kernels.Exp, e, e)
+		kernels.Binary(kernels.Add, l, e, []float32{1})
+		kernels.Unary(kernels.Log, l, l)
+		for i, x := range src[:n] {
+			if v := e[i]; v < 0.03 {
+				l[i] = v * (1 - v*(1.0/2-v*(1.0/3-v*(1.0/4-v*(1.0/5)))))
+			}
+			dst[i] = max(x, 0) + l[i]
+		}
+		dst, src = dst[n:], src[n:]
+	}
+}
+
+// mishRow is x·tanh(softplus(x)) = x·n/(n+2), n = e^x·(e^x+2); beyond 20 the
+// quotient is 1 in float32.
+func mishRow(dst, src []float32) {
+	var exps [256]float32
+	for len(src) > 0 {
+		n := min(len(src), len(exps))
+		e := exps[:n]
+		kernels.Clip(e, src[:n], -104, 20)
+		kernels.Unary(kernels.Exp, e, e)
+		for i, x := range src[:n] {
+			m := e[i] * (e[i] + 2)
+			dst[i] = max(x, -math.MaxFloat32) * (m / (m + 2))
+		}
+		dst, src = dst[n:], src[n:]
+	}
+}
 
 func itself[T any](x T) T { return x }
 
