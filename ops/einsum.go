@@ -115,11 +115,11 @@ func (e *equation) expand(i, rank int) ([]label, error) {
 	if n < 0 {
 		return nil, fmt.Errorf("operand %d has rank %d, its term has %d indices", i, rank, len(term)-1)
 	}
-	return spread(term, at, n), nil
+	return unfoldEllipsis(term, at, n), nil
 }
 
-// spread replaces the ellipsis at place at by n labels.
-func spread(term []label, at, n int) []label {
+// unfoldEllipsis replaces the ellipsis at place at by n labels.
+func unfoldEllipsis(term []label, at, n int) []label {
 	out := append([]label{}, term[:at]...)
 	for k := n; k > 0; k-- {
 		out = append(out, ellipsis+label(k))
@@ -139,7 +139,7 @@ func (e *equation) output(terms [][]label) []label {
 			n = max(n, int(l-ellipsis))
 		}
 	}
-	return spread(e.out, at, n)
+	return unfoldEllipsis(e.out, at, n)
 }
 
 func inferEinsum(c *Inference) error {
