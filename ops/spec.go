@@ -146,6 +146,9 @@ func families() [][]Spec {
 		qlinearSpecs(),
 		qelementSpecs(),
 		attentionSpecs(),
+		visionSpecs(),
+		signalSpecs(),
+		randomSpecs(),
 	}
 }
 
