@@ -375,8 +375,18 @@ func (g *Graph) AddInput(v *Value) {
 // RemoveInput takes v out of the inputs, for instance because it is an
 // initializer that must not be overridden.
 func (g *Graph) RemoveInput(v *Value) {
-	v.input = false
-	g.inputs = slices.DeleteFunc(g.inputs, func(w *Value) bool { return w == v })
+	g.RemoveInputs(func(w *Value) bool { return w == v })
+}
+
+// RemoveInputs takes the values for which drop reports true out of the inputs.
+func (g *Graph) RemoveInputs(drop func(*Value) bool) {
+	g.inputs = slices.DeleteFunc(g.inputs, func(v *Value) bool {
+		if !drop(v) {
+			return false
+		}
+		v.input = false
+		return true
+	})
 }
 
 // AddInitializer makes v an initializer with the value t and sets its type,
@@ -678,6 +688,18 @@ func (n *Node) AddOutput(v *Value) {
 		v.def, v.index = n, len(n.outputs)
 	}
 	n.outputs = append(n.outputs, v)
+}
+
+// SetOutput makes v, which has no definition, output i; nil omits it. The
+// value that was there has no definition until another node defines it.
+func (n *Node) SetOutput(i int, v *Value) {
+	if old := n.outputs[i]; old != nil {
+		old.def, old.index = nil, 0
+	}
+	if v != nil {
+		v.def, v.index = n, i
+	}
+	n.outputs[i] = v
 }
 
 // TruncateOutputs drops the outputs from i on, which must have no uses.

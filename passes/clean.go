@@ -79,11 +79,9 @@ func removeDead(s *State) error {
 	// Removing a node that holds graphs frees captures of the graphs around it,
 	// whose turn comes later; initializers come last for the same reason.
 	for _, g := range slices.Backward(scopes) {
-		for _, v := range g.Initializers() {
-			if len(v.Uses()) == 0 && v.IsInput() && v.IsConst() {
-				g.RemoveInput(v) // listed only because old files had to
-			}
-		}
+		g.RemoveInputs(func(v *graph.Value) bool { // listed only because old files had to
+			return len(v.Uses()) == 0 && v.IsConst()
+		})
 		g.RemoveInitializers(func(v *graph.Value) bool {
 			if len(v.Uses()) > 0 || v.IsInput() {
 				return false

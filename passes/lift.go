@@ -2,56 +2,106 @@ package passes
 
 import (
 	"fmt"
-	"math"
+	"slices"
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/tensor"
 )
 
-// adapter changes a node whose operator was defined anew in operator set To,
-// so that it means there what it meant before.
-type adapter struct {
-	To    int
-	Adapt func(s *State, n *graph.Node) error
-}
+// lowestLift and highestLift bound the operator sets between which the tables
+// of adapt.go know every change of a definition.
+const (
+	lowestLift  = 7
+	highestLift = 25
+)
 
-// irFor is the lowest IR version that goes with an operator set (ONNX
-// Versioning.md, table of released versions).
-var irFor = []struct{ opset, ir int }{{24, 11}, {23, 11}, {21, 10}, {19, 9}, {15, 8}, {12, 7}, {11, 6}, {10, 5}, {9, 4}, {1, 3}}
+// irOf is the IR version of the ONNX release that brought operator set
+// lowestLift + i (ONNX Versioning.md, "Released Versions").
+var irOf = [...]int64{3, 3, 4, 5, 6, 7, 7, 7, 8, 8, 8, 8, 9, 9, 10, 10, 11, 12, 13}
 
 func liftOpset(s *State) error {
-	from, to := s.Model.Opset(graph.OnnxDomain), s.Options.MinOpset
-	if from == 0 || from >= to {
-		return nil
+	to := s.Options.MinOpset
+	if err := s.lift(mainGraphs(s.Model), s.Model.Opsets, to, func(v int) { s.Model.SetOpset(graph.OnnxDomain, v) }); err != nil {
+		return err
 	}
-	for version := from + 1; version <= to; version++ {
-		for g := range s.Model.Scopes() {
-			if g.Function() != nil {
-				continue
+	for _, f := range s.Model.Functions {
+		if err := s.liftFunction(f, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *State) liftFunction(f *graph.Function, to int) error {
+	return s.lift(nested(f.Body), f.Opsets, to, func(v int) {
+		for i, o := range f.Opsets {
+			if graph.NormalDomain(o.Domain) == graph.OnnxDomain {
+				f.Opsets[i].Version = int64(v)
 			}
-			for n := range g.Nodes() {
-				if n.Op.Domain != graph.OnnxDomain {
+		}
+	})
+}
+
+// mainGraphs returns the main graph of m and all that is nested in it.
+func mainGraphs(m *graph.Model) []*graph.Graph { return nested(m.Graph) }
+
+// nested returns g and all graphs nested in it, each after the one around it.
+func nested(g *graph.Graph) []*graph.Graph {
+	all := []*graph.Graph{g}
+	for i := 0; i < len(all); i++ {
+		for n := range all[i].Nodes() {
+			for _, a := range n.Attrs {
+				all = append(all, a.Subgraphs()...)
+			}
+		}
+	}
+	return all
+}
+
+// lift raises the default domain of graphs that import the given operator
+// sets, one version at a time; set stores the version reached.
+func (s *State) lift(graphs []*graph.Graph, imports []graph.Opset, to int, set func(int)) error {
+	from := 0
+	for _, o := range imports {
+		if graph.NormalDomain(o.Domain) == graph.OnnxDomain {
+			from = int(o.Version)
+		}
+	}
+	switch {
+	case from == 0 || from >= to:
+		return nil
+	case from < lowestLift:
+		return fmt.Errorf("opset %d cannot be lifted to %d: definitions before opset %d are not known", from, to, lowestLift)
+	case to > highestLift:
+		return fmt.Errorf("opset %d cannot be lifted to %d: definitions behind opset %d are not known", from, to, highestLift)
+	}
+	local := map[graph.OpKey]bool{}
+	for _, f := range s.Model.Functions {
+		local[graph.OpKey{Domain: graph.NormalDomain(f.Domain), Type: f.Name, Overload: f.Overload}] = true
+	}
+	l := &lifter{enlarging: map[int]bool{}}
+	for l.to = from + 1; l.to <= to; l.to++ {
+		for i := 0; i < len(graphs); i++ {
+			for n := range graphs[i].Nodes() {
+				if n.Op.Domain != graph.OnnxDomain || local[n.Op] {
 					continue
 				}
-				for _, a := range adapters[n.Op.Type] {
-					if a.To != version {
-						continue
-					}
-					if err := a.Adapt(s, n); err != nil {
-						return graph.NodeError("lift", n, fmt.Errorf("to opset %d: %w", version, err))
-					}
+				adapt := adapters[change{n.Op.Type, l.to}]
+				if adapt == nil {
+					continue
 				}
+				if err := adapt(l, n); err != nil {
+					return graph.NodeError("lift", n, fmt.Errorf("%s to opset %d: %w", n.Op.Type, l.to, err))
+				}
+				s.Changes++
 			}
 		}
-		s.Model.SetOpset(graph.OnnxDomain, version)
+		graphs = append(graphs, l.added...)
+		l.added = nil
+		set(l.to)
 	}
 	s.Changes++
-	for _, e := range irFor {
-		if to >= e.opset {
-			s.raiseIR(int64(e.ir))
-			break
-		}
-	}
+	s.raiseIR(irOf[to-lowestLift])
 	return nil
 }
 
@@ -63,154 +113,79 @@ func (s *State) raiseIR(version int64) {
 		return
 	}
 	if s.Model.IRVersion < 4 {
-		for g := range s.Model.Scopes() {
-			for _, v := range g.Initializers() {
-				if v.IsInput() {
-					g.RemoveInput(v)
-				}
-			}
+		for _, g := range mainGraphs(s.Model) {
+			g.RemoveInputs((*graph.Value).IsInitializer)
 		}
 	}
 	s.Model.IRVersion = version
 }
 
-// toInput moves an integer list attribute into input i.
-func toInput(attr string, i int) func(*State, *graph.Node) error {
-	return func(_ *State, n *graph.Node) error {
-		if list := n.Ints(attr); list != nil {
-			n.SetInput(i, n.Graph().NewInitializer(n.Label()+"_"+attr, tensor.Of(append([]int64{}, list...))))
-		}
-		n.RemoveAttr(attr)
-		return nil
-	}
+// lifter is what the adapters of one lift share.
+type lifter struct {
+	to int // the operator set that the nodes are adapted to
+	// enlarging holds the IDs of Resize nodes that were Upsample, which
+	// shrinks nothing.
+	enlarging map[int]bool
+	added     []*graph.Graph // graphs that adapters made
 }
 
-func scalarInput(n *graph.Node, attr string, i int, t *tensor.Tensor) {
-	n.SetInput(i, n.Graph().NewInitializer(n.Label()+"_"+attr, t))
-	n.RemoveAttr(attr)
+// constant returns a value that n can read and that holds t: an initializer,
+// or, in a local function, which has none, the output of a Constant node.
+func constant(n *graph.Node, name string, t *tensor.Tensor) *graph.Value {
+	g := n.Graph()
+	if rootOf(g).Function() == nil {
+		return g.NewInitializer(name, t)
+	}
+	return insert(n, "Constant", name, nil, graph.TypeOf(t), graph.TensorAttr("value", t))
 }
 
-// adapters lists, by operator, the definitions that need a change.
-var adapters = map[string][]adapter{
-	"Clip": {{11, func(_ *State, n *graph.Node) error {
-		lo, hi := n.Float("min", -math.MaxFloat32), n.Float("max", math.MaxFloat32)
-		n.RemoveAttr("min")
-		n.RemoveAttr("max")
-		t := n.Input(0).Type.Elem
-		if t != tensor.Float32 && t != tensor.Undefined {
-			return fmt.Errorf("bounds of element type %v cannot be written", t)
-		}
-		if lo != -math.MaxFloat32 {
-			scalarInput(n, "min", 1, tensor.Scalar(lo))
-		}
-		if hi != math.MaxFloat32 {
-			scalarInput(n, "max", 2, tensor.Scalar(hi))
-		}
-		return nil
-	}}},
-	"Dropout": {{12, func(_ *State, n *graph.Node) error {
-		n.RemoveAttr("ratio")
-		return nil
-	}}},
-	"BatchNormalization": {{9, func(_ *State, n *graph.Node) error {
-		if n.Int("spatial", 1) != 1 {
-			return fmt.Errorf("spatial = 0 has no successor")
-		}
-		n.RemoveAttr("spatial")
-		return nil
-	}}, {14, func(_ *State, n *graph.Node) error {
-		for _, v := range n.Outputs()[1:] {
-			if v != nil && len(v.Uses()) > 0 {
-				return fmt.Errorf("its training outputs are used")
-			}
-		}
-		n.TruncateOutputs(1)
-		return nil
-	}}},
-	"Upsample": {{9, func(_ *State, n *graph.Node) error {
-		if a := n.Attr("scales"); a != nil {
-			scalarInput(n, "scales", 1, tensor.Of(append([]float32{}, a.Floats...)))
-		}
-		return nil
-	}}, {10, func(_ *State, n *graph.Node) error {
-		n.Op.Type = "Resize"
-		return nil
-	}}},
-	"Resize": {{11, func(_ *State, n *graph.Node) error {
-		scales := n.Input(1)
-		n.SetInput(1, n.Graph().NewInitializer(n.Label()+"_roi", tensor.New(tensor.Float32, 0)))
-		n.SetInput(2, scales)
-		n.SetAttr(graph.String("coordinate_transformation_mode", "asymmetric"))
-		if n.String("mode", "nearest") == "nearest" {
-			n.SetAttr(graph.String("nearest_mode", "floor"))
-		}
-		return nil
-	}}},
-	"Slice": {{10, func(_ *State, n *graph.Node) error {
-		starts, ends, axes := n.Ints("starts"), n.Ints("ends"), n.Ints("axes")
-		g := n.Graph()
-		n.SetInput(1, g.NewInitializer(n.Label()+"_starts", tensor.Of(append([]int64{}, starts...))))
-		n.SetInput(2, g.NewInitializer(n.Label()+"_ends", tensor.Of(append([]int64{}, ends...))))
-		if axes != nil {
-			n.SetInput(3, g.NewInitializer(n.Label()+"_axes", tensor.Of(append([]int64{}, axes...))))
-		}
-		for _, a := range []string{"starts", "ends", "axes"} {
-			n.RemoveAttr(a)
-		}
-		return nil
-	}}},
-	"TopK": {{10, func(_ *State, n *graph.Node) error {
-		scalarInput(n, "k", 1, tensor.Of([]int64{n.Int("k", 0)}))
-		return nil
-	}}},
-	"Pad": {{11, func(_ *State, n *graph.Node) error {
-		value := n.Float("value", 0)
-		n.RemoveAttr("value")
-		if err := toInput("pads", 1)(nil, n); err != nil {
-			return err
-		}
-		if value != 0 {
-			scalarInput(n, "value", 2, tensor.Scalar(value))
-		}
-		return nil
-	}}},
-	"Scatter": {{11, func(_ *State, n *graph.Node) error {
-		n.Op.Type = "ScatterElements"
-		return nil
-	}}},
-	"Squeeze":    {{13, toInput("axes", 1)}},
-	"Unsqueeze":  {{13, toInput("axes", 1)}},
-	"ReduceSum":  {{13, toInput("axes", 1)}},
-	"Split":      {{13, toInput("split", 1)}},
-	"Softmax":    {{13, softmax13}},
-	"LogSoftmax": {{13, softmax13}},
-	"Hardmax":    {{13, softmax13}},
+func rootOf(g *graph.Graph) *graph.Graph {
+	for g.Outer() != nil {
+		g = g.Outer()
+	}
+	return g
 }
 
-// softmax13 keeps the old meaning, softmax over all axes from axis on, which
-// is the new one where axis is the last; else the axes are flattened around
-// the node.
-func softmax13(s *State, n *graph.Node) error {
-	axis := n.Int("axis", 1)
-	x, y, g := n.Input(0), n.Output(0), n.Graph()
-	rank := len(x.Type.Shape)
-	if x.Type.Shape != nil && (axis == int64(rank)-1 || axis == -1) {
-		n.SetAttr(graph.Int("axis", -1))
+// insert puts a node of the default domain before n and returns its output.
+func insert(n *graph.Node, op, name string, in []*graph.Value, t graph.Type, attrs ...*graph.Attr) *graph.Value {
+	g := n.Graph()
+	m := g.Model()
+	v := g.NewValue(m.UniqueName(name), t)
+	g.InsertBefore(g.NewNode(graph.OpKey{Type: op}, m.UniqueNodeName(v.Name()), in, []*graph.Value{v}, attrs...), n)
+	return v
+}
+
+// divert gives n a new output i and returns it; what read the old one reads
+// from a node that the caller puts behind n with finish.
+func divert(n *graph.Node, i int, name string) (old, fresh *graph.Value) {
+	g := n.Graph()
+	old = n.Output(i)
+	fresh = g.NewValue(g.Model().UniqueName(name), graph.Type{})
+	n.SetOutput(i, fresh)
+	return old, fresh
+}
+
+// emit puts a node behind n that defines the existing value out.
+func emit(n *graph.Node, op string, in []*graph.Value, out *graph.Value, attrs ...*graph.Attr) {
+	g := n.Graph()
+	g.InsertAfter(g.NewNode(graph.OpKey{Type: op}, g.Model().UniqueNodeName(out.Name()+"_"+op), in, []*graph.Value{out}, attrs...), n)
+}
+
+// constOf returns the constant that v holds, or nil.
+func constOf(v *graph.Value) *tensor.Tensor {
+	if v == nil {
 		return nil
 	}
-	m := s.Model
-	flat := g.NewValue(m.UniqueName(x.Name()+"_flat"), graph.Type{})
-	soft := g.NewValue(m.UniqueName(y.Name()+"_flat"), graph.Type{})
-	dims := g.NewValue(m.UniqueName(x.Name()+"_shape"), graph.Type{})
-	back := g.NewValue(m.UniqueName(y.Name()+"_shaped"), graph.Type{})
-	key := func(t string) graph.OpKey { return graph.OpKey{Type: t} }
-	g.InsertBefore(g.NewNode(key("Shape"), m.UniqueNodeName(n.Label()+"_Shape"), []*graph.Value{x}, []*graph.Value{dims}), n)
-	g.InsertBefore(g.NewNode(key("Flatten"), m.UniqueNodeName(n.Label()+"_Flatten"), []*graph.Value{x}, []*graph.Value{flat}, graph.Int("axis", axis)), n)
-	g.InsertBefore(g.NewNode(n.Op, m.UniqueNodeName(n.Label()+"_flat"), []*graph.Value{flat}, []*graph.Value{soft}, graph.Int("axis", -1)), n)
-	g.InsertBefore(g.NewNode(key("Reshape"), m.UniqueNodeName(n.Label()+"_Reshape"), []*graph.Value{soft, dims}, []*graph.Value{back}), n)
-	if !y.ReplaceWith(back) {
-		return fmt.Errorf("output %q cannot be replaced", y.Name())
+	if v.IsConst() {
+		return v.Const
 	}
-	g.Remove(n)
+	if n := v.DefNode(); isOp(n, "Constant") {
+		return constantOf(n)
+	}
 	return nil
+}
+
+// anyUsed reports whether something reads one of the outputs of n from i on.
+func anyUsed(n *graph.Node, i int) bool {
+	return len(n.Outputs()) > i && slices.ContainsFunc(n.Outputs()[i:], func(v *graph.Value) bool { return v != nil && len(v.Uses()) > 0 })
 }

@@ -59,12 +59,14 @@ type Change struct {
 }
 
 var prepare = []Pass{
-	{Name: "lift-constants", Run: liftConstants,
+	{Name: "inline-functions", Run: inlineFunctions,
+		Does: "Puts the bodies of local functions in the place of their calls and drops the functions."},
+	{Name: "lift-constants", Run: liftConstants, After: []string{"inline-functions"},
 		Does: "Turns Constant nodes into initializers of the same graph."},
-	{Name: "lift-opset", Run: liftOpset, After: []string{"lift-constants"},
-		Does: "Raises the operator set of the default domain as far as needed, adapting every operator whose definition changed on the way."},
-	{Name: "fold-constants", Run: foldConstants, After: []string{"lift-opset"},
+	{Name: "fold-constants", Run: foldConstants, After: []string{"lift-constants"},
 		Does: "Computes deterministic nodes whose inputs are constant, or whose integer result follows from shapes, unless the result would outgrow the budget. QuantizeLinear and DequantizeLinear are left alone."},
+	{Name: "lift-opset", Run: liftOpset, After: []string{"fold-constants"},
+		Does: "Raises the operator set of the default domain as far as needed, adapting every operator whose definition changed on the way."},
 	{Name: "simplify-reshapes", Run: simplifyReshapes, After: []string{"fold-constants"},
 		Does: "Gives Reshape a constant shape where at most one dimension, or dimensions copied from its input, are unknown."},
 	{Name: "remove-identities", Run: removeIdentities, After: []string{"fold-constants"},
