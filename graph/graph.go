@@ -864,8 +864,11 @@ func (v *Value) ReplaceWith(w *Value) bool {
 		v.Rename(v.graph.model.UniqueName(name))
 		w.Rename(name)
 		w.Doc, w.Extra = v.Doc, v.Extra
-		if w.Type.Kind == KindUnknown || w.Type.Shape == nil {
+		switch {
+		case w.Type.Kind == KindUnknown || w.Type.Shape == nil:
 			w.Type = v.Type
+		case w.Type.Elem == tensor.Undefined && v.Type.Kind == w.Type.Kind:
+			w.Type.Elem = v.Type.Elem
 		}
 	}
 	v.ReplaceUses(w)

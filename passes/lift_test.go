@@ -2,7 +2,6 @@ package passes
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -47,5 +46,4 @@ func TestDefinitions(t *testing.T) {
 			t.Errorf("%s was not defined anew in %d", c.Op, c.To)
 		}
 	}
-	_ = context.Background
 }
