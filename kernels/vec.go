@@ -26,6 +26,8 @@ const (
 	GeluTanh           // x/2*(1+tanh(sqrt(2/pi)*(x+0.044715x^3)))
 	Silu               // x*Sigmoid(x)
 	HardSwish          // x*max(0, min(1, x/6+1/2))
+	Softplus           // log(1+e^x)
+	Mish               // x*tanh(Softplus(x))
 	unaryOps
 )
 
@@ -45,7 +47,7 @@ const (
 )
 
 // Unary stores op of the elements of src in dst, the same bits at every level.
-// The gated functions (Gelu, GeluTanh, Silu, HardSwish) give their limit 0 for
+// The gated functions (Gelu, GeluTanh, Silu, HardSwish, Mish) give their limit 0 for
 // -Inf. dst is at least as long as src and may be src.
 func Unary(op UnaryOp, dst, src []float32) {
 	dst = dst[:len(src)]
@@ -80,6 +82,7 @@ var unaryTwins = [unaryOps]func(float32) float32{
 	},
 	Exp: exp32, Log: log32, Tanh: tanh32, Sigmoid: sigmoid32, Erf: erf32,
 	Gelu: gelu32, GeluTanh: geluTanh32, Silu: silu32, HardSwish: hardSwish32,
+	Softplus: softplus32, Mish: mish32,
 }
 
 // Binary stores op of the elements of a and b in dst, the same bits at every
@@ -160,6 +163,19 @@ func HardSigmoid(dst, src []float32, alpha, beta float32) {
 	dst = dst[n:]
 	for i, x := range src[n:] {
 		dst[i] = hardSigmoid32(x, alpha, beta)
+	}
+}
+
+// ExpLinear stores positive*x, or negative*(e^(x/rate)-1) where x < 0, for the
+// elements of src: Elu is (1, alpha, 1), Selu (gamma, gamma*alpha, 1) and Celu
+// (1, alpha, alpha) with alpha > 0. dst is at least as long as src and may be
+// src.
+func ExpLinear(dst, src []float32, positive, negative, rate float32) {
+	dst = dst[:len(src)]
+	n := expLinearVec(ptr(dst), ptr(src), len(src), positive, negative, rate)
+	dst = dst[n:]
+	for i, x := range src[n:] {
+		dst[i] = expLinear32(x, positive, negative, rate)
 	}
 }
 

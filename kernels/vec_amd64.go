@@ -45,6 +45,10 @@ func unaryVec(op UnaryOp, dst, src *float32, n int) int {
 			siluAVX2(dst, src, n)
 		case HardSwish:
 			hardSwishAVX2(dst, src, n)
+		case Softplus:
+			softplusAVX2(dst, src, n)
+		case Mish:
+			mishAVX2(dst, src, n)
 		default:
 			return 0
 		}
@@ -84,6 +88,10 @@ func unaryVec(op UnaryOp, dst, src *float32, n int) int {
 			siluAVX512(dst, src, n)
 		case HardSwish:
 			hardSwishAVX512(dst, src, n)
+		case Softplus:
+			softplusAVX512(dst, src, n)
+		case Mish:
+			mishAVX512(dst, src, n)
 		default:
 			return 0
 		}
@@ -254,6 +262,19 @@ func hardSigmoidVec(dst, src *float32, n int, alpha, beta float32) int {
 		hardSigmoidAVX2(dst, src, n, alpha, beta)
 	default:
 		hardSigmoidAVX512(dst, src, n, alpha, beta)
+	}
+	return n
+}
+
+func expLinearVec(dst, src *float32, n int, positive, negative, rate float32) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		expLinearAVX2(dst, src, n, positive, negative, rate)
+	default:
+		expLinearAVX512(dst, src, n, positive, negative, rate)
 	}
 	return n
 }

@@ -1289,6 +1289,159 @@ DATA k3e2aaaab<>+16(SB)/8, $0x3e2aaaab3e2aaaab
 DATA k3e2aaaab<>+24(SB)/8, $0x3e2aaaab3e2aaaab
 GLOBL k3e2aaaab<>(SB), RODATA|NOPTR, $32
 
+// func softplusAVX2(dst *float32, src *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·softplusAVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS kc2d00000<>+0(SB), Y0
+	VBROADCASTSS k42b20000<>+0(SB), Y1
+	VXORPS       Y2, Y2, Y2
+	VBROADCASTSS k3f800000<>+0(SB), Y3
+	VXORPS       Y4, Y4, Y4
+
+loop53:
+	CMPQ         DX, $0x00000008
+	JL           end54
+	VMOVUPS      (CX), Y5
+	VORPS        k80000000<>+0(SB), Y5, Y6
+	VMAXPS       Y6, Y0, Y6
+	VMINPS       Y6, Y1, Y6
+	VBROADCASTSS k3fb8aa3b<>+0(SB), Y7
+	VFMADD213PS  k4b400000<>+0(SB), Y6, Y7
+	VSUBPS       k4b400000<>+0(SB), Y7, Y8
+	VBROADCASTSS kbf317200<>+0(SB), Y9
+	VFMADD213PS  Y6, Y8, Y9
+	VBROADCASTSS kb5bfbe8e<>+0(SB), Y6
+	VFMADD213PS  Y9, Y8, Y6
+	VBROADCASTSS k3ab511a9<>+0(SB), Y8
+	VFMADD213PS  k3c091d36<>+0(SB), Y6, Y8
+	VFMADD213PS  k3d2aac7a<>+0(SB), Y6, Y8
+	VFMADD213PS  k3e2aaa48<>+0(SB), Y6, Y8
+	VFMADD213PS  k3efffffe<>+0(SB), Y6, Y8
+	VFMADD213PS  k3f800000<>+0(SB), Y6, Y8
+	VFMADD213PS  k3f800000<>+0(SB), Y6, Y8
+	VPSUBD       k4b400000<>+0(SB), Y7, Y6
+	VPSRAD       $0x01, Y6, Y7
+	VPADDD       k0000007f<>+0(SB), Y7, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y9, Y8, Y8
+	VPSUBD       Y7, Y6, Y6
+	VPADDD       k0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y8, Y6
+	VADDPS       Y3, Y6, Y7
+	VSUBPS       k3f800000<>+0(SB), Y7, Y8
+	VSUBPS       Y8, Y6, Y6
+	VDIVPS       Y7, Y6, Y6
+	VCMPPS       $0x11, k00800000<>+0(SB), Y7, Y8
+	VMULPS       k4b000000<>+0(SB), Y7, Y9
+	VBLENDVPS    Y8, Y9, Y7, Y9
+	VPSUBD       k3f3504f3<>+0(SB), Y9, Y9
+	VPSRAD       $0x17, Y9, Y10
+	VBLENDVPS    Y8, kffffffe9<>+0(SB), Y2, Y8
+	VPADDD       Y8, Y10, Y8
+	VCVTDQ2PS    Y8, Y8
+	VANDPS       k007fffff<>+0(SB), Y9, Y9
+	VPADDD       k3f3504f3<>+0(SB), Y9, Y9
+	VSUBPS       k3f800000<>+0(SB), Y9, Y9
+	VBROADCASTSS k3d8a2bd3<>+0(SB), Y10
+	VFMADD213PS  kbdef1e0b<>+0(SB), Y9, Y10
+	VFMADD213PS  k3df37835<>+0(SB), Y9, Y10
+	VFMADD213PS  kbdfe1104<>+0(SB), Y9, Y10
+	VFMADD213PS  k3e119bb4<>+0(SB), Y9, Y10
+	VFMADD213PS  kbe2aae27<>+0(SB), Y9, Y10
+	VFMADD213PS  k3e4cd25b<>+0(SB), Y9, Y10
+	VFMADD213PS  kbe800003<>+0(SB), Y9, Y10
+	VFMADD213PS  k3eaaaaa4<>+0(SB), Y9, Y10
+	VMULPS       Y9, Y9, Y11
+	VBROADCASTSS k35bfbe8e<>+0(SB), Y12
+	VMULPS       Y11, Y9, Y13
+	VMULPS       Y10, Y13, Y10
+	VFMADD213PS  Y10, Y8, Y12
+	VBROADCASTSS kbf000000<>+0(SB), Y10
+	VFMADD213PS  Y12, Y11, Y10
+	VBROADCASTSS k3f317200<>+0(SB), Y11
+	VADDPS       Y10, Y9, Y9
+	VFMADD213PS  Y9, Y8, Y11
+	VCMPPS       $0x11, k7f800000<>+0(SB), Y7, Y8
+	VBLENDVPS    Y8, Y11, Y7, Y8
+	VCMPPS       $0x11, k00000000<>+0(SB), Y7, Y9
+	VBLENDVPS    Y9, k7fc00000<>+0(SB), Y8, Y8
+	VCMPPS       $0x00, k00000000<>+0(SB), Y7, Y7
+	VBLENDVPS    Y7, kff800000<>+0(SB), Y8, Y7
+	VADDPS       Y6, Y7, Y6
+	VCMPPS       $0x11, k00000000<>+0(SB), Y5, Y7
+	VBLENDVPS    Y7, Y4, Y5, Y5
+	VADDPS       Y5, Y6, Y5
+	VMOVUPS      Y5, (AX)
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x00000008, DX
+	JMP          loop53
+
+end54:
+	VZEROUPPER
+	RET
+
+// func mishAVX2(dst *float32, src *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·mishAVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS kc2d00000<>+0(SB), Y0
+	VBROADCASTSS k42b20000<>+0(SB), Y1
+	VBROADCASTSS kff7fffff<>+0(SB), Y2
+	VBROADCASTSS k41a00000<>+0(SB), Y3
+
+loop55:
+	CMPQ         DX, $0x00000008
+	JL           end56
+	VMOVUPS      (CX), Y4
+	VMAXPS       Y4, Y2, Y4
+	VMINPS       Y4, Y3, Y5
+	VMAXPS       Y5, Y0, Y5
+	VMINPS       Y5, Y1, Y5
+	VBROADCASTSS k3fb8aa3b<>+0(SB), Y6
+	VFMADD213PS  k4b400000<>+0(SB), Y5, Y6
+	VSUBPS       k4b400000<>+0(SB), Y6, Y7
+	VBROADCASTSS kbf317200<>+0(SB), Y8
+	VFMADD213PS  Y5, Y7, Y8
+	VBROADCASTSS kb5bfbe8e<>+0(SB), Y5
+	VFMADD213PS  Y8, Y7, Y5
+	VBROADCASTSS k3ab511a9<>+0(SB), Y7
+	VFMADD213PS  k3c091d36<>+0(SB), Y5, Y7
+	VFMADD213PS  k3d2aac7a<>+0(SB), Y5, Y7
+	VFMADD213PS  k3e2aaa48<>+0(SB), Y5, Y7
+	VFMADD213PS  k3efffffe<>+0(SB), Y5, Y7
+	VFMADD213PS  k3f800000<>+0(SB), Y5, Y7
+	VFMADD213PS  k3f800000<>+0(SB), Y5, Y7
+	VPSUBD       k4b400000<>+0(SB), Y6, Y5
+	VPSRAD       $0x01, Y5, Y6
+	VPADDD       k0000007f<>+0(SB), Y6, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y8, Y7, Y7
+	VPSUBD       Y6, Y5, Y5
+	VPADDD       k0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y7, Y5
+	VADDPS       k40000000<>+0(SB), Y5, Y6
+	VMULPS       Y6, Y5, Y5
+	VADDPS       k40000000<>+0(SB), Y5, Y6
+	VDIVPS       Y6, Y5, Y5
+	VMULPS       Y5, Y4, Y4
+	VMOVUPS      Y4, (AX)
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x00000008, DX
+	JMP          loop55
+
+end56:
+	VZEROUPPER
+	RET
+
 // func addAVX2(dst *float32, a *float32, b *float32, n int)
 // Requires: AVX
 TEXT ·addAVX2(SB), NOSPLIT, $0-32
@@ -1297,9 +1450,9 @@ TEXT ·addAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop53:
+loop57:
 	CMPQ    BX, $0x00000020
-	JL      end54
+	JL      end58
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VADDPS  Y1, Y0, Y0
@@ -1320,12 +1473,12 @@ loop53:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop53
+	JMP     loop57
 
-end54:
-loop55:
+end58:
+loop59:
 	CMPQ    BX, $0x00000008
-	JL      end56
+	JL      end60
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VADDPS  Y1, Y0, Y0
@@ -1334,9 +1487,9 @@ loop55:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop55
+	JMP     loop59
 
-end56:
+end60:
 	VZEROUPPER
 	RET
 
@@ -1349,9 +1502,9 @@ TEXT ·addRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop57:
+loop61:
 	CMPQ    BX, $0x00000020
-	JL      end58
+	JL      end62
 	VMOVUPS (CX), Y1
 	VADDPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
@@ -1367,21 +1520,21 @@ loop57:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
-	JMP     loop57
+	JMP     loop61
 
-end58:
-loop59:
+end62:
+loop63:
 	CMPQ    BX, $0x00000008
-	JL      end60
+	JL      end64
 	VMOVUPS (CX), Y1
 	VADDPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
-	JMP     loop59
+	JMP     loop63
 
-end60:
+end64:
 	VZEROUPPER
 	RET
 
@@ -1394,9 +1547,9 @@ TEXT ·addLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop61:
+loop65:
 	CMPQ    BX, $0x00000020
-	JL      end62
+	JL      end66
 	VMOVUPS (DX), Y1
 	VADDPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
@@ -1412,21 +1565,21 @@ loop61:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop61
+	JMP     loop65
 
-end62:
-loop63:
+end66:
+loop67:
 	CMPQ    BX, $0x00000008
-	JL      end64
+	JL      end68
 	VMOVUPS (DX), Y1
 	VADDPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop63
+	JMP     loop67
 
-end64:
+end68:
 	VZEROUPPER
 	RET
 
@@ -1438,9 +1591,9 @@ TEXT ·subAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop65:
+loop69:
 	CMPQ    BX, $0x00000020
-	JL      end66
+	JL      end70
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VSUBPS  Y1, Y0, Y0
@@ -1461,12 +1614,12 @@ loop65:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop65
+	JMP     loop69
 
-end66:
-loop67:
+end70:
+loop71:
 	CMPQ    BX, $0x00000008
-	JL      end68
+	JL      end72
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VSUBPS  Y1, Y0, Y0
@@ -1475,9 +1628,9 @@ loop67:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop67
+	JMP     loop71
 
-end68:
+end72:
 	VZEROUPPER
 	RET
 
@@ -1490,9 +1643,9 @@ TEXT ·subRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop69:
+loop73:
 	CMPQ    BX, $0x00000020
-	JL      end70
+	JL      end74
 	VMOVUPS (CX), Y1
 	VSUBPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
@@ -1508,21 +1661,21 @@ loop69:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
-	JMP     loop69
+	JMP     loop73
 
-end70:
-loop71:
+end74:
+loop75:
 	CMPQ    BX, $0x00000008
-	JL      end72
+	JL      end76
 	VMOVUPS (CX), Y1
 	VSUBPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
-	JMP     loop71
+	JMP     loop75
 
-end72:
+end76:
 	VZEROUPPER
 	RET
 
@@ -1535,9 +1688,9 @@ TEXT ·subLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop73:
+loop77:
 	CMPQ    BX, $0x00000020
-	JL      end74
+	JL      end78
 	VMOVUPS (DX), Y1
 	VSUBPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
@@ -1553,21 +1706,21 @@ loop73:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop73
+	JMP     loop77
 
-end74:
-loop75:
+end78:
+loop79:
 	CMPQ    BX, $0x00000008
-	JL      end76
+	JL      end80
 	VMOVUPS (DX), Y1
 	VSUBPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop75
+	JMP     loop79
 
-end76:
+end80:
 	VZEROUPPER
 	RET
 
@@ -1579,9 +1732,9 @@ TEXT ·mulAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop77:
+loop81:
 	CMPQ    BX, $0x00000020
-	JL      end78
+	JL      end82
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y0, Y0
@@ -1602,12 +1755,12 @@ loop77:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop77
+	JMP     loop81
 
-end78:
-loop79:
+end82:
+loop83:
 	CMPQ    BX, $0x00000008
-	JL      end80
+	JL      end84
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y0, Y0
@@ -1616,9 +1769,9 @@ loop79:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop79
+	JMP     loop83
 
-end80:
+end84:
 	VZEROUPPER
 	RET
 
@@ -1631,9 +1784,9 @@ TEXT ·mulRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop81:
+loop85:
 	CMPQ    BX, $0x00000020
-	JL      end82
+	JL      end86
 	VMOVUPS (CX), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
@@ -1649,21 +1802,21 @@ loop81:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
-	JMP     loop81
+	JMP     loop85
 
-end82:
-loop83:
+end86:
+loop87:
 	CMPQ    BX, $0x00000008
-	JL      end84
+	JL      end88
 	VMOVUPS (CX), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
-	JMP     loop83
+	JMP     loop87
 
-end84:
+end88:
 	VZEROUPPER
 	RET
 
@@ -1676,9 +1829,9 @@ TEXT ·mulLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop85:
+loop89:
 	CMPQ    BX, $0x00000020
-	JL      end86
+	JL      end90
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
@@ -1694,21 +1847,21 @@ loop85:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop85
+	JMP     loop89
 
-end86:
-loop87:
+end90:
+loop91:
 	CMPQ    BX, $0x00000008
-	JL      end88
+	JL      end92
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop87
+	JMP     loop91
 
-end88:
+end92:
 	VZEROUPPER
 	RET
 
@@ -1720,9 +1873,9 @@ TEXT ·divAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop89:
+loop93:
 	CMPQ    BX, $0x00000020
-	JL      end90
+	JL      end94
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VDIVPS  Y1, Y0, Y0
@@ -1743,12 +1896,12 @@ loop89:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop89
+	JMP     loop93
 
-end90:
-loop91:
+end94:
+loop95:
 	CMPQ    BX, $0x00000008
-	JL      end92
+	JL      end96
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VDIVPS  Y1, Y0, Y0
@@ -1757,9 +1910,9 @@ loop91:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop91
+	JMP     loop95
 
-end92:
+end96:
 	VZEROUPPER
 	RET
 
@@ -1772,9 +1925,9 @@ TEXT ·divRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop93:
+loop97:
 	CMPQ    BX, $0x00000020
-	JL      end94
+	JL      end98
 	VMOVUPS (CX), Y1
 	VDIVPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
@@ -1790,21 +1943,21 @@ loop93:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
-	JMP     loop93
+	JMP     loop97
 
-end94:
-loop95:
+end98:
+loop99:
 	CMPQ    BX, $0x00000008
-	JL      end96
+	JL      end100
 	VMOVUPS (CX), Y1
 	VDIVPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
-	JMP     loop95
+	JMP     loop99
 
-end96:
+end100:
 	VZEROUPPER
 	RET
 
@@ -1817,9 +1970,9 @@ TEXT ·divLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop97:
+loop101:
 	CMPQ    BX, $0x00000020
-	JL      end98
+	JL      end102
 	VMOVUPS (DX), Y1
 	VDIVPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
@@ -1835,21 +1988,21 @@ loop97:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop97
+	JMP     loop101
 
-end98:
-loop99:
+end102:
+loop103:
 	CMPQ    BX, $0x00000008
-	JL      end100
+	JL      end104
 	VMOVUPS (DX), Y1
 	VDIVPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop99
+	JMP     loop103
 
-end100:
+end104:
 	VZEROUPPER
 	RET
 
@@ -1861,9 +2014,9 @@ TEXT ·minAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop101:
+loop105:
 	CMPQ      BX, $0x00000020
-	JL        end102
+	JL        end106
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
@@ -1892,12 +2045,12 @@ loop101:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop101
+	JMP       loop105
 
-end102:
-loop103:
+end106:
+loop107:
 	CMPQ      BX, $0x00000008
-	JL        end104
+	JL        end108
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
@@ -1908,9 +2061,9 @@ loop103:
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop103
+	JMP       loop107
 
-end104:
+end108:
 	VZEROUPPER
 	RET
 
@@ -1923,9 +2076,9 @@ TEXT ·minRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop105:
+loop109:
 	CMPQ      BX, $0x00000020
-	JL        end106
+	JL        end110
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x03, Y1, Y1, Y2
 	VMINPS    Y0, Y1, Y3
@@ -1949,12 +2102,12 @@ loop105:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, CX
 	SUBQ      $0x00000020, BX
-	JMP       loop105
+	JMP       loop109
 
-end106:
-loop107:
+end110:
+loop111:
 	CMPQ      BX, $0x00000008
-	JL        end108
+	JL        end112
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x03, Y1, Y1, Y2
 	VMINPS    Y0, Y1, Y3
@@ -1963,9 +2116,9 @@ loop107:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, CX
 	SUBQ      $0x00000008, BX
-	JMP       loop107
+	JMP       loop111
 
-end108:
+end112:
 	VZEROUPPER
 	RET
 
@@ -1978,9 +2131,9 @@ TEXT ·minLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop109:
+loop113:
 	CMPQ      BX, $0x00000020
-	JL        end110
+	JL        end114
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VMINPS    Y1, Y0, Y1
@@ -2004,12 +2157,12 @@ loop109:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop109
+	JMP       loop113
 
-end110:
-loop111:
+end114:
+loop115:
 	CMPQ      BX, $0x00000008
-	JL        end112
+	JL        end116
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VMINPS    Y1, Y0, Y1
@@ -2018,9 +2171,9 @@ loop111:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop111
+	JMP       loop115
 
-end112:
+end116:
 	VZEROUPPER
 	RET
 
@@ -2032,9 +2185,9 @@ TEXT ·maxAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop113:
+loop117:
 	CMPQ      BX, $0x00000020
-	JL        end114
+	JL        end118
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
@@ -2063,12 +2216,12 @@ loop113:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop113
+	JMP       loop117
 
-end114:
-loop115:
+end118:
+loop119:
 	CMPQ      BX, $0x00000008
-	JL        end116
+	JL        end120
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
@@ -2079,9 +2232,9 @@ loop115:
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop115
+	JMP       loop119
 
-end116:
+end120:
 	VZEROUPPER
 	RET
 
@@ -2094,9 +2247,9 @@ TEXT ·maxRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop117:
+loop121:
 	CMPQ      BX, $0x00000020
-	JL        end118
+	JL        end122
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x03, Y1, Y1, Y2
 	VMAXPS    Y0, Y1, Y3
@@ -2120,12 +2273,12 @@ loop117:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, CX
 	SUBQ      $0x00000020, BX
-	JMP       loop117
+	JMP       loop121
 
-end118:
-loop119:
+end122:
+loop123:
 	CMPQ      BX, $0x00000008
-	JL        end120
+	JL        end124
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x03, Y1, Y1, Y2
 	VMAXPS    Y0, Y1, Y3
@@ -2134,9 +2287,9 @@ loop119:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, CX
 	SUBQ      $0x00000008, BX
-	JMP       loop119
+	JMP       loop123
 
-end120:
+end124:
 	VZEROUPPER
 	RET
 
@@ -2149,9 +2302,9 @@ TEXT ·maxLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop121:
+loop125:
 	CMPQ      BX, $0x00000020
-	JL        end122
+	JL        end126
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VMAXPS    Y1, Y0, Y1
@@ -2175,12 +2328,12 @@ loop121:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop121
+	JMP       loop125
 
-end122:
-loop123:
+end126:
+loop127:
 	CMPQ      BX, $0x00000008
-	JL        end124
+	JL        end128
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VMAXPS    Y1, Y0, Y1
@@ -2189,9 +2342,9 @@ loop123:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop123
+	JMP       loop127
 
-end124:
+end128:
 	VZEROUPPER
 	RET
 
@@ -2203,9 +2356,9 @@ TEXT ·pReluAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop125:
+loop129:
 	CMPQ      BX, $0x00000020
-	JL        end126
+	JL        end130
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y0, Y2
@@ -2234,12 +2387,12 @@ loop125:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop125
+	JMP       loop129
 
-end126:
-loop127:
+end130:
+loop131:
 	CMPQ      BX, $0x00000008
-	JL        end128
+	JL        end132
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y0, Y2
@@ -2250,9 +2403,9 @@ loop127:
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop127
+	JMP       loop131
 
-end128:
+end132:
 	VZEROUPPER
 	RET
 
@@ -2265,9 +2418,9 @@ TEXT ·pReluRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop129:
+loop133:
 	CMPQ      BX, $0x00000020
-	JL        end130
+	JL        end134
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y1, Y2
 	VMULPS    Y0, Y1, Y3
@@ -2291,12 +2444,12 @@ loop129:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, CX
 	SUBQ      $0x00000020, BX
-	JMP       loop129
+	JMP       loop133
 
-end130:
-loop131:
+end134:
+loop135:
 	CMPQ      BX, $0x00000008
-	JL        end132
+	JL        end136
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y1, Y2
 	VMULPS    Y0, Y1, Y3
@@ -2305,9 +2458,9 @@ loop131:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, CX
 	SUBQ      $0x00000008, BX
-	JMP       loop131
+	JMP       loop135
 
-end132:
+end136:
 	VZEROUPPER
 	RET
 
@@ -2320,9 +2473,9 @@ TEXT ·pReluLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop133:
+loop137:
 	CMPQ      BX, $0x00000020
-	JL        end134
+	JL        end138
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y0, Y2
 	VMULPS    Y1, Y0, Y1
@@ -2346,12 +2499,12 @@ loop133:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop133
+	JMP       loop137
 
-end134:
-loop135:
+end138:
+loop139:
 	CMPQ      BX, $0x00000008
-	JL        end136
+	JL        end140
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y0, Y2
 	VMULPS    Y1, Y0, Y1
@@ -2360,9 +2513,9 @@ loop135:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop135
+	JMP       loop139
 
-end136:
+end140:
 	VZEROUPPER
 	RET
 
@@ -2375,9 +2528,9 @@ TEXT ·clipAVX2(SB), NOSPLIT, $0-32
 	VBROADCASTSS lo+24(FP), Y0
 	VBROADCASTSS hi+28(FP), Y1
 
-loop137:
+loop141:
 	CMPQ    DX, $0x00000020
-	JL      end138
+	JL      end142
 	VMOVUPS (CX), Y2
 	VMAXPS  Y2, Y0, Y2
 	VMINPS  Y2, Y1, Y2
@@ -2397,12 +2550,12 @@ loop137:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, AX
 	SUBQ    $0x00000020, DX
-	JMP     loop137
+	JMP     loop141
 
-end138:
-loop139:
+end142:
+loop143:
 	CMPQ    DX, $0x00000008
-	JL      end140
+	JL      end144
 	VMOVUPS (CX), Y2
 	VMAXPS  Y2, Y0, Y2
 	VMINPS  Y2, Y1, Y2
@@ -2410,9 +2563,9 @@ loop139:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, AX
 	SUBQ    $0x00000008, DX
-	JMP     loop139
+	JMP     loop143
 
-end140:
+end144:
 	VZEROUPPER
 	RET
 
@@ -2427,9 +2580,9 @@ TEXT ·hardSigmoidAVX2(SB), NOSPLIT, $0-32
 	VXORPS       Y2, Y2, Y2
 	VBROADCASTSS k3f800000<>+0(SB), Y3
 
-loop141:
+loop145:
 	CMPQ    DX, $0x00000020
-	JL      end142
+	JL      end146
 	VMOVUPS (CX), Y4
 	VMULPS  Y0, Y4, Y4
 	VADDPS  Y1, Y4, Y4
@@ -2457,12 +2610,12 @@ loop141:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, AX
 	SUBQ    $0x00000020, DX
-	JMP     loop141
+	JMP     loop145
 
-end142:
-loop143:
+end146:
+loop147:
 	CMPQ    DX, $0x00000008
-	JL      end144
+	JL      end148
 	VMOVUPS (CX), Y4
 	VMULPS  Y0, Y4, Y4
 	VADDPS  Y1, Y4, Y4
@@ -2472,11 +2625,99 @@ loop143:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, AX
 	SUBQ    $0x00000008, DX
-	JMP     loop143
+	JMP     loop147
 
-end144:
+end148:
 	VZEROUPPER
 	RET
+
+// func expLinearAVX2(dst *float32, src *float32, n int, positive float32, negative float32, rate float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·expLinearAVX2(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS positive+24(FP), Y0
+	VBROADCASTSS negative+28(FP), Y1
+	VBROADCASTSS rate+32(FP), Y2
+	VBROADCASTSS kc2ae0000<>+0(SB), Y3
+	VXORPS       Y4, Y4, Y4
+
+loop149:
+	CMPQ         DX, $0x00000008
+	JL           end150
+	VMOVUPS      (CX), Y5
+	VDIVPS       Y2, Y5, Y6
+	VMAXPS       Y6, Y3, Y6
+	VMINPS       Y6, Y4, Y6
+	VBROADCASTSS k3fb8aa3b<>+0(SB), Y7
+	VFMADD213PS  k4b400000<>+0(SB), Y6, Y7
+	VSUBPS       k4b400000<>+0(SB), Y7, Y8
+	VBROADCASTSS kbf317200<>+0(SB), Y9
+	VFMADD213PS  Y6, Y8, Y9
+	VBROADCASTSS kb5bfbe8e<>+0(SB), Y6
+	VFMADD213PS  Y9, Y8, Y6
+	VBROADCASTSS k394f8407<>+0(SB), Y8
+	VFMADD213PS  k3ab6c6d8<>+0(SB), Y6, Y8
+	VFMADD213PS  k3c088939<>+0(SB), Y6, Y8
+	VFMADD213PS  k3d2aaa47<>+0(SB), Y6, Y8
+	VFMADD213PS  k3e2aaaaa<>+0(SB), Y6, Y8
+	VFMADD213PS  k3f000000<>+0(SB), Y6, Y8
+	VPADDD       k0000007f<>+0(SB), Y7, Y7
+	VPSLLD       $0x17, Y7, Y7
+	VMULPS       Y6, Y6, Y9
+	VFMADD213PS  Y6, Y8, Y9
+	VSUBPS       k3f800000<>+0(SB), Y7, Y6
+	VFMADD213PS  Y6, Y7, Y9
+	VCMPPS       $0x11, k00000000<>+0(SB), Y5, Y6
+	VMULPS       Y9, Y1, Y7
+	VMULPS       Y5, Y0, Y5
+	VBLENDVPS    Y6, Y7, Y5, Y5
+	VMOVUPS      Y5, (AX)
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x00000008, DX
+	JMP          loop149
+
+end150:
+	VZEROUPPER
+	RET
+
+DATA kc2ae0000<>+0(SB)/8, $0xc2ae0000c2ae0000
+DATA kc2ae0000<>+8(SB)/8, $0xc2ae0000c2ae0000
+DATA kc2ae0000<>+16(SB)/8, $0xc2ae0000c2ae0000
+DATA kc2ae0000<>+24(SB)/8, $0xc2ae0000c2ae0000
+GLOBL kc2ae0000<>(SB), RODATA|NOPTR, $32
+
+DATA k394f8407<>+0(SB)/8, $0x394f8407394f8407
+DATA k394f8407<>+8(SB)/8, $0x394f8407394f8407
+DATA k394f8407<>+16(SB)/8, $0x394f8407394f8407
+DATA k394f8407<>+24(SB)/8, $0x394f8407394f8407
+GLOBL k394f8407<>(SB), RODATA|NOPTR, $32
+
+DATA k3ab6c6d8<>+0(SB)/8, $0x3ab6c6d83ab6c6d8
+DATA k3ab6c6d8<>+8(SB)/8, $0x3ab6c6d83ab6c6d8
+DATA k3ab6c6d8<>+16(SB)/8, $0x3ab6c6d83ab6c6d8
+DATA k3ab6c6d8<>+24(SB)/8, $0x3ab6c6d83ab6c6d8
+GLOBL k3ab6c6d8<>(SB), RODATA|NOPTR, $32
+
+DATA k3c088939<>+0(SB)/8, $0x3c0889393c088939
+DATA k3c088939<>+8(SB)/8, $0x3c0889393c088939
+DATA k3c088939<>+16(SB)/8, $0x3c0889393c088939
+DATA k3c088939<>+24(SB)/8, $0x3c0889393c088939
+GLOBL k3c088939<>(SB), RODATA|NOPTR, $32
+
+DATA k3d2aaa47<>+0(SB)/8, $0x3d2aaa473d2aaa47
+DATA k3d2aaa47<>+8(SB)/8, $0x3d2aaa473d2aaa47
+DATA k3d2aaa47<>+16(SB)/8, $0x3d2aaa473d2aaa47
+DATA k3d2aaa47<>+24(SB)/8, $0x3d2aaa473d2aaa47
+GLOBL k3d2aaa47<>(SB), RODATA|NOPTR, $32
+
+DATA k3e2aaaaa<>+0(SB)/8, $0x3e2aaaaa3e2aaaaa
+DATA k3e2aaaaa<>+8(SB)/8, $0x3e2aaaaa3e2aaaaa
+DATA k3e2aaaaa<>+16(SB)/8, $0x3e2aaaaa3e2aaaaa
+DATA k3e2aaaaa<>+24(SB)/8, $0x3e2aaaaa3e2aaaaa
+GLOBL k3e2aaaaa<>(SB), RODATA|NOPTR, $32
 
 // func expSumAVX2(dst *float32, src *float32, n int, shift float32, sums *[16]float64)
 // Requires: AVX, AVX2, FMA3
@@ -2497,9 +2738,9 @@ TEXT ·expSumAVX2(SB), NOSPLIT, $0-40
 	VMOVUPD      64(BX), Y5
 	VMOVUPD      96(BX), Y6
 
-loop145:
+loop151:
 	CMPQ         DX, $0x00000010
-	JL           end146
+	JL           end152
 	VMOVUPS      (CX), Y7
 	VSUBPS       Y0, Y7, Y7
 	VMAXPS       Y7, Y1, Y7
@@ -2569,9 +2810,9 @@ loop145:
 	ADDQ         $0x00000040, AX
 	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, DX
-	JMP          loop145
+	JMP          loop151
 
-end146:
+end152:
 	VMOVUPD Y3, (BX)
 	VMOVUPD Y4, 32(BX)
 	VMOVUPD Y5, 64(BX)
@@ -2597,9 +2838,9 @@ TEXT ·sumExpAVX2(SB), NOSPLIT, $0-32
 	VMOVUPD      64(DX), Y5
 	VMOVUPD      96(DX), Y6
 
-loop147:
+loop153:
 	CMPQ         CX, $0x00000010
-	JL           end148
+	JL           end154
 	VMOVUPS      (AX), Y7
 	VSUBPS       Y0, Y7, Y7
 	VMAXPS       Y7, Y1, Y7
@@ -2666,9 +2907,9 @@ loop147:
 	VADDPD       Y7, Y6, Y6
 	ADDQ         $0x00000040, AX
 	SUBQ         $0x00000010, CX
-	JMP          loop147
+	JMP          loop153
 
-end148:
+end154:
 	VMOVUPD Y3, (DX)
 	VMOVUPD Y4, 32(DX)
 	VMOVUPD Y5, 64(DX)
@@ -2687,9 +2928,9 @@ TEXT ·normalizeAVX2(SB), NOSPLIT, $0-48
 	VBROADCASTSS mean+40(FP), Y0
 	VBROADCASTSS inverse+44(FP), Y1
 
-loop149:
+loop155:
 	CMPQ    SI, $0x00000008
-	JL      end150
+	JL      end156
 	VMOVUPS (CX), Y2
 	VMOVUPS (DX), Y3
 	VMOVUPS (BX), Y4
@@ -2703,9 +2944,9 @@ loop149:
 	ADDQ    $0x00000020, DX
 	ADDQ    $0x00000020, BX
 	SUBQ    $0x00000008, SI
-	JMP     loop149
+	JMP     loop155
 
-end150:
+end156:
 	VZEROUPPER
 	RET
 
@@ -2718,9 +2959,9 @@ TEXT ·scaleByAVX2(SB), NOSPLIT, $0-36
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS inverse+32(FP), Y0
 
-loop151:
+loop157:
 	CMPQ    BX, $0x00000008
-	JL      end152
+	JL      end158
 	VMOVUPS (CX), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS (DX), Y2
@@ -2730,9 +2971,9 @@ loop151:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop151
+	JMP     loop157
 
-end152:
+end158:
 	VZEROUPPER
 	RET
 
@@ -4036,6 +4277,251 @@ done69:
 	VZEROUPPER
 	RET
 
+// func softplusAVX512(dst *float32, src *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·softplusAVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS kc2d00000<>+0(SB), Z0
+	VBROADCASTSS k42b20000<>+0(SB), Z1
+	VXORPS       Z2, Z2, Z2
+	VBROADCASTSS k3f800000<>+0(SB), Z3
+	VXORPS       Z4, Z4, Z4
+
+loop70:
+	CMPQ             DX, $0x00000010
+	JL               end71
+	VMOVUPS          (CX), Z5
+	VORPS.BCST       k80000000<>+0(SB), Z5, Z6
+	VMAXPS           Z6, Z0, Z6
+	VMINPS           Z6, Z1, Z6
+	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z19
+	VFMADD213PS.BCST k4b400000<>+0(SB), Z6, Z19
+	VSUBPS.BCST      k4b400000<>+0(SB), Z19, Z20
+	VBROADCASTSS     kbf317200<>+0(SB), Z21
+	VFMADD213PS      Z6, Z20, Z21
+	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z6
+	VFMADD213PS      Z21, Z20, Z6
+	VBROADCASTSS     k3ab511a9<>+0(SB), Z20
+	VFMADD213PS.BCST k3c091d36<>+0(SB), Z6, Z20
+	VFMADD213PS.BCST k3d2aac7a<>+0(SB), Z6, Z20
+	VFMADD213PS.BCST k3e2aaa48<>+0(SB), Z6, Z20
+	VFMADD213PS.BCST k3efffffe<>+0(SB), Z6, Z20
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z6, Z20
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z6, Z20
+	VSUBPS.BCST      k4b400000<>+0(SB), Z19, Z6
+	VSCALEFPS        Z6, Z20, Z20
+	VADDPS           Z3, Z20, Z6
+	VSUBPS.BCST      k3f800000<>+0(SB), Z6, Z19
+	VSUBPS           Z19, Z20, Z19
+	VDIVPS           Z6, Z19, Z19
+	VCMPPS.BCST      $0x11, k00800000<>+0(SB), Z6, K1
+	VMULPS.BCST      k4b000000<>+0(SB), Z6, Z20
+	VBLENDMPS        Z20, Z6, K1, Z7
+	VPSUBD.BCST      k3f3504f3<>+0(SB), Z7, Z20
+	VPSRAD           $0x17, Z20, Z21
+	VBLENDMPS.BCST   kffffffe9<>+0(SB), Z2, K1, Z8
+	VPADDD           Z8, Z21, Z21
+	VCVTDQ2PS        Z21, Z21
+	VANDPS.BCST      k007fffff<>+0(SB), Z20, Z20
+	VPADDD.BCST      k3f3504f3<>+0(SB), Z20, Z20
+	VSUBPS.BCST      k3f800000<>+0(SB), Z20, Z20
+	VBROADCASTSS     k3d8a2bd3<>+0(SB), Z22
+	VFMADD213PS.BCST kbdef1e0b<>+0(SB), Z20, Z22
+	VFMADD213PS.BCST k3df37835<>+0(SB), Z20, Z22
+	VFMADD213PS.BCST kbdfe1104<>+0(SB), Z20, Z22
+	VFMADD213PS.BCST k3e119bb4<>+0(SB), Z20, Z22
+	VFMADD213PS.BCST kbe2aae27<>+0(SB), Z20, Z22
+	VFMADD213PS.BCST k3e4cd25b<>+0(SB), Z20, Z22
+	VFMADD213PS.BCST kbe800003<>+0(SB), Z20, Z22
+	VFMADD213PS.BCST k3eaaaaa4<>+0(SB), Z20, Z22
+	VMULPS           Z20, Z20, Z23
+	VBROADCASTSS     k35bfbe8e<>+0(SB), Z24
+	VMULPS           Z23, Z20, Z25
+	VMULPS           Z22, Z25, Z22
+	VFMADD213PS      Z22, Z21, Z24
+	VBROADCASTSS     kbf000000<>+0(SB), Z22
+	VFMADD213PS      Z24, Z23, Z22
+	VBROADCASTSS     k3f317200<>+0(SB), Z23
+	VADDPS           Z22, Z20, Z20
+	VFMADD213PS      Z20, Z21, Z23
+	VCMPPS.BCST      $0x11, k7f800000<>+0(SB), Z6, K1
+	VBLENDMPS        Z23, Z6, K1, Z9
+	VCMPPS.BCST      $0x11, k00000000<>+0(SB), Z6, K1
+	VBLENDMPS.BCST   k7fc00000<>+0(SB), Z9, K1, Z10
+	VCMPPS.BCST      $0x00, k00000000<>+0(SB), Z6, K1
+	VBLENDMPS.BCST   kff800000<>+0(SB), Z10, K1, Z11
+	VADDPS           Z19, Z11, Z6
+	VCMPPS.BCST      $0x11, k00000000<>+0(SB), Z5, K1
+	VBLENDMPS        Z4, Z5, K1, Z12
+	VADDPS           Z12, Z6, Z5
+	VMOVUPS          Z5, (AX)
+	ADDQ             $0x00000040, CX
+	ADDQ             $0x00000040, AX
+	SUBQ             $0x00000010, DX
+	JMP              loop70
+
+end71:
+	TESTQ            DX, DX
+	JE               done72
+	MOVL             $0x0000ffff, BX
+	BZHIL            DX, BX, BX
+	KMOVW            BX, K1
+	VMOVUPS.Z        (CX), K1, Z5
+	VORPS.BCST       k80000000<>+0(SB), Z5, Z6
+	VMAXPS           Z6, Z0, Z0
+	VMINPS           Z0, Z1, Z0
+	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z1
+	VFMADD213PS.BCST k4b400000<>+0(SB), Z0, Z1
+	VSUBPS.BCST      k4b400000<>+0(SB), Z1, Z6
+	VBROADCASTSS     kbf317200<>+0(SB), Z7
+	VFMADD213PS      Z0, Z6, Z7
+	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z0
+	VFMADD213PS      Z7, Z6, Z0
+	VBROADCASTSS     k3ab511a9<>+0(SB), Z6
+	VFMADD213PS.BCST k3c091d36<>+0(SB), Z0, Z6
+	VFMADD213PS.BCST k3d2aac7a<>+0(SB), Z0, Z6
+	VFMADD213PS.BCST k3e2aaa48<>+0(SB), Z0, Z6
+	VFMADD213PS.BCST k3efffffe<>+0(SB), Z0, Z6
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z0, Z6
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z0, Z6
+	VSUBPS.BCST      k4b400000<>+0(SB), Z1, Z0
+	VSCALEFPS        Z0, Z6, Z6
+	VADDPS           Z3, Z6, Z0
+	VSUBPS.BCST      k3f800000<>+0(SB), Z0, Z1
+	VSUBPS           Z1, Z6, Z1
+	VDIVPS           Z0, Z1, Z1
+	VCMPPS.BCST      $0x11, k00800000<>+0(SB), Z0, K2
+	VMULPS.BCST      k4b000000<>+0(SB), Z0, Z3
+	VBLENDMPS        Z3, Z0, K2, Z13
+	VPSUBD.BCST      k3f3504f3<>+0(SB), Z13, Z3
+	VPSRAD           $0x17, Z3, Z6
+	VBLENDMPS.BCST   kffffffe9<>+0(SB), Z2, K2, Z14
+	VPADDD           Z14, Z6, Z2
+	VCVTDQ2PS        Z2, Z2
+	VANDPS.BCST      k007fffff<>+0(SB), Z3, Z3
+	VPADDD.BCST      k3f3504f3<>+0(SB), Z3, Z3
+	VSUBPS.BCST      k3f800000<>+0(SB), Z3, Z3
+	VBROADCASTSS     k3d8a2bd3<>+0(SB), Z6
+	VFMADD213PS.BCST kbdef1e0b<>+0(SB), Z3, Z6
+	VFMADD213PS.BCST k3df37835<>+0(SB), Z3, Z6
+	VFMADD213PS.BCST kbdfe1104<>+0(SB), Z3, Z6
+	VFMADD213PS.BCST k3e119bb4<>+0(SB), Z3, Z6
+	VFMADD213PS.BCST kbe2aae27<>+0(SB), Z3, Z6
+	VFMADD213PS.BCST k3e4cd25b<>+0(SB), Z3, Z6
+	VFMADD213PS.BCST kbe800003<>+0(SB), Z3, Z6
+	VFMADD213PS.BCST k3eaaaaa4<>+0(SB), Z3, Z6
+	VMULPS           Z3, Z3, Z7
+	VBROADCASTSS     k35bfbe8e<>+0(SB), Z8
+	VMULPS           Z7, Z3, Z9
+	VMULPS           Z6, Z9, Z6
+	VFMADD213PS      Z6, Z2, Z8
+	VBROADCASTSS     kbf000000<>+0(SB), Z6
+	VFMADD213PS      Z8, Z7, Z6
+	VBROADCASTSS     k3f317200<>+0(SB), Z7
+	VADDPS           Z6, Z3, Z3
+	VFMADD213PS      Z3, Z2, Z7
+	VCMPPS.BCST      $0x11, k7f800000<>+0(SB), Z0, K2
+	VBLENDMPS        Z7, Z0, K2, Z15
+	VCMPPS.BCST      $0x11, k00000000<>+0(SB), Z0, K2
+	VBLENDMPS.BCST   k7fc00000<>+0(SB), Z15, K2, Z16
+	VCMPPS.BCST      $0x00, k00000000<>+0(SB), Z0, K2
+	VBLENDMPS.BCST   kff800000<>+0(SB), Z16, K2, Z17
+	VADDPS           Z1, Z17, Z0
+	VCMPPS.BCST      $0x11, k00000000<>+0(SB), Z5, K2
+	VBLENDMPS        Z4, Z5, K2, Z18
+	VADDPS           Z18, Z0, Z0
+	VMOVUPS          Z0, K1, (AX)
+
+done72:
+	VZEROUPPER
+	RET
+
+// func mishAVX512(dst *float32, src *float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·mishAVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS kc2d00000<>+0(SB), Z0
+	VBROADCASTSS k42b20000<>+0(SB), Z1
+	VBROADCASTSS kff7fffff<>+0(SB), Z2
+	VBROADCASTSS k41a00000<>+0(SB), Z3
+
+loop73:
+	CMPQ             DX, $0x00000010
+	JL               end74
+	VMOVUPS          (CX), Z4
+	VMAXPS           Z4, Z2, Z4
+	VMINPS           Z4, Z3, Z5
+	VMAXPS           Z5, Z0, Z5
+	VMINPS           Z5, Z1, Z5
+	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z6
+	VFMADD213PS.BCST k4b400000<>+0(SB), Z5, Z6
+	VSUBPS.BCST      k4b400000<>+0(SB), Z6, Z7
+	VBROADCASTSS     kbf317200<>+0(SB), Z8
+	VFMADD213PS      Z5, Z7, Z8
+	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z5
+	VFMADD213PS      Z8, Z7, Z5
+	VBROADCASTSS     k3ab511a9<>+0(SB), Z7
+	VFMADD213PS.BCST k3c091d36<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k3d2aac7a<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k3e2aaa48<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k3efffffe<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z5, Z7
+	VSUBPS.BCST      k4b400000<>+0(SB), Z6, Z5
+	VSCALEFPS        Z5, Z7, Z7
+	VADDPS.BCST      k40000000<>+0(SB), Z7, Z5
+	VMULPS           Z5, Z7, Z5
+	VADDPS.BCST      k40000000<>+0(SB), Z5, Z6
+	VDIVPS           Z6, Z5, Z5
+	VMULPS           Z5, Z4, Z4
+	VMOVUPS          Z4, (AX)
+	ADDQ             $0x00000040, CX
+	ADDQ             $0x00000040, AX
+	SUBQ             $0x00000010, DX
+	JMP              loop73
+
+end74:
+	TESTQ            DX, DX
+	JE               done75
+	MOVL             $0x0000ffff, BX
+	BZHIL            DX, BX, BX
+	KMOVW            BX, K1
+	VMOVUPS.Z        (CX), K1, Z4
+	VMAXPS           Z4, Z2, Z2
+	VMINPS           Z2, Z3, Z3
+	VMAXPS           Z3, Z0, Z0
+	VMINPS           Z0, Z1, Z0
+	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z1
+	VFMADD213PS.BCST k4b400000<>+0(SB), Z0, Z1
+	VSUBPS.BCST      k4b400000<>+0(SB), Z1, Z3
+	VBROADCASTSS     kbf317200<>+0(SB), Z4
+	VFMADD213PS      Z0, Z3, Z4
+	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z0
+	VFMADD213PS      Z4, Z3, Z0
+	VBROADCASTSS     k3ab511a9<>+0(SB), Z3
+	VFMADD213PS.BCST k3c091d36<>+0(SB), Z0, Z3
+	VFMADD213PS.BCST k3d2aac7a<>+0(SB), Z0, Z3
+	VFMADD213PS.BCST k3e2aaa48<>+0(SB), Z0, Z3
+	VFMADD213PS.BCST k3efffffe<>+0(SB), Z0, Z3
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z0, Z3
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z0, Z3
+	VSUBPS.BCST      k4b400000<>+0(SB), Z1, Z0
+	VSCALEFPS        Z0, Z3, Z3
+	VADDPS.BCST      k40000000<>+0(SB), Z3, Z0
+	VMULPS           Z0, Z3, Z0
+	VADDPS.BCST      k40000000<>+0(SB), Z0, Z1
+	VDIVPS           Z1, Z0, Z0
+	VMULPS           Z0, Z2, Z0
+	VMOVUPS          Z0, K1, (AX)
+
+done75:
+	VZEROUPPER
+	RET
+
 // func addAVX512(dst *float32, a *float32, b *float32, n int)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·addAVX512(SB), NOSPLIT, $0-32
@@ -4044,9 +4530,9 @@ TEXT ·addAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop70:
+loop76:
 	CMPQ    BX, $0x00000040
-	JL      end71
+	JL      end77
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
@@ -4067,12 +4553,12 @@ loop70:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop70
+	JMP     loop76
 
-end71:
-loop72:
+end77:
+loop78:
 	CMPQ    BX, $0x00000010
-	JL      end73
+	JL      end79
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
@@ -4081,11 +4567,11 @@ loop72:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop72
+	JMP     loop78
 
-end73:
+end79:
 	TESTQ     BX, BX
-	JE        done74
+	JE        done80
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -4094,7 +4580,7 @@ end73:
 	VADDPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done74:
+done80:
 	VZEROUPPER
 	RET
 
@@ -4107,9 +4593,9 @@ TEXT ·addRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop75:
+loop81:
 	CMPQ    BX, $0x00000040
-	JL      end76
+	JL      end82
 	VMOVUPS (CX), Z1
 	VADDPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
@@ -4125,23 +4611,23 @@ loop75:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, BX
-	JMP     loop75
+	JMP     loop81
 
-end76:
-loop77:
+end82:
+loop83:
 	CMPQ    BX, $0x00000010
-	JL      end78
+	JL      end84
 	VMOVUPS (CX), Z1
 	VADDPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, BX
-	JMP     loop77
+	JMP     loop83
 
-end78:
+end84:
 	TESTQ     BX, BX
-	JE        done79
+	JE        done85
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -4149,7 +4635,7 @@ end78:
 	VADDPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done79:
+done85:
 	VZEROUPPER
 	RET
 
@@ -4162,9 +4648,9 @@ TEXT ·addLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop80:
+loop86:
 	CMPQ    BX, $0x00000040
-	JL      end81
+	JL      end87
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
@@ -4180,23 +4666,23 @@ loop80:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop80
+	JMP     loop86
 
-end81:
-loop82:
+end87:
+loop88:
 	CMPQ    BX, $0x00000010
-	JL      end83
+	JL      end89
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop82
+	JMP     loop88
 
-end83:
+end89:
 	TESTQ     BX, BX
-	JE        done84
+	JE        done90
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -4204,7 +4690,7 @@ end83:
 	VADDPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done84:
+done90:
 	VZEROUPPER
 	RET
 
@@ -4216,9 +4702,9 @@ TEXT ·subAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop85:
+loop91:
 	CMPQ    BX, $0x00000040
-	JL      end86
+	JL      end92
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VSUBPS  Z1, Z0, Z0
@@ -4239,12 +4725,12 @@ loop85:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop85
+	JMP     loop91
 
-end86:
-loop87:
+end92:
+loop93:
 	CMPQ    BX, $0x00000010
-	JL      end88
+	JL      end94
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VSUBPS  Z1, Z0, Z0
@@ -4253,11 +4739,11 @@ loop87:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop87
+	JMP     loop93
 
-end88:
+end94:
 	TESTQ     BX, BX
-	JE        done89
+	JE        done95
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -4266,7 +4752,7 @@ end88:
 	VSUBPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done89:
+done95:
 	VZEROUPPER
 	RET
 
@@ -4279,9 +4765,9 @@ TEXT ·subRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop90:
+loop96:
 	CMPQ    BX, $0x00000040
-	JL      end91
+	JL      end97
 	VMOVUPS (CX), Z1
 	VSUBPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
@@ -4297,23 +4783,23 @@ loop90:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, BX
-	JMP     loop90
+	JMP     loop96
 
-end91:
-loop92:
+end97:
+loop98:
 	CMPQ    BX, $0x00000010
-	JL      end93
+	JL      end99
 	VMOVUPS (CX), Z1
 	VSUBPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, BX
-	JMP     loop92
+	JMP     loop98
 
-end93:
+end99:
 	TESTQ     BX, BX
-	JE        done94
+	JE        done100
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -4321,7 +4807,7 @@ end93:
 	VSUBPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done94:
+done100:
 	VZEROUPPER
 	RET
 
@@ -4334,9 +4820,9 @@ TEXT ·subLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop95:
+loop101:
 	CMPQ    BX, $0x00000040
-	JL      end96
+	JL      end102
 	VMOVUPS (DX), Z1
 	VSUBPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
@@ -4352,23 +4838,23 @@ loop95:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop95
+	JMP     loop101
 
-end96:
-loop97:
+end102:
+loop103:
 	CMPQ    BX, $0x00000010
-	JL      end98
+	JL      end104
 	VMOVUPS (DX), Z1
 	VSUBPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop97
+	JMP     loop103
 
-end98:
+end104:
 	TESTQ     BX, BX
-	JE        done99
+	JE        done105
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -4376,7 +4862,7 @@ end98:
 	VSUBPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done99:
+done105:
 	VZEROUPPER
 	RET
 
@@ -4388,9 +4874,9 @@ TEXT ·mulAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop100:
+loop106:
 	CMPQ    BX, $0x00000040
-	JL      end101
+	JL      end107
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z0, Z0
@@ -4411,12 +4897,12 @@ loop100:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop100
+	JMP     loop106
 
-end101:
-loop102:
+end107:
+loop108:
 	CMPQ    BX, $0x00000010
-	JL      end103
+	JL      end109
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z0, Z0
@@ -4425,11 +4911,11 @@ loop102:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop102
+	JMP     loop108
 
-end103:
+end109:
 	TESTQ     BX, BX
-	JE        done104
+	JE        done110
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -4438,7 +4924,7 @@ end103:
 	VMULPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done104:
+done110:
 	VZEROUPPER
 	RET
 
@@ -4451,9 +4937,9 @@ TEXT ·mulRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop105:
+loop111:
 	CMPQ    BX, $0x00000040
-	JL      end106
+	JL      end112
 	VMOVUPS (CX), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
@@ -4469,23 +4955,23 @@ loop105:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, BX
-	JMP     loop105
+	JMP     loop111
 
-end106:
-loop107:
+end112:
+loop113:
 	CMPQ    BX, $0x00000010
-	JL      end108
+	JL      end114
 	VMOVUPS (CX), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, BX
-	JMP     loop107
+	JMP     loop113
 
-end108:
+end114:
 	TESTQ     BX, BX
-	JE        done109
+	JE        done115
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -4493,7 +4979,7 @@ end108:
 	VMULPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done109:
+done115:
 	VZEROUPPER
 	RET
 
@@ -4506,9 +4992,9 @@ TEXT ·mulLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop110:
+loop116:
 	CMPQ    BX, $0x00000040
-	JL      end111
+	JL      end117
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
@@ -4524,23 +5010,23 @@ loop110:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop110
+	JMP     loop116
 
-end111:
-loop112:
+end117:
+loop118:
 	CMPQ    BX, $0x00000010
-	JL      end113
+	JL      end119
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop112
+	JMP     loop118
 
-end113:
+end119:
 	TESTQ     BX, BX
-	JE        done114
+	JE        done120
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -4548,7 +5034,7 @@ end113:
 	VMULPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done114:
+done120:
 	VZEROUPPER
 	RET
 
@@ -4560,9 +5046,9 @@ TEXT ·divAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop115:
+loop121:
 	CMPQ    BX, $0x00000040
-	JL      end116
+	JL      end122
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VDIVPS  Z1, Z0, Z0
@@ -4583,12 +5069,12 @@ loop115:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop115
+	JMP     loop121
 
-end116:
-loop117:
+end122:
+loop123:
 	CMPQ    BX, $0x00000010
-	JL      end118
+	JL      end124
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VDIVPS  Z1, Z0, Z0
@@ -4597,11 +5083,11 @@ loop117:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop117
+	JMP     loop123
 
-end118:
+end124:
 	TESTQ     BX, BX
-	JE        done119
+	JE        done125
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -4610,7 +5096,7 @@ end118:
 	VDIVPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done119:
+done125:
 	VZEROUPPER
 	RET
 
@@ -4623,9 +5109,9 @@ TEXT ·divRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop120:
+loop126:
 	CMPQ    BX, $0x00000040
-	JL      end121
+	JL      end127
 	VMOVUPS (CX), Z1
 	VDIVPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
@@ -4641,23 +5127,23 @@ loop120:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, BX
-	JMP     loop120
+	JMP     loop126
 
-end121:
-loop122:
+end127:
+loop128:
 	CMPQ    BX, $0x00000010
-	JL      end123
+	JL      end129
 	VMOVUPS (CX), Z1
 	VDIVPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, BX
-	JMP     loop122
+	JMP     loop128
 
-end123:
+end129:
 	TESTQ     BX, BX
-	JE        done124
+	JE        done130
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -4665,7 +5151,7 @@ end123:
 	VDIVPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done124:
+done130:
 	VZEROUPPER
 	RET
 
@@ -4678,9 +5164,9 @@ TEXT ·divLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop125:
+loop131:
 	CMPQ    BX, $0x00000040
-	JL      end126
+	JL      end132
 	VMOVUPS (DX), Z1
 	VDIVPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
@@ -4696,23 +5182,23 @@ loop125:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop125
+	JMP     loop131
 
-end126:
-loop127:
+end132:
+loop133:
 	CMPQ    BX, $0x00000010
-	JL      end128
+	JL      end134
 	VMOVUPS (DX), Z1
 	VDIVPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop127
+	JMP     loop133
 
-end128:
+end134:
 	TESTQ     BX, BX
-	JE        done129
+	JE        done135
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -4720,7 +5206,7 @@ end128:
 	VDIVPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done129:
+done135:
 	VZEROUPPER
 	RET
 
@@ -4732,9 +5218,9 @@ TEXT ·minAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop130:
+loop136:
 	CMPQ      BX, $0x00000040
-	JL        end131
+	JL        end137
 	VMOVUPS   (CX), Z0
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
@@ -4763,12 +5249,12 @@ loop130:
 	ADDQ      $0x00000100, CX
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000040, BX
-	JMP       loop130
+	JMP       loop136
 
-end131:
-loop132:
+end137:
+loop138:
 	CMPQ      BX, $0x00000010
-	JL        end133
+	JL        end139
 	VMOVUPS   (CX), Z0
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
@@ -4779,11 +5265,11 @@ loop132:
 	ADDQ      $0x00000040, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, BX
-	JMP       loop132
+	JMP       loop138
 
-end133:
+end139:
 	TESTQ     BX, BX
-	JE        done134
+	JE        done140
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -4794,7 +5280,7 @@ end133:
 	VBLENDMPS Z0, Z1, K2, Z7
 	VMOVUPS   Z7, K1, (AX)
 
-done134:
+done140:
 	VZEROUPPER
 	RET
 
@@ -4807,9 +5293,9 @@ TEXT ·minRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop135:
+loop141:
 	CMPQ      BX, $0x00000040
-	JL        end136
+	JL        end142
 	VMOVUPS   (CX), Z1
 	VCMPPS    $0x03, Z1, Z1, K1
 	VMINPS    Z0, Z1, Z2
@@ -4833,12 +5319,12 @@ loop135:
 	ADDQ      $0x00000100, AX
 	ADDQ      $0x00000100, CX
 	SUBQ      $0x00000040, BX
-	JMP       loop135
+	JMP       loop141
 
-end136:
-loop137:
+end142:
+loop143:
 	CMPQ      BX, $0x00000010
-	JL        end138
+	JL        end144
 	VMOVUPS   (CX), Z1
 	VCMPPS    $0x03, Z1, Z1, K1
 	VMINPS    Z0, Z1, Z2
@@ -4847,11 +5333,11 @@ loop137:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x00000040, CX
 	SUBQ      $0x00000010, BX
-	JMP       loop137
+	JMP       loop143
 
-end138:
+end144:
 	TESTQ     BX, BX
-	JE        done139
+	JE        done145
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -4861,7 +5347,7 @@ end138:
 	VBLENDMPS Z1, Z0, K2, Z8
 	VMOVUPS   Z8, K1, (AX)
 
-done139:
+done145:
 	VZEROUPPER
 	RET
 
@@ -4874,9 +5360,9 @@ TEXT ·minLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop140:
+loop146:
 	CMPQ      BX, $0x00000040
-	JL        end141
+	JL        end147
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
 	VMINPS    Z1, Z0, Z1
@@ -4900,12 +5386,12 @@ loop140:
 	ADDQ      $0x00000100, AX
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000040, BX
-	JMP       loop140
+	JMP       loop146
 
-end141:
-loop142:
+end147:
+loop148:
 	CMPQ      BX, $0x00000010
-	JL        end143
+	JL        end149
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
 	VMINPS    Z1, Z0, Z1
@@ -4914,11 +5400,11 @@ loop142:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, BX
-	JMP       loop142
+	JMP       loop148
 
-end143:
+end149:
 	TESTQ     BX, BX
-	JE        done144
+	JE        done150
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -4928,7 +5414,7 @@ end143:
 	VBLENDMPS Z0, Z1, K2, Z7
 	VMOVUPS   Z7, K1, (AX)
 
-done144:
+done150:
 	VZEROUPPER
 	RET
 
@@ -4940,9 +5426,9 @@ TEXT ·maxAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop145:
+loop151:
 	CMPQ      BX, $0x00000040
-	JL        end146
+	JL        end152
 	VMOVUPS   (CX), Z0
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
@@ -4971,12 +5457,12 @@ loop145:
 	ADDQ      $0x00000100, CX
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000040, BX
-	JMP       loop145
+	JMP       loop151
 
-end146:
-loop147:
+end152:
+loop153:
 	CMPQ      BX, $0x00000010
-	JL        end148
+	JL        end154
 	VMOVUPS   (CX), Z0
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
@@ -4987,11 +5473,11 @@ loop147:
 	ADDQ      $0x00000040, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, BX
-	JMP       loop147
+	JMP       loop153
 
-end148:
+end154:
 	TESTQ     BX, BX
-	JE        done149
+	JE        done155
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -5002,7 +5488,7 @@ end148:
 	VBLENDMPS Z0, Z1, K2, Z7
 	VMOVUPS   Z7, K1, (AX)
 
-done149:
+done155:
 	VZEROUPPER
 	RET
 
@@ -5015,9 +5501,9 @@ TEXT ·maxRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop150:
+loop156:
 	CMPQ      BX, $0x00000040
-	JL        end151
+	JL        end157
 	VMOVUPS   (CX), Z1
 	VCMPPS    $0x03, Z1, Z1, K1
 	VMAXPS    Z0, Z1, Z2
@@ -5041,12 +5527,12 @@ loop150:
 	ADDQ      $0x00000100, AX
 	ADDQ      $0x00000100, CX
 	SUBQ      $0x00000040, BX
-	JMP       loop150
+	JMP       loop156
 
-end151:
-loop152:
+end157:
+loop158:
 	CMPQ      BX, $0x00000010
-	JL        end153
+	JL        end159
 	VMOVUPS   (CX), Z1
 	VCMPPS    $0x03, Z1, Z1, K1
 	VMAXPS    Z0, Z1, Z2
@@ -5055,11 +5541,11 @@ loop152:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x00000040, CX
 	SUBQ      $0x00000010, BX
-	JMP       loop152
+	JMP       loop158
 
-end153:
+end159:
 	TESTQ     BX, BX
-	JE        done154
+	JE        done160
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -5069,7 +5555,7 @@ end153:
 	VBLENDMPS Z1, Z0, K2, Z8
 	VMOVUPS   Z8, K1, (AX)
 
-done154:
+done160:
 	VZEROUPPER
 	RET
 
@@ -5082,9 +5568,9 @@ TEXT ·maxLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop155:
+loop161:
 	CMPQ      BX, $0x00000040
-	JL        end156
+	JL        end162
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
 	VMAXPS    Z1, Z0, Z1
@@ -5108,12 +5594,12 @@ loop155:
 	ADDQ      $0x00000100, AX
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000040, BX
-	JMP       loop155
+	JMP       loop161
 
-end156:
-loop157:
+end162:
+loop163:
 	CMPQ      BX, $0x00000010
-	JL        end158
+	JL        end164
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
 	VMAXPS    Z1, Z0, Z1
@@ -5122,11 +5608,11 @@ loop157:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, BX
-	JMP       loop157
+	JMP       loop163
 
-end158:
+end164:
 	TESTQ     BX, BX
-	JE        done159
+	JE        done165
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -5136,7 +5622,7 @@ end158:
 	VBLENDMPS Z0, Z1, K2, Z7
 	VMOVUPS   Z7, K1, (AX)
 
-done159:
+done165:
 	VZEROUPPER
 	RET
 
@@ -5148,9 +5634,9 @@ TEXT ·pReluAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop160:
+loop166:
 	CMPQ        BX, $0x00000040
-	JL          end161
+	JL          end167
 	VMOVUPS     (CX), Z0
 	VMOVUPS     (DX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z0, K1
@@ -5179,12 +5665,12 @@ loop160:
 	ADDQ        $0x00000100, CX
 	ADDQ        $0x00000100, DX
 	SUBQ        $0x00000040, BX
-	JMP         loop160
+	JMP         loop166
 
-end161:
-loop162:
+end167:
+loop168:
 	CMPQ        BX, $0x00000010
-	JL          end163
+	JL          end169
 	VMOVUPS     (CX), Z0
 	VMOVUPS     (DX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z0, K1
@@ -5195,11 +5681,11 @@ loop162:
 	ADDQ        $0x00000040, CX
 	ADDQ        $0x00000040, DX
 	SUBQ        $0x00000010, BX
-	JMP         loop162
+	JMP         loop168
 
-end163:
+end169:
 	TESTQ       BX, BX
-	JE          done164
+	JE          done170
 	MOVL        $0x0000ffff, SI
 	BZHIL       BX, SI, SI
 	KMOVW       SI, K1
@@ -5210,7 +5696,7 @@ end163:
 	VBLENDMPS   Z1, Z0, K2, Z7
 	VMOVUPS     Z7, K1, (AX)
 
-done164:
+done170:
 	VZEROUPPER
 	RET
 
@@ -5223,9 +5709,9 @@ TEXT ·pReluRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop165:
+loop171:
 	CMPQ        BX, $0x00000040
-	JL          end166
+	JL          end172
 	VMOVUPS     (CX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z1, K1
 	VMULPS      Z0, Z1, Z2
@@ -5249,12 +5735,12 @@ loop165:
 	ADDQ        $0x00000100, AX
 	ADDQ        $0x00000100, CX
 	SUBQ        $0x00000040, BX
-	JMP         loop165
+	JMP         loop171
 
-end166:
-loop167:
+end172:
+loop173:
 	CMPQ        BX, $0x00000010
-	JL          end168
+	JL          end174
 	VMOVUPS     (CX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z1, K1
 	VMULPS      Z0, Z1, Z2
@@ -5263,11 +5749,11 @@ loop167:
 	ADDQ        $0x00000040, AX
 	ADDQ        $0x00000040, CX
 	SUBQ        $0x00000010, BX
-	JMP         loop167
+	JMP         loop173
 
-end168:
+end174:
 	TESTQ       BX, BX
-	JE          done169
+	JE          done175
 	MOVL        $0x0000ffff, DX
 	BZHIL       BX, DX, DX
 	KMOVW       DX, K1
@@ -5277,7 +5763,7 @@ end168:
 	VBLENDMPS   Z0, Z1, K2, Z8
 	VMOVUPS     Z8, K1, (AX)
 
-done169:
+done175:
 	VZEROUPPER
 	RET
 
@@ -5290,9 +5776,9 @@ TEXT ·pReluLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop170:
+loop176:
 	CMPQ        BX, $0x00000040
-	JL          end171
+	JL          end177
 	VMOVUPS     (DX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z0, K1
 	VMULPS      Z1, Z0, Z1
@@ -5316,12 +5802,12 @@ loop170:
 	ADDQ        $0x00000100, AX
 	ADDQ        $0x00000100, DX
 	SUBQ        $0x00000040, BX
-	JMP         loop170
+	JMP         loop176
 
-end171:
-loop172:
+end177:
+loop178:
 	CMPQ        BX, $0x00000010
-	JL          end173
+	JL          end179
 	VMOVUPS     (DX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z0, K1
 	VMULPS      Z1, Z0, Z1
@@ -5330,11 +5816,11 @@ loop172:
 	ADDQ        $0x00000040, AX
 	ADDQ        $0x00000040, DX
 	SUBQ        $0x00000010, BX
-	JMP         loop172
+	JMP         loop178
 
-end173:
+end179:
 	TESTQ       BX, BX
-	JE          done174
+	JE          done180
 	MOVL        $0x0000ffff, CX
 	BZHIL       BX, CX, CX
 	KMOVW       CX, K1
@@ -5344,7 +5830,7 @@ end173:
 	VBLENDMPS   Z1, Z0, K2, Z7
 	VMOVUPS     Z7, K1, (AX)
 
-done174:
+done180:
 	VZEROUPPER
 	RET
 
@@ -5357,9 +5843,9 @@ TEXT ·clipAVX512(SB), NOSPLIT, $0-32
 	VBROADCASTSS lo+24(FP), Z0
 	VBROADCASTSS hi+28(FP), Z1
 
-loop175:
+loop181:
 	CMPQ    DX, $0x00000040
-	JL      end176
+	JL      end182
 	VMOVUPS (CX), Z2
 	VMAXPS  Z2, Z0, Z2
 	VMINPS  Z2, Z1, Z2
@@ -5379,12 +5865,12 @@ loop175:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, AX
 	SUBQ    $0x00000040, DX
-	JMP     loop175
+	JMP     loop181
 
-end176:
-loop177:
+end182:
+loop183:
 	CMPQ    DX, $0x00000010
-	JL      end178
+	JL      end184
 	VMOVUPS (CX), Z2
 	VMAXPS  Z2, Z0, Z2
 	VMINPS  Z2, Z1, Z2
@@ -5392,11 +5878,11 @@ loop177:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, AX
 	SUBQ    $0x00000010, DX
-	JMP     loop177
+	JMP     loop183
 
-end178:
+end184:
 	TESTQ     DX, DX
-	JE        done179
+	JE        done185
 	MOVL      $0x0000ffff, BX
 	BZHIL     DX, BX, BX
 	KMOVW     BX, K1
@@ -5405,7 +5891,7 @@ end178:
 	VMINPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done179:
+done185:
 	VZEROUPPER
 	RET
 
@@ -5420,9 +5906,9 @@ TEXT ·hardSigmoidAVX512(SB), NOSPLIT, $0-32
 	VXORPS       Z2, Z2, Z2
 	VBROADCASTSS k3f800000<>+0(SB), Z3
 
-loop180:
+loop186:
 	CMPQ    DX, $0x00000040
-	JL      end181
+	JL      end187
 	VMOVUPS (CX), Z4
 	VMULPS  Z0, Z4, Z4
 	VADDPS  Z1, Z4, Z4
@@ -5450,12 +5936,12 @@ loop180:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, AX
 	SUBQ    $0x00000040, DX
-	JMP     loop180
+	JMP     loop186
 
-end181:
-loop182:
+end187:
+loop188:
 	CMPQ    DX, $0x00000010
-	JL      end183
+	JL      end189
 	VMOVUPS (CX), Z4
 	VMULPS  Z0, Z4, Z4
 	VADDPS  Z1, Z4, Z4
@@ -5465,11 +5951,11 @@ loop182:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, AX
 	SUBQ    $0x00000010, DX
-	JMP     loop182
+	JMP     loop188
 
-end183:
+end189:
 	TESTQ     DX, DX
-	JE        done184
+	JE        done190
 	MOVL      $0x0000ffff, BX
 	BZHIL     DX, BX, BX
 	KMOVW     BX, K1
@@ -5480,7 +5966,94 @@ end183:
 	VMINPS    Z0, Z3, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done184:
+done190:
+	VZEROUPPER
+	RET
+
+// func expLinearAVX512(dst *float32, src *float32, n int, positive float32, negative float32, rate float32)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·expLinearAVX512(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS positive+24(FP), Z0
+	VBROADCASTSS negative+28(FP), Z1
+	VBROADCASTSS rate+32(FP), Z2
+	VBROADCASTSS kc2ae0000<>+0(SB), Z3
+	VXORPS       Z4, Z4, Z4
+
+loop191:
+	CMPQ             DX, $0x00000010
+	JL               end192
+	VMOVUPS          (CX), Z5
+	VDIVPS           Z2, Z5, Z6
+	VMAXPS           Z6, Z3, Z6
+	VMINPS           Z6, Z4, Z6
+	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z9
+	VFMADD213PS.BCST k4b400000<>+0(SB), Z6, Z9
+	VSUBPS.BCST      k4b400000<>+0(SB), Z9, Z10
+	VBROADCASTSS     kbf317200<>+0(SB), Z11
+	VFMADD213PS      Z6, Z10, Z11
+	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z6
+	VFMADD213PS      Z11, Z10, Z6
+	VBROADCASTSS     k394f8407<>+0(SB), Z10
+	VFMADD213PS.BCST k3ab6c6d8<>+0(SB), Z6, Z10
+	VFMADD213PS.BCST k3c088939<>+0(SB), Z6, Z10
+	VFMADD213PS.BCST k3d2aaa47<>+0(SB), Z6, Z10
+	VFMADD213PS.BCST k3e2aaaaa<>+0(SB), Z6, Z10
+	VFMADD213PS.BCST k3f000000<>+0(SB), Z6, Z10
+	VPADDD.BCST      k0000007f<>+0(SB), Z9, Z9
+	VPSLLD           $0x17, Z9, Z9
+	VMULPS           Z6, Z6, Z11
+	VFMADD213PS      Z6, Z10, Z11
+	VSUBPS.BCST      k3f800000<>+0(SB), Z9, Z6
+	VFMADD213PS      Z6, Z9, Z11
+	VCMPPS.BCST      $0x11, k00000000<>+0(SB), Z5, K1
+	VMULPS           Z11, Z1, Z6
+	VMULPS           Z5, Z0, Z5
+	VBLENDMPS        Z6, Z5, K1, Z7
+	VMOVUPS          Z7, (AX)
+	ADDQ             $0x00000040, CX
+	ADDQ             $0x00000040, AX
+	SUBQ             $0x00000010, DX
+	JMP              loop191
+
+end192:
+	TESTQ            DX, DX
+	JE               done193
+	MOVL             $0x0000ffff, BX
+	BZHIL            DX, BX, BX
+	KMOVW            BX, K1
+	VMOVUPS.Z        (CX), K1, Z5
+	VDIVPS           Z2, Z5, Z2
+	VMAXPS           Z2, Z3, Z2
+	VMINPS           Z2, Z4, Z2
+	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z3
+	VFMADD213PS.BCST k4b400000<>+0(SB), Z2, Z3
+	VSUBPS.BCST      k4b400000<>+0(SB), Z3, Z4
+	VBROADCASTSS     kbf317200<>+0(SB), Z6
+	VFMADD213PS      Z2, Z4, Z6
+	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z2
+	VFMADD213PS      Z6, Z4, Z2
+	VBROADCASTSS     k394f8407<>+0(SB), Z4
+	VFMADD213PS.BCST k3ab6c6d8<>+0(SB), Z2, Z4
+	VFMADD213PS.BCST k3c088939<>+0(SB), Z2, Z4
+	VFMADD213PS.BCST k3d2aaa47<>+0(SB), Z2, Z4
+	VFMADD213PS.BCST k3e2aaaaa<>+0(SB), Z2, Z4
+	VFMADD213PS.BCST k3f000000<>+0(SB), Z2, Z4
+	VPADDD.BCST      k0000007f<>+0(SB), Z3, Z3
+	VPSLLD           $0x17, Z3, Z3
+	VMULPS           Z2, Z2, Z6
+	VFMADD213PS      Z2, Z4, Z6
+	VSUBPS.BCST      k3f800000<>+0(SB), Z3, Z2
+	VFMADD213PS      Z2, Z3, Z6
+	VCMPPS.BCST      $0x11, k00000000<>+0(SB), Z5, K2
+	VMULPS           Z6, Z1, Z1
+	VMULPS           Z5, Z0, Z0
+	VBLENDMPS        Z1, Z0, K2, Z8
+	VMOVUPS          Z8, K1, (AX)
+
+done193:
 	VZEROUPPER
 	RET
 
@@ -5499,9 +6072,9 @@ TEXT ·expSumAVX512(SB), NOSPLIT, $0-40
 	VMOVUPD      (BX), Z3
 	VMOVUPD      64(BX), Z4
 
-loop185:
+loop194:
 	CMPQ             DX, $0x00000010
-	JL               end186
+	JL               end195
 	VMOVUPS          (CX), Z5
 	VSUBPS           Z0, Z5, Z5
 	VMAXPS           Z5, Z1, Z5
@@ -5531,11 +6104,11 @@ loop185:
 	ADDQ             $0x00000040, AX
 	ADDQ             $0x00000040, CX
 	SUBQ             $0x00000010, DX
-	JMP              loop185
+	JMP              loop194
 
-end186:
+end195:
 	TESTQ            DX, DX
-	JE               done187
+	JE               done196
 	MOVL             $0x0000ffff, SI
 	BZHIL            DX, SI, SI
 	KMOVW            SI, K1
@@ -5567,7 +6140,7 @@ end186:
 	VCVTPS2PD        Y0, Z0
 	VADDPD           Z0, Z4, Z4
 
-done187:
+done196:
 	VMOVUPD Z3, (BX)
 	VMOVUPD Z4, 64(BX)
 	VZEROUPPER
@@ -5587,9 +6160,9 @@ TEXT ·sumExpAVX512(SB), NOSPLIT, $0-32
 	VMOVUPD      (DX), Z3
 	VMOVUPD      64(DX), Z4
 
-loop188:
+loop197:
 	CMPQ             CX, $0x00000010
-	JL               end189
+	JL               end198
 	VMOVUPS          (AX), Z5
 	VSUBPS           Z0, Z5, Z5
 	VMAXPS           Z5, Z1, Z5
@@ -5617,11 +6190,11 @@ loop188:
 	VADDPD           Z5, Z4, Z4
 	ADDQ             $0x00000040, AX
 	SUBQ             $0x00000010, CX
-	JMP              loop188
+	JMP              loop197
 
-end189:
+end198:
 	TESTQ            CX, CX
-	JE               done190
+	JE               done199
 	MOVL             $0x0000ffff, BX
 	BZHIL            CX, BX, BX
 	KMOVW            BX, K1
@@ -5652,7 +6225,7 @@ end189:
 	VCVTPS2PD        Y0, Z0
 	VADDPD           Z0, Z4, Z4
 
-done190:
+done199:
 	VMOVUPD Z3, (DX)
 	VMOVUPD Z4, 64(DX)
 	VZEROUPPER
@@ -5669,9 +6242,9 @@ TEXT ·normalizeAVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS mean+40(FP), Z0
 	VBROADCASTSS inverse+44(FP), Z1
 
-loop191:
+loop200:
 	CMPQ    SI, $0x00000010
-	JL      end192
+	JL      end201
 	VMOVUPS (CX), Z2
 	VMOVUPS (DX), Z3
 	VMOVUPS (BX), Z4
@@ -5685,11 +6258,11 @@ loop191:
 	ADDQ    $0x00000040, DX
 	ADDQ    $0x00000040, BX
 	SUBQ    $0x00000010, SI
-	JMP     loop191
+	JMP     loop200
 
-end192:
+end201:
 	TESTQ     SI, SI
-	JE        done193
+	JE        done202
 	MOVL      $0x0000ffff, DI
 	BZHIL     SI, DI, DI
 	KMOVW     DI, K1
@@ -5702,7 +6275,7 @@ end192:
 	VADDPS    Z4, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done193:
+done202:
 	VZEROUPPER
 	RET
 
@@ -5715,9 +6288,9 @@ TEXT ·scaleByAVX512(SB), NOSPLIT, $0-36
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS inverse+32(FP), Z0
 
-loop194:
+loop203:
 	CMPQ    BX, $0x00000010
-	JL      end195
+	JL      end204
 	VMOVUPS (CX), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS (DX), Z2
@@ -5727,11 +6300,11 @@ loop194:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop194
+	JMP     loop203
 
-end195:
+end204:
 	TESTQ     BX, BX
-	JE        done196
+	JE        done205
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -5741,6 +6314,6 @@ end195:
 	VMULPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done196:
+done205:
 	VZEROUPPER
 	RET

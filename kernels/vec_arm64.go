@@ -44,6 +44,10 @@ func unaryVec(op UnaryOp, dst, src *float32, n int) int {
 		siluNEON(dst, src, n)
 	case HardSwish:
 		hardSwishNEON(dst, src, n)
+	case Softplus:
+		softplusNEON(dst, src, n)
+	case Mish:
+		mishNEON(dst, src, n)
 	default:
 		return 0
 	}
@@ -143,6 +147,15 @@ func hardSigmoidVec(dst, src *float32, n int, alpha, beta float32) int {
 	}
 	n &^= 3
 	hardSigmoidNEON(dst, src, n, alpha, beta)
+	return n
+}
+
+func expLinearVec(dst, src *float32, n int, positive, negative, rate float32) int {
+	if level != NEON {
+		return 0
+	}
+	n &^= 3
+	expLinearNEON(dst, src, n, positive, negative, rate)
 	return n
 }
 

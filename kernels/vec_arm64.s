@@ -1089,6 +1089,277 @@ loop17:
 end17:
 	RET
 
+// func softplusNEON(dst, src *float32, n int)
+TEXT ·softplusNEON(SB), NOSPLIT, $0-24
+	MOVD n+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+	MOVD $0xc2d00000, R15
+	WORD $0x4e040de0 // DUP R15, V0
+	MOVD $0x42b20000, R15
+	WORD $0x4e040de1 // DUP R15, V1
+	MOVD $0x0, R15
+	WORD $0x4e040de2 // DUP R15, V2
+	MOVD $0x3f800000, R15
+	WORD $0x4e040de3 // DUP R15, V3
+	MOVD $0x80000000, R15
+	WORD $0x4e040de4 // DUP R15, V4
+	MOVD $0x3fb8aa3b, R15
+	WORD $0x4e040de5 // DUP R15, V5
+	MOVD $0x4b400000, R15
+	WORD $0x4e040de6 // DUP R15, V6
+	MOVD $0xbf317200, R15
+	WORD $0x4e040de7 // DUP R15, V7
+	MOVD $0xb5bfbe8e, R15
+	WORD $0x4e040de8 // DUP R15, V8
+	MOVD $0x3ab511a9, R15
+	WORD $0x4e040de9 // DUP R15, V9
+	MOVD $0x3c091d36, R15
+	WORD $0x4e040dea // DUP R15, V10
+	MOVD $0x3d2aac7a, R15
+	WORD $0x4e040deb // DUP R15, V11
+	MOVD $0x3e2aaa48, R15
+	WORD $0x4e040dec // DUP R15, V12
+	MOVD $0x3efffffe, R15
+	WORD $0x4e040ded // DUP R15, V13
+	MOVD $0x7f, R15
+	WORD $0x4e040dee // DUP R15, V14
+	MOVD $0x800000, R15
+	WORD $0x4e040def // DUP R15, V15
+	MOVD $0x4b000000, R15
+	WORD $0x4e040df0 // DUP R15, V16
+	MOVD $0x3f3504f3, R15
+	WORD $0x4e040df1 // DUP R15, V17
+	MOVD $0xffffffe9, R15
+	WORD $0x4e040df2 // DUP R15, V18
+	MOVD $0x7fffff, R15
+	WORD $0x4e040df3 // DUP R15, V19
+
+loop18:
+	CMP $4, R2
+	BLT end18
+	FMOVQ 0(R1), F20
+	WORD $0x4ea41e95 // ORR V4, V20, V21
+	WORD $0x6eb5e416 // FCMGT V21, V0, V22
+	WORD $0x6e751c16 // BSL V21, V0, V22
+	WORD $0x6ea1e6d5 // FCMGT V1, V22, V21
+	WORD $0x6e761c35 // BSL V22, V1, V21
+	WORD $0x4ea61cd6 // ORR V6, V6, V22
+	WORD $0x4e35ccb6 // FMLA V21, V5, V22
+	WORD $0x4ea6d6d7 // FSUB V6, V22, V23
+	WORD $0x4eb51eb8 // ORR V21, V21, V24
+	WORD $0x4e37ccf8 // FMLA V23, V7, V24
+	WORD $0x4eb81f15 // ORR V24, V24, V21
+	WORD $0x4e37cd15 // FMLA V23, V8, V21
+	WORD $0x4eaa1d58 // ORR V10, V10, V24
+	WORD $0x4e35cd38 // FMLA V21, V9, V24
+	WORD $0x4eab1d77 // ORR V11, V11, V23
+	WORD $0x4e35cf17 // FMLA V21, V24, V23
+	WORD $0x4eac1d98 // ORR V12, V12, V24
+	WORD $0x4e35cef8 // FMLA V21, V23, V24
+	WORD $0x4ead1db7 // ORR V13, V13, V23
+	WORD $0x4e35cf17 // FMLA V21, V24, V23
+	WORD $0x4ea31c78 // ORR V3, V3, V24
+	WORD $0x4e35cef8 // FMLA V21, V23, V24
+	WORD $0x4ea31c77 // ORR V3, V3, V23
+	WORD $0x4e35cf17 // FMLA V21, V24, V23
+	WORD $0x6ea686d5 // SUB V6, V22, V21
+	WORD $0x4f3f06b6 // shift V21, V22
+	WORD $0x4eae86d8 // ADD V14, V22, V24
+	WORD $0x4f375719 // shift V24, V25
+	WORD $0x6e39def8 // FMUL V25, V23, V24
+	WORD $0x6eb686b9 // SUB V22, V21, V25
+	WORD $0x4eae8736 // ADD V14, V25, V22
+	WORD $0x4f3756d9 // shift V22, V25
+	WORD $0x6e39df16 // FMUL V25, V24, V22
+	WORD $0x4e23d6d9 // FADD V3, V22, V25
+	WORD $0x4ea3d738 // FSUB V3, V25, V24
+	WORD $0x4eb8d6d5 // FSUB V24, V22, V21
+	WORD $0x6e39feb8 // FDIV V25, V21, V24
+	WORD $0x6eb9e5f5 // FCMGT V25, V15, V21
+	WORD $0x6e30df36 // FMUL V16, V25, V22
+	WORD $0x4eb51eb7 // ORR V21, V21, V23
+	WORD $0x6e791ed7 // BSL V25, V22, V23
+	WORD $0x6eb186f6 // SUB V17, V23, V22
+	WORD $0x4f2906d7 // shift V22, V23
+	WORD $0x4eb51eba // ORR V21, V21, V26
+	WORD $0x6e621e5a // BSL V2, V18, V26
+	WORD $0x4eba86f5 // ADD V26, V23, V21
+	WORD $0x4e21daba // SCVTF V21, V26
+	WORD $0x4e331ed5 // AND V19, V22, V21
+	WORD $0x4eb186b6 // ADD V17, V21, V22
+	WORD $0x4ea3d6d5 // FSUB V3, V22, V21
+	MOVD $0x3d8a2bd3, R15
+	WORD $0x4e040df6 // DUP R15, V22
+	MOVD $0xbdef1e0b, R15
+	WORD $0x4e040df7 // DUP R15, V23
+	WORD $0x4eb71efb // ORR V23, V23, V27
+	WORD $0x4e35cedb // FMLA V21, V22, V27
+	MOVD $0x3df37835, R15
+	WORD $0x4e040df7 // DUP R15, V23
+	WORD $0x4eb71ef6 // ORR V23, V23, V22
+	WORD $0x4e35cf76 // FMLA V21, V27, V22
+	MOVD $0xbdfe1104, R15
+	WORD $0x4e040df7 // DUP R15, V23
+	WORD $0x4eb71efb // ORR V23, V23, V27
+	WORD $0x4e35cedb // FMLA V21, V22, V27
+	MOVD $0x3e119bb4, R15
+	WORD $0x4e040df7 // DUP R15, V23
+	WORD $0x4eb71ef6 // ORR V23, V23, V22
+	WORD $0x4e35cf76 // FMLA V21, V27, V22
+	MOVD $0xbe2aae27, R15
+	WORD $0x4e040df7 // DUP R15, V23
+	WORD $0x4eb71efb // ORR V23, V23, V27
+	WORD $0x4e35cedb // FMLA V21, V22, V27
+	MOVD $0x3e4cd25b, R15
+	WORD $0x4e040df7 // DUP R15, V23
+	WORD $0x4eb71ef6 // ORR V23, V23, V22
+	WORD $0x4e35cf76 // FMLA V21, V27, V22
+	MOVD $0xbe800003, R15
+	WORD $0x4e040df7 // DUP R15, V23
+	WORD $0x4eb71efb // ORR V23, V23, V27
+	WORD $0x4e35cedb // FMLA V21, V22, V27
+	MOVD $0x3eaaaaa4, R15
+	WORD $0x4e040df7 // DUP R15, V23
+	WORD $0x4eb71ef6 // ORR V23, V23, V22
+	WORD $0x4e35cf76 // FMLA V21, V27, V22
+	WORD $0x6e35deb7 // FMUL V21, V21, V23
+	WORD $0x6e37debb // FMUL V23, V21, V27
+	WORD $0x6e36df7c // FMUL V22, V27, V28
+	MOVD $0x35bfbe8e, R15
+	WORD $0x4e040df6 // DUP R15, V22
+	WORD $0x4ebc1f9b // ORR V28, V28, V27
+	WORD $0x4e3acedb // FMLA V26, V22, V27
+	MOVD $0xbf000000, R15
+	WORD $0x4e040dfc // DUP R15, V28
+	WORD $0x4ebb1f76 // ORR V27, V27, V22
+	WORD $0x4e37cf96 // FMLA V23, V28, V22
+	WORD $0x4e36d6bb // FADD V22, V21, V27
+	MOVD $0x3f317200, R15
+	WORD $0x4e040df6 // DUP R15, V22
+	WORD $0x4ebb1f75 // ORR V27, V27, V21
+	WORD $0x4e3aced5 // FMLA V26, V22, V21
+	MOVD $0x7f800000, R15
+	WORD $0x4e040dfb // DUP R15, V27
+	WORD $0x6eb9e77a // FCMGT V25, V27, V26
+	WORD $0x4eba1f5b // ORR V26, V26, V27
+	WORD $0x6e791ebb // BSL V25, V21, V27
+	WORD $0x6eb9e455 // FCMGT V25, V2, V21
+	MOVD $0x7fc00000, R15
+	WORD $0x4e040dfa // DUP R15, V26
+	WORD $0x4eb51eb6 // ORR V21, V21, V22
+	WORD $0x6e7b1f56 // BSL V27, V26, V22
+	WORD $0x4e22e73b // FCMEQ V2, V25, V27
+	MOVD $0xff800000, R15
+	WORD $0x4e040df9 // DUP R15, V25
+	WORD $0x4ebb1f7a // ORR V27, V27, V26
+	WORD $0x6e761f3a // BSL V22, V25, V26
+	WORD $0x4e38d756 // FADD V24, V26, V22
+	WORD $0x6eb4e458 // FCMGT V20, V2, V24
+	WORD $0x4eb81f1a // ORR V24, V24, V26
+	WORD $0x6e741c5a // BSL V20, V2, V26
+	WORD $0x4e3ad6d4 // FADD V26, V22, V20
+	FMOVQ F20, 0(R0)
+	ADD $16, R1
+	ADD $16, R0
+	SUB $4, R2
+	B loop18
+
+end18:
+	RET
+
+// func mishNEON(dst, src *float32, n int)
+TEXT ·mishNEON(SB), NOSPLIT, $0-24
+	MOVD n+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+	MOVD $0xc2d00000, R15
+	WORD $0x4e040de0 // DUP R15, V0
+	MOVD $0x42b20000, R15
+	WORD $0x4e040de1 // DUP R15, V1
+	MOVD $0xff7fffff, R15
+	WORD $0x4e040de2 // DUP R15, V2
+	MOVD $0x41a00000, R15
+	WORD $0x4e040de3 // DUP R15, V3
+	MOVD $0x3fb8aa3b, R15
+	WORD $0x4e040de4 // DUP R15, V4
+	MOVD $0x4b400000, R15
+	WORD $0x4e040de5 // DUP R15, V5
+	MOVD $0xbf317200, R15
+	WORD $0x4e040de6 // DUP R15, V6
+	MOVD $0xb5bfbe8e, R15
+	WORD $0x4e040de7 // DUP R15, V7
+	MOVD $0x3ab511a9, R15
+	WORD $0x4e040de8 // DUP R15, V8
+	MOVD $0x3c091d36, R15
+	WORD $0x4e040de9 // DUP R15, V9
+	MOVD $0x3d2aac7a, R15
+	WORD $0x4e040dea // DUP R15, V10
+	MOVD $0x3e2aaa48, R15
+	WORD $0x4e040deb // DUP R15, V11
+	MOVD $0x3efffffe, R15
+	WORD $0x4e040dec // DUP R15, V12
+	MOVD $0x3f800000, R15
+	WORD $0x4e040ded // DUP R15, V13
+	MOVD $0x7f, R15
+	WORD $0x4e040dee // DUP R15, V14
+	MOVD $0x40000000, R15
+	WORD $0x4e040def // DUP R15, V15
+
+loop19:
+	CMP $4, R2
+	BLT end19
+	FMOVQ 0(R1), F16
+	WORD $0x6eb0e451 // FCMGT V16, V2, V17
+	WORD $0x6e701c51 // BSL V16, V2, V17
+	WORD $0x6ea3e630 // FCMGT V3, V17, V16
+	WORD $0x6e711c70 // BSL V17, V3, V16
+	WORD $0x6eb0e412 // FCMGT V16, V0, V18
+	WORD $0x6e701c12 // BSL V16, V0, V18
+	WORD $0x6ea1e650 // FCMGT V1, V18, V16
+	WORD $0x6e721c30 // BSL V18, V1, V16
+	WORD $0x4ea51cb2 // ORR V5, V5, V18
+	WORD $0x4e30cc92 // FMLA V16, V4, V18
+	WORD $0x4ea5d653 // FSUB V5, V18, V19
+	WORD $0x4eb01e14 // ORR V16, V16, V20
+	WORD $0x4e33ccd4 // FMLA V19, V6, V20
+	WORD $0x4eb41e90 // ORR V20, V20, V16
+	WORD $0x4e33ccf0 // FMLA V19, V7, V16
+	WORD $0x4ea91d34 // ORR V9, V9, V20
+	WORD $0x4e30cd14 // FMLA V16, V8, V20
+	WORD $0x4eaa1d53 // ORR V10, V10, V19
+	WORD $0x4e30ce93 // FMLA V16, V20, V19
+	WORD $0x4eab1d74 // ORR V11, V11, V20
+	WORD $0x4e30ce74 // FMLA V16, V19, V20
+	WORD $0x4eac1d93 // ORR V12, V12, V19
+	WORD $0x4e30ce93 // FMLA V16, V20, V19
+	WORD $0x4ead1db4 // ORR V13, V13, V20
+	WORD $0x4e30ce74 // FMLA V16, V19, V20
+	WORD $0x4ead1db3 // ORR V13, V13, V19
+	WORD $0x4e30ce93 // FMLA V16, V20, V19
+	WORD $0x6ea58650 // SUB V5, V18, V16
+	WORD $0x4f3f0612 // shift V16, V18
+	WORD $0x4eae8654 // ADD V14, V18, V20
+	WORD $0x4f375695 // shift V20, V21
+	WORD $0x6e35de74 // FMUL V21, V19, V20
+	WORD $0x6eb28615 // SUB V18, V16, V21
+	WORD $0x4eae86b2 // ADD V14, V21, V18
+	WORD $0x4f375655 // shift V18, V21
+	WORD $0x6e35de92 // FMUL V21, V20, V18
+	WORD $0x4e2fd655 // FADD V15, V18, V21
+	WORD $0x6e35de54 // FMUL V21, V18, V20
+	WORD $0x4e2fd695 // FADD V15, V20, V21
+	WORD $0x6e35fe92 // FDIV V21, V20, V18
+	WORD $0x6e32de35 // FMUL V18, V17, V21
+	FMOVQ F21, 0(R0)
+	ADD $16, R1
+	ADD $16, R0
+	SUB $4, R2
+	B loop19
+
+end19:
+	RET
+
 // func addNEON(dst, a, b *float32, n int)
 TEXT ·addNEON(SB), NOSPLIT, $0-32
 	MOVD n+24(FP), R3
@@ -1096,9 +1367,9 @@ TEXT ·addNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop18:
+loop20:
 	CMP $4, R3
-	BLT end18
+	BLT end20
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x4e21d402 // FADD V1, V0, V2
@@ -1107,9 +1378,9 @@ loop18:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop18
+	B loop20
 
-end18:
+end20:
 	RET
 
 // func addRightNEON(dst, a, b *float32, n int)
@@ -1121,18 +1392,18 @@ TEXT ·addRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop19:
+loop21:
 	CMP $4, R3
-	BLT end19
+	BLT end21
 	FMOVQ 0(R1), F1
 	WORD $0x4e20d422 // FADD V0, V1, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop19
+	B loop21
 
-end19:
+end21:
 	RET
 
 // func addLeftNEON(dst, a, b *float32, n int)
@@ -1144,18 +1415,18 @@ TEXT ·addLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop20:
+loop22:
 	CMP $4, R3
-	BLT end20
+	BLT end22
 	FMOVQ 0(R2), F1
 	WORD $0x4e21d402 // FADD V1, V0, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop20
+	B loop22
 
-end20:
+end22:
 	RET
 
 // func subNEON(dst, a, b *float32, n int)
@@ -1165,9 +1436,9 @@ TEXT ·subNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop21:
+loop23:
 	CMP $4, R3
-	BLT end21
+	BLT end23
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x4ea1d402 // FSUB V1, V0, V2
@@ -1176,9 +1447,9 @@ loop21:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop21
+	B loop23
 
-end21:
+end23:
 	RET
 
 // func subRightNEON(dst, a, b *float32, n int)
@@ -1190,18 +1461,18 @@ TEXT ·subRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop22:
+loop24:
 	CMP $4, R3
-	BLT end22
+	BLT end24
 	FMOVQ 0(R1), F1
 	WORD $0x4ea0d422 // FSUB V0, V1, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop22
+	B loop24
 
-end22:
+end24:
 	RET
 
 // func subLeftNEON(dst, a, b *float32, n int)
@@ -1213,18 +1484,18 @@ TEXT ·subLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop23:
+loop25:
 	CMP $4, R3
-	BLT end23
+	BLT end25
 	FMOVQ 0(R2), F1
 	WORD $0x4ea1d402 // FSUB V1, V0, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop23
+	B loop25
 
-end23:
+end25:
 	RET
 
 // func mulNEON(dst, a, b *float32, n int)
@@ -1234,9 +1505,9 @@ TEXT ·mulNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop24:
+loop26:
 	CMP $4, R3
-	BLT end24
+	BLT end26
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x6e21dc02 // FMUL V1, V0, V2
@@ -1245,9 +1516,9 @@ loop24:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop24
+	B loop26
 
-end24:
+end26:
 	RET
 
 // func mulRightNEON(dst, a, b *float32, n int)
@@ -1259,18 +1530,18 @@ TEXT ·mulRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop25:
+loop27:
 	CMP $4, R3
-	BLT end25
+	BLT end27
 	FMOVQ 0(R1), F1
 	WORD $0x6e20dc22 // FMUL V0, V1, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop25
+	B loop27
 
-end25:
+end27:
 	RET
 
 // func mulLeftNEON(dst, a, b *float32, n int)
@@ -1282,18 +1553,18 @@ TEXT ·mulLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop26:
+loop28:
 	CMP $4, R3
-	BLT end26
+	BLT end28
 	FMOVQ 0(R2), F1
 	WORD $0x6e21dc02 // FMUL V1, V0, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop26
+	B loop28
 
-end26:
+end28:
 	RET
 
 // func divNEON(dst, a, b *float32, n int)
@@ -1303,9 +1574,9 @@ TEXT ·divNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop27:
+loop29:
 	CMP $4, R3
-	BLT end27
+	BLT end29
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x6e21fc02 // FDIV V1, V0, V2
@@ -1314,9 +1585,9 @@ loop27:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop27
+	B loop29
 
-end27:
+end29:
 	RET
 
 // func divRightNEON(dst, a, b *float32, n int)
@@ -1328,18 +1599,18 @@ TEXT ·divRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop28:
+loop30:
 	CMP $4, R3
-	BLT end28
+	BLT end30
 	FMOVQ 0(R1), F1
 	WORD $0x6e20fc22 // FDIV V0, V1, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop28
+	B loop30
 
-end28:
+end30:
 	RET
 
 // func divLeftNEON(dst, a, b *float32, n int)
@@ -1351,18 +1622,18 @@ TEXT ·divLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop29:
+loop31:
 	CMP $4, R3
-	BLT end29
+	BLT end31
 	FMOVQ 0(R2), F1
 	WORD $0x6e21fc02 // FDIV V1, V0, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop29
+	B loop31
 
-end29:
+end31:
 	RET
 
 // func minNEON(dst, a, b *float32, n int)
@@ -1372,9 +1643,9 @@ TEXT ·minNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop30:
+loop32:
 	CMP $4, R3
-	BLT end30
+	BLT end32
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x4e20e402 // FCMEQ V0, V0, V2
@@ -1388,9 +1659,9 @@ loop30:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop30
+	B loop32
 
-end30:
+end32:
 	RET
 
 // func minRightNEON(dst, a, b *float32, n int)
@@ -1402,9 +1673,9 @@ TEXT ·minRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop31:
+loop33:
 	CMP $4, R3
-	BLT end31
+	BLT end33
 	FMOVQ 0(R1), F1
 	WORD $0x4e21e422 // FCMEQ V1, V1, V2
 	WORD $0x6e205842 // NOT V2, V2
@@ -1416,9 +1687,9 @@ loop31:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop31
+	B loop33
 
-end31:
+end33:
 	RET
 
 // func minLeftNEON(dst, a, b *float32, n int)
@@ -1430,9 +1701,9 @@ TEXT ·minLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop32:
+loop34:
 	CMP $4, R3
-	BLT end32
+	BLT end34
 	FMOVQ 0(R2), F1
 	WORD $0x4e20e402 // FCMEQ V0, V0, V2
 	WORD $0x6e205842 // NOT V2, V2
@@ -1444,9 +1715,9 @@ loop32:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop32
+	B loop34
 
-end32:
+end34:
 	RET
 
 // func maxNEON(dst, a, b *float32, n int)
@@ -1456,9 +1727,9 @@ TEXT ·maxNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop33:
+loop35:
 	CMP $4, R3
-	BLT end33
+	BLT end35
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x4e20e402 // FCMEQ V0, V0, V2
@@ -1472,9 +1743,9 @@ loop33:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop33
+	B loop35
 
-end33:
+end35:
 	RET
 
 // func maxRightNEON(dst, a, b *float32, n int)
@@ -1486,9 +1757,9 @@ TEXT ·maxRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop34:
+loop36:
 	CMP $4, R3
-	BLT end34
+	BLT end36
 	FMOVQ 0(R1), F1
 	WORD $0x4e21e422 // FCMEQ V1, V1, V2
 	WORD $0x6e205842 // NOT V2, V2
@@ -1500,9 +1771,9 @@ loop34:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop34
+	B loop36
 
-end34:
+end36:
 	RET
 
 // func maxLeftNEON(dst, a, b *float32, n int)
@@ -1514,9 +1785,9 @@ TEXT ·maxLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop35:
+loop37:
 	CMP $4, R3
-	BLT end35
+	BLT end37
 	FMOVQ 0(R2), F1
 	WORD $0x4e20e402 // FCMEQ V0, V0, V2
 	WORD $0x6e205842 // NOT V2, V2
@@ -1528,9 +1799,9 @@ loop35:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop35
+	B loop37
 
-end35:
+end37:
 	RET
 
 // func pReluNEON(dst, a, b *float32, n int)
@@ -1542,9 +1813,9 @@ TEXT ·pReluNEON(SB), NOSPLIT, $0-32
 	MOVD $0x0, R15
 	WORD $0x4e040de0 // DUP R15, V0
 
-loop36:
+loop38:
 	CMP $4, R3
-	BLT end36
+	BLT end38
 	FMOVQ 0(R1), F1
 	FMOVQ 0(R2), F2
 	WORD $0x6ea1e403 // FCMGT V1, V0, V3
@@ -1556,9 +1827,9 @@ loop36:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop36
+	B loop38
 
-end36:
+end38:
 	RET
 
 // func pReluRightNEON(dst, a, b *float32, n int)
@@ -1572,9 +1843,9 @@ TEXT ·pReluRightNEON(SB), NOSPLIT, $0-32
 	MOVD $0x0, R15
 	WORD $0x4e040de1 // DUP R15, V1
 
-loop37:
+loop39:
 	CMP $4, R3
-	BLT end37
+	BLT end39
 	FMOVQ 0(R1), F2
 	WORD $0x6ea2e423 // FCMGT V2, V1, V3
 	WORD $0x6e20dc44 // FMUL V0, V2, V4
@@ -1584,9 +1855,9 @@ loop37:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop37
+	B loop39
 
-end37:
+end39:
 	RET
 
 // func pReluLeftNEON(dst, a, b *float32, n int)
@@ -1600,9 +1871,9 @@ TEXT ·pReluLeftNEON(SB), NOSPLIT, $0-32
 	MOVD $0x0, R15
 	WORD $0x4e040de1 // DUP R15, V1
 
-loop38:
+loop40:
 	CMP $4, R3
-	BLT end38
+	BLT end40
 	FMOVQ 0(R2), F2
 	WORD $0x6ea0e423 // FCMGT V0, V1, V3
 	WORD $0x6e22dc04 // FMUL V2, V0, V4
@@ -1612,9 +1883,9 @@ loop38:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop38
+	B loop40
 
-end38:
+end40:
 	RET
 
 // func clipNEON(dst, src *float32, n int, lo, hi float32)
@@ -1627,9 +1898,9 @@ TEXT ·clipNEON(SB), NOSPLIT, $0-32
 	FMOVS hi+28(FP), F1
 	WORD $0x4e040421 // DUP V1, V1
 
-loop39:
+loop41:
 	CMP $4, R2
-	BLT end39
+	BLT end41
 	FMOVQ 0(R1), F2
 	WORD $0x6ea2e403 // FCMGT V2, V0, V3
 	WORD $0x6e621c03 // BSL V2, V0, V3
@@ -1639,9 +1910,9 @@ loop39:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop39
+	B loop41
 
-end39:
+end41:
 	RET
 
 // func hardSigmoidNEON(dst, src *float32, n int, alpha, beta float32)
@@ -1658,9 +1929,9 @@ TEXT ·hardSigmoidNEON(SB), NOSPLIT, $0-32
 	MOVD $0x3f800000, R15
 	WORD $0x4e040de3 // DUP R15, V3
 
-loop40:
+loop42:
 	CMP $4, R2
-	BLT end40
+	BLT end42
 	FMOVQ 0(R1), F4
 	WORD $0x6e20dc85 // FMUL V0, V4, V5
 	WORD $0x4e21d4a4 // FADD V1, V5, V4
@@ -1672,9 +1943,97 @@ loop40:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop40
+	B loop42
 
-end40:
+end42:
+	RET
+
+// func expLinearNEON(dst, src *float32, n int, positive, negative, rate float32)
+TEXT ·expLinearNEON(SB), NOSPLIT, $0-36
+	MOVD n+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+	FMOVS positive+24(FP), F0
+	WORD $0x4e040400 // DUP V0, V0
+	FMOVS negative+28(FP), F1
+	WORD $0x4e040421 // DUP V1, V1
+	FMOVS rate+32(FP), F2
+	WORD $0x4e040442 // DUP V2, V2
+	MOVD $0xc2ae0000, R15
+	WORD $0x4e040de3 // DUP R15, V3
+	MOVD $0x0, R15
+	WORD $0x4e040de4 // DUP R15, V4
+	MOVD $0x3fb8aa3b, R15
+	WORD $0x4e040de5 // DUP R15, V5
+	MOVD $0x4b400000, R15
+	WORD $0x4e040de6 // DUP R15, V6
+	MOVD $0xbf317200, R15
+	WORD $0x4e040de7 // DUP R15, V7
+	MOVD $0xb5bfbe8e, R15
+	WORD $0x4e040de8 // DUP R15, V8
+	MOVD $0x394f8407, R15
+	WORD $0x4e040de9 // DUP R15, V9
+	MOVD $0x3ab6c6d8, R15
+	WORD $0x4e040dea // DUP R15, V10
+	MOVD $0x3c088939, R15
+	WORD $0x4e040deb // DUP R15, V11
+	MOVD $0x3d2aaa47, R15
+	WORD $0x4e040dec // DUP R15, V12
+	MOVD $0x3e2aaaaa, R15
+	WORD $0x4e040ded // DUP R15, V13
+	MOVD $0x3f000000, R15
+	WORD $0x4e040dee // DUP R15, V14
+	MOVD $0x7f, R15
+	WORD $0x4e040def // DUP R15, V15
+	MOVD $0x3f800000, R15
+	WORD $0x4e040df0 // DUP R15, V16
+
+loop43:
+	CMP $4, R2
+	BLT end43
+	FMOVQ 0(R1), F17
+	WORD $0x6e22fe32 // FDIV V2, V17, V18
+	WORD $0x6eb2e473 // FCMGT V18, V3, V19
+	WORD $0x6e721c73 // BSL V18, V3, V19
+	WORD $0x6ea4e672 // FCMGT V4, V19, V18
+	WORD $0x6e731c92 // BSL V19, V4, V18
+	WORD $0x4ea61cd3 // ORR V6, V6, V19
+	WORD $0x4e32ccb3 // FMLA V18, V5, V19
+	WORD $0x4ea6d674 // FSUB V6, V19, V20
+	WORD $0x4eb21e55 // ORR V18, V18, V21
+	WORD $0x4e34ccf5 // FMLA V20, V7, V21
+	WORD $0x4eb51eb2 // ORR V21, V21, V18
+	WORD $0x4e34cd12 // FMLA V20, V8, V18
+	WORD $0x4eaa1d55 // ORR V10, V10, V21
+	WORD $0x4e32cd35 // FMLA V18, V9, V21
+	WORD $0x4eab1d74 // ORR V11, V11, V20
+	WORD $0x4e32ceb4 // FMLA V18, V21, V20
+	WORD $0x4eac1d95 // ORR V12, V12, V21
+	WORD $0x4e32ce95 // FMLA V18, V20, V21
+	WORD $0x4ead1db4 // ORR V13, V13, V20
+	WORD $0x4e32ceb4 // FMLA V18, V21, V20
+	WORD $0x4eae1dd5 // ORR V14, V14, V21
+	WORD $0x4e32ce95 // FMLA V18, V20, V21
+	WORD $0x4eaf8674 // ADD V15, V19, V20
+	WORD $0x4f375693 // shift V20, V19
+	WORD $0x6e32de54 // FMUL V18, V18, V20
+	WORD $0x4eb21e56 // ORR V18, V18, V22
+	WORD $0x4e35ce96 // FMLA V21, V20, V22
+	WORD $0x4eb0d672 // FSUB V16, V19, V18
+	WORD $0x4eb21e55 // ORR V18, V18, V21
+	WORD $0x4e33ced5 // FMLA V19, V22, V21
+	WORD $0x6eb1e492 // FCMGT V17, V4, V18
+	WORD $0x6e35dc33 // FMUL V21, V1, V19
+	WORD $0x6e31dc15 // FMUL V17, V0, V21
+	WORD $0x4eb21e51 // ORR V18, V18, V17
+	WORD $0x6e751e71 // BSL V21, V19, V17
+	FMOVQ F17, 0(R0)
+	ADD $16, R1
+	ADD $16, R0
+	SUB $4, R2
+	B loop43
+
+end43:
 	RET
 
 // func normalizeNEON(dst, src, gamma, beta *float32, n int, mean, inverse float32)
@@ -1689,9 +2048,9 @@ TEXT ·normalizeNEON(SB), NOSPLIT, $0-48
 	FMOVS inverse+44(FP), F1
 	WORD $0x4e040421 // DUP V1, V1
 
-loop41:
+loop44:
 	CMP $4, R4
-	BLT end41
+	BLT end44
 	FMOVQ 0(R1), F2
 	WORD $0x4ea0d443 // FSUB V0, V2, V3
 	WORD $0x6e21dc62 // FMUL V1, V3, V2
@@ -1705,9 +2064,9 @@ loop41:
 	ADD $16, R3
 	ADD $16, R0
 	SUB $4, R4
-	B loop41
+	B loop44
 
-end41:
+end44:
 	RET
 
 // func scaleByNEON(dst, src, gamma *float32, n int, inverse float32)
@@ -1719,9 +2078,9 @@ TEXT ·scaleByNEON(SB), NOSPLIT, $0-36
 	FMOVS inverse+32(FP), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop42:
+loop45:
 	CMP $4, R3
-	BLT end42
+	BLT end45
 	FMOVQ 0(R1), F1
 	WORD $0x6e20dc22 // FMUL V0, V1, V2
 	FMOVQ 0(R2), F1
@@ -1731,9 +2090,9 @@ loop42:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop42
+	B loop45
 
-end42:
+end45:
 	RET
 
 // func quantize8NEON(dst *uint8, src *float32, n int, scale, lo, hi float32, zero int32)
@@ -1750,9 +2109,9 @@ TEXT ·quantize8NEON(SB), NOSPLIT, $0-40
 	WORD $0x4e040442 // DUP V2, V2
 	WORD $0x4e040c63 // DUP R3, V3
 
-loop43:
+loop46:
 	CMP $16, R2
-	BLT end43
+	BLT end46
 	FMOVQ 0(R1), F4
 	WORD $0x6e20fc85 // FDIV V0, V4, V5
 	WORD $0x6ea1e4a4 // FCMGT V1, V5, V4
@@ -1795,9 +2154,9 @@ loop43:
 	ADD $64, R1
 	ADD $16, R0
 	SUB $16, R2
-	B loop43
+	B loop46
 
-end43:
+end46:
 	RET
 
 // func quantize16NEON(dst *uint16, src *float32, n int, scale, lo, hi float32, zero int32)
@@ -1814,9 +2173,9 @@ TEXT ·quantize16NEON(SB), NOSPLIT, $0-40
 	WORD $0x4e040442 // DUP V2, V2
 	WORD $0x4e040c63 // DUP R3, V3
 
-loop44:
+loop47:
 	CMP $16, R2
-	BLT end44
+	BLT end47
 	FMOVQ 0(R1), F4
 	WORD $0x6e20fc85 // FDIV V0, V4, V5
 	WORD $0x6ea1e4a4 // FCMGT V1, V5, V4
@@ -1858,9 +2217,9 @@ loop44:
 	ADD $64, R1
 	ADD $32, R0
 	SUB $16, R2
-	B loop44
+	B loop47
 
-end44:
+end47:
 	RET
 
 // func fakeQuantizeNEON(dst, src *float32, n int, scale, lo, hi float32)
@@ -1875,9 +2234,9 @@ TEXT ·fakeQuantizeNEON(SB), NOSPLIT, $0-36
 	FMOVS hi+32(FP), F2
 	WORD $0x4e040442 // DUP V2, V2
 
-loop45:
+loop48:
 	CMP $4, R2
-	BLT end45
+	BLT end48
 	FMOVQ 0(R1), F3
 	WORD $0x6e20fc64 // FDIV V0, V3, V4
 	WORD $0x6ea1e483 // FCMGT V1, V4, V3
@@ -1891,9 +2250,9 @@ loop45:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop45
+	B loop48
 
-end45:
+end48:
 	RET
 
 // func dequantizeU8NEON(dst *float32, src *uint8, n int, scale float32, zero int32)
@@ -1906,9 +2265,9 @@ TEXT ·dequantizeU8NEON(SB), NOSPLIT, $0-32
 	WORD $0x4e040400 // DUP V0, V0
 	WORD $0x4e040c61 // DUP R3, V1
 
-loop46:
+loop49:
 	CMP $16, R2
-	BLT end46
+	BLT end49
 	FMOVQ 0(R1), F2
 	WORD $0x2f08a443 // UXTL.8H V2, V3
 	WORD $0x6f08a444 // UXTL.8H upper V2, V4
@@ -1935,9 +2294,9 @@ loop46:
 	ADD $16, R1
 	ADD $64, R0
 	SUB $16, R2
-	B loop46
+	B loop49
 
-end46:
+end49:
 	RET
 
 // func dequantizeI8NEON(dst *float32, src *int8, n int, scale float32, zero int32)
@@ -1950,9 +2309,9 @@ TEXT ·dequantizeI8NEON(SB), NOSPLIT, $0-32
 	WORD $0x4e040400 // DUP V0, V0
 	WORD $0x4e040c61 // DUP R3, V1
 
-loop47:
+loop50:
 	CMP $16, R2
-	BLT end47
+	BLT end50
 	FMOVQ 0(R1), F2
 	WORD $0x0f08a443 // SXTL.8H V2, V3
 	WORD $0x4f08a444 // SXTL.8H upper V2, V4
@@ -1979,9 +2338,9 @@ loop47:
 	ADD $16, R1
 	ADD $64, R0
 	SUB $16, R2
-	B loop47
+	B loop50
 
-end47:
+end50:
 	RET
 
 // func dequantizeU16NEON(dst *float32, src *uint16, n int, scale float32, zero int32)
@@ -1994,9 +2353,9 @@ TEXT ·dequantizeU16NEON(SB), NOSPLIT, $0-32
 	WORD $0x4e040400 // DUP V0, V0
 	WORD $0x4e040c61 // DUP R3, V1
 
-loop48:
+loop51:
 	CMP $8, R2
-	BLT end48
+	BLT end51
 	FMOVQ 0(R1), F2
 	WORD $0x2f10a443 // UXTL.4S V2, V3
 	WORD $0x6ea18464 // SUB V1, V3, V4
@@ -2011,9 +2370,9 @@ loop48:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop48
+	B loop51
 
-end48:
+end51:
 	RET
 
 // func dequantizeI16NEON(dst *float32, src *int16, n int, scale float32, zero int32)
@@ -2026,9 +2385,9 @@ TEXT ·dequantizeI16NEON(SB), NOSPLIT, $0-32
 	WORD $0x4e040400 // DUP V0, V0
 	WORD $0x4e040c61 // DUP R3, V1
 
-loop49:
+loop52:
 	CMP $8, R2
-	BLT end49
+	BLT end52
 	FMOVQ 0(R1), F2
 	WORD $0x0f10a443 // SXTL.4S V2, V3
 	WORD $0x6ea18464 // SUB V1, V3, V4
@@ -2043,9 +2402,9 @@ loop49:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop49
+	B loop52
 
-end49:
+end52:
 	RET
 
 // func dequantizeI32NEON(dst *float32, src *int32, n int, scale float32)
@@ -2056,9 +2415,9 @@ TEXT ·dequantizeI32NEON(SB), NOSPLIT, $0-28
 	FMOVS scale+24(FP), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop50:
+loop53:
 	CMP $4, R2
-	BLT end50
+	BLT end53
 	FMOVQ 0(R1), F1
 	WORD $0x4e21d822 // SCVTF V1, V2
 	WORD $0x6e20dc41 // FMUL V0, V2, V1
@@ -2066,9 +2425,9 @@ loop50:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop50
+	B loop53
 
-end50:
+end53:
 	RET
 
 // func minMaxNEON(src *float32, n int) (low, high, zero float32)
@@ -2082,9 +2441,9 @@ TEXT ·minMaxNEON(SB), NOSPLIT, $0-28
 	FMOVQ (R0), F1
 	WORD $0x6e231c63 // EOR V3, V3, V3
 
-loop51:
+loop54:
 	CMP $8, R1
-	BLT end51
+	BLT end54
 	FMOVQ 0(R0), F4
 	WORD $0x4ea4f400 // FMIN V4, V0, V0
 	WORD $0x4e24f421 // FMAX V4, V1, V1
@@ -2095,9 +2454,9 @@ loop51:
 	WORD $0x4e23cc82 // FMLA V3, V4, V2
 	ADD $32, R0
 	SUB $8, R1
-	B loop51
+	B loop54
 
-end51:
+end54:
 	WORD $0x6eb0f800 // FMINV V0, V0
 	FMOVS F0, low+16(FP)
 	WORD $0x6e30f821 // FMAXV V1, V1
@@ -2136,9 +2495,9 @@ TEXT ·momentsNEON(SB), NOSPLIT, $0-24
 	FMOVQ 352(R2), F22
 	FMOVQ 368(R2), F23
 
-loop52:
+loop55:
 	CMP $16, R1
-	BLT end52
+	BLT end55
 	FMOVQ 0(R0), F24
 	WORD $0x0e617b19 // FCVTL.2D V24, V25
 	WORD $0x4ee0fb3a // FABS.2D V25, V26
@@ -2185,9 +2544,9 @@ loop52:
 	WORD $0x4e78d6f7 // FADD.2D V24, V23, V23
 	ADD $64, R0
 	SUB $16, R1
-	B loop52
+	B loop55
 
-end52:
+end55:
 	FMOVQ F0, 0(R2)
 	FMOVQ F1, 16(R2)
 	FMOVQ F2, 32(R2)
@@ -2253,9 +2612,9 @@ TEXT ·expSumNEON(SB), NOSPLIT, $0-40
 	MOVD $0x3efffffe, R15
 	WORD $0x4e040df3 // DUP R15, V19
 
-loop53:
+loop56:
 	CMP $16, R2
-	BLT end53
+	BLT end56
 	FMOVQ 0(R1), F20
 	WORD $0x4ea0d695 // FSUB V0, V20, V21
 	WORD $0x6eb5e534 // FCMGT V21, V9, V20
@@ -2447,9 +2806,9 @@ loop53:
 	ADD $64, R1
 	ADD $64, R0
 	SUB $16, R2
-	B loop53
+	B loop56
 
-end53:
+end56:
 	FMOVQ F1, 0(R3)
 	FMOVQ F2, 16(R3)
 	FMOVQ F3, 32(R3)
@@ -2498,9 +2857,9 @@ TEXT ·sumExpNEON(SB), NOSPLIT, $0-32
 	MOVD $0x3efffffe, R15
 	WORD $0x4e040df3 // DUP R15, V19
 
-loop54:
+loop57:
 	CMP $16, R1
-	BLT end54
+	BLT end57
 	FMOVQ 0(R0), F20
 	WORD $0x4ea0d695 // FSUB V0, V20, V21
 	WORD $0x6eb5e534 // FCMGT V21, V9, V20
@@ -2687,9 +3046,9 @@ loop54:
 	WORD $0x4e74d508 // FADD.2D V20, V8, V8
 	ADD $64, R0
 	SUB $16, R1
-	B loop54
+	B loop57
 
-end54:
+end57:
 	FMOVQ F1, 0(R2)
 	FMOVQ F2, 16(R2)
 	FMOVQ F3, 32(R2)
@@ -2706,9 +3065,9 @@ TEXT ·halfToFloatNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop55:
+loop58:
 	CMP $8, R2
-	BLT end55
+	BLT end58
 	FMOVQ 0(R1), F0
 	WORD $0x0e217801 // FCVTL V0, V1
 	FMOVQ F1, 0(R0)
@@ -2717,9 +3076,9 @@ loop55:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop55
+	B loop58
 
-end55:
+end58:
 	RET
 
 // func brainToFloatNEON(dst *float32, src *uint16, n int)
@@ -2728,9 +3087,9 @@ TEXT ·brainToFloatNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop56:
+loop59:
 	CMP $8, R2
-	BLT end56
+	BLT end59
 	FMOVQ 0(R1), F0
 	WORD $0x2f10a401 // UXTL.4S V0, V1
 	WORD $0x4f305422 // shift V1, V2
@@ -2741,9 +3100,9 @@ loop56:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop56
+	B loop59
 
-end56:
+end59:
 	RET
 
 // func floatToHalfNEON(dst *uint16, src *float32, n int)
@@ -2752,9 +3111,9 @@ TEXT ·floatToHalfNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop57:
+loop60:
 	CMP $8, R2
-	BLT end57
+	BLT end60
 	FMOVQ 0(R1), F0
 	FMOVQ 16(R1), F1
 	WORD $0x0e216802 // FCVTN V0, V2
@@ -2763,9 +3122,9 @@ loop57:
 	ADD $32, R1
 	ADD $16, R0
 	SUB $8, R2
-	B loop57
+	B loop60
 
-end57:
+end60:
 	RET
 
 // func floatToBrainNEON(dst *uint16, src *float32, n int)
@@ -2780,9 +3139,9 @@ TEXT ·floatToBrainNEON(SB), NOSPLIT, $0-24
 	MOVD $0x400000, R15
 	WORD $0x4e040de2 // DUP R15, V2
 
-loop58:
+loop61:
 	CMP $8, R2
-	BLT end58
+	BLT end61
 	FMOVQ 0(R1), F3
 	FMOVQ 16(R1), F4
 	WORD $0x6f300465 // shift V3, V5
@@ -2811,7 +3170,7 @@ loop58:
 	ADD $32, R1
 	ADD $16, R0
 	SUB $8, R2
-	B loop58
+	B loop61
 
-end58:
+end61:
 	RET

@@ -91,6 +91,53 @@ func log32(x float32) float32 {
 	return fma(e, ln2hi, float32(f+y))
 }
 
+// softplus32 is max(x, 0) + log(1+t), t = e^-|x|; t-(u-1) is what rounding took
+// from u = 1+t.
+func softplus32(x float32) float32 {
+	t := exp32(-abs32(x))
+	u := float32(1 + t)
+	l := float32(log32(u) + float32(float32(t-float32(u-1))/u))
+	if x < 0 {
+		return l
+	}
+	return float32(x + l)
+}
+
+// mish32 is x*tanh(softplus(x)) = x*w/(w+2), w = e^x*(e^x+2).
+func mish32(x float32) float32 {
+	x = lowest(x)
+	e := x
+	if 20 < e {
+		e = 20
+	}
+	e = exp32(e)
+	w := float32(e * float32(e+2))
+	return float32(x * float32(w/float32(w+2)))
+}
+
+// expm1Negative returns e^x-1 for x <= 0, and for others the value at 0.
+func expm1Negative(x float32) float32 {
+	if -87 > x {
+		x = -87
+	}
+	if 0 < x {
+		x = 0
+	}
+	t := fma(x, log2e, magic)
+	n := t - magic
+	r := fma(n, -ln2lo, fma(n, -ln2hi, x))
+	p := fma(fma(fma(fma(fma(0.00019790242, r, 0.0013944758), r, 0.008333498), r, 0.041666295), r, 0.16666666), r, 0.5)
+	s := math.Float32frombits((math.Float32bits(t) + 127) << 23)
+	return fma(s, fma(float32(r*r), p, r), float32(s-1))
+}
+
+func expLinear32(x, positive, negative, rate float32) float32 {
+	if x < 0 {
+		return float32(negative * expm1Negative(float32(x/rate)))
+	}
+	return float32(positive * x)
+}
+
 func tanh32(x float32) float32 {
 	a := abs32(x)
 	if a >= 0.625 {

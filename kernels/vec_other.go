@@ -12,3 +12,5 @@ func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float64) int  
 func sumExpVec(src *float32, n int, shift float32, sums *[16]float64) int           { return 0 }
 func normalizeVec(dst, src, gamma, beta *float32, n int, mean, inverse float32) int { return 0 }
 func scaleByVec(dst, src, gamma *float32, n int, inverse float32) int               { return 0 }
+
+func expLinearVec(dst, src *float32, n int, positive, negative, rate float32) int { return 0 }

@@ -89,6 +89,16 @@ func siluAVX2(dst *float32, src *float32, n int)
 //go:noescape
 func hardSwishAVX2(dst *float32, src *float32, n int)
 
+// softplusAVX2 is Unary of Softplus; n is a multiple of 8.
+//
+//go:noescape
+func softplusAVX2(dst *float32, src *float32, n int)
+
+// mishAVX2 is Unary of Mish; n is a multiple of 8.
+//
+//go:noescape
+func mishAVX2(dst *float32, src *float32, n int)
+
 // addAVX2 is Binary of Add; n is a multiple of 8.
 //
 //go:noescape
@@ -204,6 +214,11 @@ func clipAVX2(dst *float32, src *float32, n int, lo float32, hi float32)
 //go:noescape
 func hardSigmoidAVX2(dst *float32, src *float32, n int, alpha float32, beta float32)
 
+// expLinearAVX2 is ExpLinear; n is a multiple of 8.
+//
+//go:noescape
+func expLinearAVX2(dst *float32, src *float32, n int, positive float32, negative float32, rate float32)
+
 // expSumAVX2 stores and adds exp(src-shift), element i to lane i%16 of sums; n is a multiple of 16.
 //
 //go:noescape
@@ -308,6 +323,16 @@ func siluAVX512(dst *float32, src *float32, n int)
 //
 //go:noescape
 func hardSwishAVX512(dst *float32, src *float32, n int)
+
+// softplusAVX512 is Unary of Softplus.
+//
+//go:noescape
+func softplusAVX512(dst *float32, src *float32, n int)
+
+// mishAVX512 is Unary of Mish.
+//
+//go:noescape
+func mishAVX512(dst *float32, src *float32, n int)
 
 // addAVX512 is Binary of Add.
 //
@@ -423,6 +448,11 @@ func clipAVX512(dst *float32, src *float32, n int, lo float32, hi float32)
 //
 //go:noescape
 func hardSigmoidAVX512(dst *float32, src *float32, n int, alpha float32, beta float32)
+
+// expLinearAVX512 is ExpLinear.
+//
+//go:noescape
+func expLinearAVX512(dst *float32, src *float32, n int, positive float32, negative float32, rate float32)
 
 // expSumAVX512 stores and adds exp(src-shift), element i to lane i%16 of sums.
 //

@@ -56,6 +56,12 @@ func siluNEON(dst, src *float32, n int)
 func hardSwishNEON(dst, src *float32, n int)
 
 //go:noescape
+func softplusNEON(dst, src *float32, n int)
+
+//go:noescape
+func mishNEON(dst, src *float32, n int)
+
+//go:noescape
 func addNEON(dst, a, b *float32, n int)
 
 //go:noescape
@@ -123,6 +129,9 @@ func clipNEON(dst, src *float32, n int, lo, hi float32)
 
 //go:noescape
 func hardSigmoidNEON(dst, src *float32, n int, alpha, beta float32)
+
+//go:noescape
+func expLinearNEON(dst, src *float32, n int, positive, negative, rate float32)
 
 //go:noescape
 func normalizeNEON(dst, src, gamma, beta *float32, n int, mean, inverse float32)

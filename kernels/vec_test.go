@@ -100,7 +100,7 @@ func wantSame(t *testing.T, what string, got, want []float32, in ...[]float32) {
 func random(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
 
 var unaryNames = [unaryOps]string{"Abs", "Neg", "Floor", "Ceil", "Round", "Sqrt", "Reciprocal", "Relu", "Exp", "Log",
-	"Tanh", "Sigmoid", "Erf", "Gelu", "GeluTanh", "Silu", "HardSwish"}
+	"Tanh", "Sigmoid", "Erf", "Gelu", "GeluTanh", "Silu", "HardSwish", "Softplus", "Mish"}
 
 var binaryNames = [binaryOps]string{"Add", "Sub", "Mul", "Div", "Min", "Max", "PRelu"}
 
@@ -164,6 +164,8 @@ func TestUnaryValues(t *testing.T) {
 		{Erf, negzero, negzero}, {Erf, inf, 1}, {Erf, -inf, -1},
 		{Gelu, -inf, negzero}, {Gelu, inf, inf}, {Gelu, 1, 0.8413447}, {Gelu, -20, negzero},
 		{GeluTanh, -inf, negzero}, {GeluTanh, inf, inf}, {GeluTanh, 1, 0.841192}, {GeluTanh, -1e30, negzero},
+		{Softplus, -inf, 0}, {Softplus, inf, inf}, {Softplus, 0, 0.6931472}, {Softplus, -100, float32(math.Exp(-100))}, {Softplus, 50, 50},
+		{Mish, -inf, negzero}, {Mish, inf, inf}, {Mish, 0, 0}, {Mish, 100, 100},
 		{Silu, -inf, negzero}, {Silu, inf, inf}, {HardSwish, -inf, negzero}, {HardSwish, 3, 3}, {HardSwish, 1, 4. / 6},
 		{Round, 0.5, 0}, {Round, 1.5, 2}, {Round, -2.5, -2}, {Round, -0.3, negzero}, {Floor, -0.5, -1}, {Ceil, -0.5, negzero},
 		{Sqrt, -1, nan}, {Sqrt, negzero, negzero}, {Reciprocal, negzero, -inf}, {Relu, -3, 0}, {Abs, -inf, inf}, {Neg, 0, negzero},
@@ -268,6 +270,32 @@ func TestClipAndFriends(t *testing.T) {
 			}
 		})
 	})
+}
+
+func TestExpLinear(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		r := random(6)
+		for _, p := range [][3]float32{{1, 1, 1}, {1, 0.5, 0.5}, {1.0507, 1.75809934, 1}} {
+			tails(func(n, off int) {
+				src, _ := zoned[float32](n, off)
+				fill(r, src)
+				want := make([]float32, n)
+				for i, x := range src {
+					want[i] = expLinear32(x, p[0], p[1], p[2])
+				}
+				dst, check := zoned[float32](n, (off+1)%4)
+				ExpLinear(dst, src, p[0], p[1], p[2])
+				check(t)
+				wantSame(t, "ExpLinear", dst, want, src)
+			})
+		}
+	})
+	if y := expLinear32(-inf, 1, 2, 1); y != -2 {
+		t.Errorf("at -Inf: %g", y)
+	}
+	if y := expLinear32(nan, 1, 2, 1); y == y {
+		t.Errorf("at NaN: %g", y)
+	}
 }
 
 func TestReduce(t *testing.T) {

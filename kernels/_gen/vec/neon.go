@@ -496,6 +496,10 @@ func (n *neon) emitAll(g *gen) {
 		zero, one := n.of(K(0)), n.of(K(1))
 		n.mapped(func(x V) V { return g.min(one, g.max(zero, g.add(g.mul(x, alpha), beta))) })
 	})
+	both("expLinear", "dst, src *float32, n int, positive, negative, rate float32", "dst, src, n, positive, negative, rate", 4, func() {
+		positive, negative, rate := n.broadcast("positive"), n.broadcast("negative"), n.broadcast("rate")
+		n.mapped(g.linear(positive, negative, rate))
+	})
 	both("normalize", "dst, src, gamma, beta *float32, n int, mean, inverse float32", "dst, src, gamma, beta, n, mean, inverse", 4, func() {
 		mean, inverse := n.broadcast("mean"), n.broadcast("inverse")
 		n.each(4, func() {

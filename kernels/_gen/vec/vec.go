@@ -64,6 +64,26 @@ var unaries = []unary{
 			return g.mul(x, g.min(one, g.max(zero, h)))
 		}
 	}},
+	{"Softplus", 1, func(g *gen) func(V) V {
+		exp, log, one := g.exp(), g.log(), g.hoist(K(1))
+		zero := g.zero()
+		return func(x V) V {
+			t := exp(g.or(x, signMask))
+			u := g.add(t, one)
+			rest := g.div(g.sub(t, g.sub(u, K(1))), u)
+			l := g.add(log(u), rest)
+			return g.add(l, g.sel(g.cmp(lt, x, K(0)), zero, x))
+		}
+	}},
+	{"Mish", 1, func(g *gen) func(V) V {
+		exp, low, high := g.exp(), g.hoist(-maxFloat), g.hoist(K(20))
+		return func(x V) V {
+			x = g.max(low, x)
+			e := exp(g.min(high, x))
+			w := g.mul(e, g.add(e, K(2)))
+			return g.mul(x, g.div(w, g.add(w, K(2))))
+		}
+	}},
 }
 
 // binaries are the element-wise functions of two tensors.
@@ -109,6 +129,7 @@ func vec(c *build.Context) {
 		}
 		g.clip()
 		g.hardSigmoid()
+		g.expLinear()
 		g.expSum(true)
 		g.expSum(false)
 		g.normalize()
@@ -302,6 +323,31 @@ func (g *gen) hardSigmoid() {
 	g.ret()
 }
 
+// linear emits the function that expLinear32 specifies.
+func (g *gen) linear(positive, negative, rate V) func(V) V {
+	low, zero := g.hoist(K(-87)), g.zero()
+	return func(x V) V {
+		y := g.min(zero, g.max(low, g.div(x, rate)))
+		t := g.fma(g.hoist(log2e), y, magic)
+		n := g.sub(t, magic)
+		r := g.fma(g.hoist(-ln2hi), n, y)
+		r = g.fma(g.hoist(-ln2lo), n, r)
+		p := g.poly(r, 0.00019790242, 0.0013944758, 0.008333498, 0.041666295, 0.16666666, 0.5)
+		s := g.shl(g.addi(t, KI(127)), 23)
+		m := g.fma(g.mul(r, r), p, r)
+		m = g.fma(m, s, g.sub(s, K(1)))
+		return g.sel(g.cmp(lt, x, K(0)), g.mul(negative, m), g.mul(positive, x))
+	}
+}
+
+func (g *gen) expLinear() {
+	g.fn("expLinear", "func(dst, src *float32, n int, positive, negative, rate float32)", "is ExpLinear"+g.multiple(8)+".")
+	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+	positive, negative, rate := g.broadcast("positive"), g.broadcast("negative"), g.broadcast("rate")
+	g.mapRows(1, n, dst, src, g.linear(positive, negative, rate))
+	g.ret()
+}
+
 // expSum takes exp(src-shift) and adds element i to lane i%16 of the sums.
 func (g *gen) expSum(store bool) {
 	name, sig, doc := "sumExp", "func(src *float32, n int, shift float32, sums *[16]float64)", "adds exp(src-shift)"
@@ -428,6 +474,7 @@ func dispatch() string {
 	}{
 		{"clip", "dst, src *float32, n int, lo, hi float32", "dst, src, n, lo, hi", 8},
 		{"hardSigmoid", "dst, src *float32, n int, alpha, beta float32", "dst, src, n, alpha, beta", 8},
+		{"expLinear", "dst, src *float32, n int, positive, negative, rate float32", "dst, src, n, positive, negative, rate", 8},
 		{"expSum", "dst, src *float32, n int, shift float32, sums *[16]float64", "dst, src, n, shift, sums", 16},
 		{"sumExp", "src *float32, n int, shift float32, sums *[16]float64", "src, n, shift, sums", 16},
 		{"normalize", "dst, src, gamma, beta *float32, n int, mean, inverse float32", "dst, src, gamma, beta, n, mean, inverse", 8},
