@@ -3,6 +3,7 @@ package ops
 import (
 	"encoding/base64"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -25,12 +26,23 @@ type goldenAttr struct {
 	Name    string
 	Kind    graph.AttrKind
 	I       int64
-	F       float32
+	F       number
 	S       string
 	Ints    []int64
-	Floats  []float32
+	Floats  []number
 	Strings []string
 	T       *goldenTensor
+}
+
+// number is a float32 for which null stands for NaN.
+type number float32
+
+func (n *number) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		*n = number(math.NaN())
+		return nil
+	}
+	return json.Unmarshal(b, (*float32)(n))
 }
 
 type goldenTensor struct {
@@ -78,7 +90,10 @@ func runGolden(t *testing.T, file string) {
 		t.Run(gc.Name, func(t *testing.T) {
 			s := single{op: graph.OpKey{Domain: gc.Domain, Type: gc.Op}, opset: gc.Opset}
 			for _, a := range gc.Attrs {
-				attr := &graph.Attr{Name: a.Name, Kind: a.Kind, I: a.I, F: a.F, S: a.S, Ints: a.Ints, Floats: a.Floats, Strings: a.Strings}
+				attr := &graph.Attr{Name: a.Name, Kind: a.Kind, I: a.I, F: float32(a.F), S: a.S, Ints: a.Ints, Strings: a.Strings}
+				for _, v := range a.Floats {
+					attr.Floats = append(attr.Floats, float32(v))
+				}
 				if a.T != nil {
 					attr.T = a.T.tensor(t)
 				}

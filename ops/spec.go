@@ -149,6 +149,7 @@ func families() [][]Spec {
 		visionSpecs(),
 		signalSpecs(),
 		randomSpecs(),
+		mlSpecs(),
 	}
 }
 

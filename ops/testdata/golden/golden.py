@@ -31,19 +31,24 @@ def tensor(t, const=False):
     return out
 
 
+def number(v):
+    """JSON has no NaN: null stands for it."""
+    return None if v != v else v
+
+
 def attribute(a):
     out = dict(Name=a.name, Kind=a.type)
     A = onnx.AttributeProto
     if a.type == A.INT:
         out["I"] = a.i
     elif a.type == A.FLOAT:
-        out["F"] = a.f
+        out["F"] = number(a.f)
     elif a.type == A.STRING:
         out["S"] = a.s.decode()
     elif a.type == A.INTS:
         out["Ints"] = list(a.ints)
     elif a.type == A.FLOATS:
-        out["Floats"] = list(a.floats)
+        out["Floats"] = [number(v) for v in a.floats]
     elif a.type == A.STRINGS:
         out["Strings"] = [s.decode() for s in a.strings]
     elif a.type == A.TENSOR:
