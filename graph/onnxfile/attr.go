@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -18,9 +19,24 @@ var attrField = [...]protowire.Number{
 	graph.AttrSparseTensor: 22, graph.AttrSparseTensors: 23, graph.AttrType: 14, graph.AttrTypes: 15,
 }
 
-func attrKind(field protowire.Number) graph.AttrKind {
+// attrKind returns the kind whose value the field with the given tag holds.
+func attrKind(tag uint64) graph.AttrKind {
 	for k, f := range attrField {
-		if f == field && f != 0 {
+		if f == 0 || uint64(f) != tag>>3 {
+			continue
+		}
+		ok := tag&7 == blob
+		switch k := graph.AttrKind(k); k {
+		case graph.AttrFloat:
+			ok = tag&7 == fx32
+		case graph.AttrInt:
+			ok = tag&7 == vint
+		case graph.AttrFloats:
+			ok = ok || tag&7 == fx32
+		case graph.AttrInts:
+			ok = ok || tag&7 == vint
+		}
+		if ok {
 			return graph.AttrKind(k)
 		}
 	}
@@ -32,16 +48,24 @@ func (l *loader) attrs(list [][]byte, sc *scope) ([]*graph.Attr, error) {
 		return nil, nil
 	}
 	out := make([]*graph.Attr, len(list))
-	seen := make(map[string]bool, len(list))
+	var seen map[string]bool
+	if len(list) > 16 {
+		seen = make(map[string]bool, len(list))
+	}
 	for i, b := range list {
 		a, err := l.attr(b, sc)
 		if err != nil {
 			return nil, err
 		}
-		if seen[a.Name] {
+		dup := seen[a.Name]
+		if seen != nil {
+			seen[a.Name] = true
+		} else {
+			dup = slices.ContainsFunc(out[:i], func(o *graph.Attr) bool { return o.Name == a.Name })
+		}
+		if dup {
 			return nil, l.errorf("", "attribute %q is given twice", a.Name)
 		}
-		seen[a.Name] = true
 		out[i] = a
 	}
 	return out, nil
@@ -55,7 +79,7 @@ func (l *loader) attr(b []byte, sc *scope) (*graph.Attr, error) {
 	}
 	defer l.leave()
 	a := &graph.Attr{}
-	var first graph.AttrKind // of the first value, for files that leave the type out
+	var lowest graph.AttrKind // of the value field of the lowest number, for files that leave the type out
 	var kind int64
 	s := scan(b)
 	for s.next() {
@@ -67,8 +91,8 @@ func (l *loader) attr(b []byte, sc *scope) (*graph.Attr, error) {
 		case 21<<3 | blob:
 			a.RefName = l.intern(s.b)
 		default:
-			if first == graph.AttrUndefined {
-				first = attrKind(s.num())
+			if k := attrKind(s.tag); k != graph.AttrUndefined && (lowest == graph.AttrUndefined || attrField[k] < attrField[lowest]) {
+				lowest = k
 			}
 		}
 	}
@@ -82,10 +106,10 @@ func (l *loader) attr(b []byte, sc *scope) (*graph.Attr, error) {
 	case kind != 0:
 		a.Kind = graph.AttrKind(kind)
 	default:
-		a.Kind, a.NoType = first, true
+		a.Kind, a.NoType = lowest, true
 	}
 	if err == nil {
-		err = l.object()
+		err = l.charge(attrCost)
 	}
 	if err == nil {
 		err = l.attrValue(a, b, sc)
@@ -117,7 +141,7 @@ func (l *loader) attrValue(a *graph.Attr, b []byte, sc *scope) error {
 		}
 		switch {
 		case s.tag == 1<<3|blob && len(s.b) > 0:
-		case s.tag == 20<<3|vint && s.u != 0:
+		case s.tag == 20<<3|vint && uint32(s.u) != 0:
 		case s.tag == 21<<3|blob && len(s.b) > 0:
 		default:
 			s.keep()
@@ -167,7 +191,7 @@ func (l *loader) attrField(a *graph.Attr, s *scanner, sc *scope) (bool, error) {
 		return false, nil
 	case a.Kind == graph.AttrStrings:
 		a.Strings = append(a.Strings, string(s.b))
-		err = l.object()
+		err = l.charge(1)
 	case a.Kind == graph.AttrTensor:
 		a.T, err = l.ownTensor(s.b)
 	case a.Kind == graph.AttrTensors:
@@ -201,6 +225,8 @@ func (l *loader) attrField(a *graph.Attr, s *scanner, sc *scope) (bool, error) {
 		} else {
 			a.Graphs = append(a.Graphs, g)
 		}
+	default:
+		return false, nil
 	}
 	return true, err
 }
@@ -240,15 +266,10 @@ func (l *loader) sparse(b []byte) (*graph.SparseTensor, string, error) {
 				return nil, name, errors.New("sparse tensor: two indices")
 			}
 			t.Indices, err = l.ownTensor(s.b)
-		case 3<<3 | vint:
-			t.Dims = append(t.Dims, int64(s.u))
-		case 3<<3 | blob:
-			t.Dims, err = varints(t.Dims, s.b)
+		case 3<<3 | vint, 3<<3 | blob:
+			t.Dims, err = l.dims(t.Dims, &s)
 		default:
 			s.keep()
-		}
-		if len(t.Dims) > l.limits.Rank {
-			err = &LimitError{"rank", int64(l.limits.Rank)}
 		}
 	}
 	if err == nil {

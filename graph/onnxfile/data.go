@@ -75,7 +75,7 @@ func (l *loader) datum(kind graph.Kind, b []byte) (*Datum, error) {
 }
 
 func (l *loader) items(d *Datum, b []byte) error {
-	if err := l.object(); err != nil {
+	if err := l.charge(1); err != nil {
 		return err
 	}
 	s := scan(b)

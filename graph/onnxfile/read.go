@@ -37,7 +37,7 @@ type Limits struct {
 	Depth   int   // nested messages, as every protobuf implementation limits them [100]
 	Rank    int   // dimensions of a tensor [256]
 	Nodes   int   // nodes in all graphs and functions [1,048,576]
-	Objects int   // nodes, attributes, values, tensors, dimensions and entries together [8,388,608]
+	Objects int   // entries of all kinds, of about a hundred bytes of memory each: a name or dimension is one, a node or attribute four [8,388,608]
 	Files   int   // files of external data [4,096]
 	Memory  int64 // bytes held in memory instead of being mapped: streams, elements in typed fields [4 GiB]
 }
@@ -181,8 +181,17 @@ func (l *loader) load(b []byte, path string) (*graph.Model, error) {
 
 var errNoGraph = errors.New("the file holds no graph")
 
-func (l *loader) object() error {
-	if l.objects++; l.objects > l.limits.Objects {
+// Costs of decoded objects, about a hundred bytes of memory each.
+const (
+	nodeCost   = 4
+	attrCost   = 4
+	valueCost  = 3
+	tensorCost = 3
+)
+
+// charge counts objects against the limit.
+func (l *loader) charge(n int) error {
+	if l.objects += n; l.objects > l.limits.Objects {
 		return &LimitError{"objects", int64(l.limits.Objects)}
 	}
 	return nil
@@ -254,7 +263,7 @@ func (l *loader) properties(list []graph.Property, b []byte) ([]graph.Property, 
 		return nil, s.err
 	}
 	p.Extra = s.extra()
-	return append(list, p), l.object()
+	return append(list, p), l.charge(1)
 }
 
 func (l *loader) opset(list []graph.Opset, b []byte) ([]graph.Opset, error) {
@@ -282,7 +291,7 @@ func (l *loader) opset(list []graph.Opset, b []byte) ([]graph.Opset, error) {
 			return nil, fmt.Errorf("operator set %q is imported in the versions %d and %d", o.Domain, p.Version, o.Version)
 		}
 	}
-	return append(list, o), l.object()
+	return append(list, o), l.charge(1)
 }
 
 func (l *loader) decodeModel(b []byte) error {
@@ -319,6 +328,7 @@ func (l *loader) decodeModel(b []byte) error {
 			m.Metadata, err = l.properties(m.Metadata, s.b)
 		case 25<<3 | blob:
 			functions = append(functions, s.b)
+			err = l.charge(nodeCost)
 		default:
 			s.keep()
 		}
@@ -332,15 +342,15 @@ func (l *loader) decodeModel(b []byte) error {
 		return errNoGraph
 	}
 	m.Extra = s.extra()
+	if err := l.graph(m.Graph, main, nil); err != nil {
+		return err
+	}
 	for _, f := range functions {
 		if err := l.function(f); err != nil {
 			return err
 		}
 	}
-	l.fn = ""
-	if err := l.graph(m.Graph, main, nil); err != nil {
-		return err
-	}
+	l.fn, l.node = "", place{}
 	for k, i := range l.origin.infos {
 		i.name, i.typ, i.value = i.value.Name(), i.value.Type, nil
 		l.origin.infos[k] = i
@@ -432,7 +442,7 @@ func (l *loader) define(sc *scope, v *graph.Value, output bool) error {
 		return l.errorf(name, "the name is taken by a value of an outer graph")
 	}
 	sc.own[name] = v
-	return l.object()
+	return l.charge(valueCost)
 }
 
 // graphParts is a GraphProto, or the part of a FunctionProto that is alike,
@@ -471,6 +481,9 @@ func (l *loader) graph(g *graph.Graph, b []byte, outer *scope) error {
 			g.Metadata, err = l.properties(g.Metadata, s.b)
 		default:
 			s.keep()
+		}
+		if err == nil {
+			err = l.charge(1)
 		}
 	}
 	if s.err != nil {
@@ -525,11 +538,11 @@ func (l *loader) graph(g *graph.Graph, b []byte, outer *scope) error {
 		}
 		g.AddSparseInitializer(v, t)
 	}
-	if g == l.model.Graph {
-		for _, v := range g.Inputs() {
-			if v.Type.Kind == graph.KindUnknown && !v.IsInitializer() {
-				return l.errorf(v.Name(), "the input has no type")
-			}
+	for _, v := range g.Inputs() {
+		if v.IsInitializer() {
+			l.remember(v, first[v])
+		} else if g == l.model.Graph && v.Type.Kind == graph.KindUnknown {
+			return l.errorf(v.Name(), "the input has no type")
 		}
 	}
 	if err := l.body(g, p.nodes, sc); err != nil {
@@ -613,19 +626,20 @@ type entry struct {
 	wire []byte
 }
 
+// remember keeps an entry that v alone would not bring back.
+func (l *loader) remember(v *graph.Value, at entry) {
+	if got := encodeBytes(func(e *encoder) { e.valueInfo(v) }); !bytes.Equal(got, at.wire) {
+		l.origin.infos[at.key] = info{wire: at.wire, value: v}
+	}
+}
+
 // describe gives v what a ValueInfoProto says about it. The first entry of a
 // value decides, except that a later one may know a type or shape that the
-// first leaves open. An entry that the value alone would not bring back is
-// remembered.
+// first leaves open.
 func (l *loader) describe(g *graph.Graph, v *graph.Value, vi valueInfo, first map[*graph.Value]entry, at entry) {
 	if v.Graph() != g {
 		l.origin.infos[at.key] = info{wire: at.wire, value: v}
 		return
-	}
-	remember := func(e entry) {
-		if got := encodeBytes(func(e *encoder) { e.valueInfo(v) }); !bytes.Equal(got, e.wire) {
-			l.origin.infos[e.key] = info{wire: e.wire, value: v}
-		}
 	}
 	f, described := first[v]
 	if !described {
@@ -638,9 +652,9 @@ func (l *loader) describe(g *graph.Graph, v *graph.Value, vi valueInfo, first ma
 	} else if v.Type.Kind == graph.KindUnknown && vi.typ.Kind != graph.KindUnknown ||
 		v.Type.IsTensor() && vi.typ.IsTensor() && v.Type.Elem == vi.typ.Elem && v.Type.Shape == nil && vi.typ.Shape != nil {
 		v.Type = vi.typ
-		remember(f)
+		l.remember(v, f)
 	}
-	remember(at)
+	l.remember(v, at)
 }
 
 func (l *loader) function(b []byte) error {
@@ -662,7 +676,6 @@ func (l *loader) function(b []byte) error {
 			outputs = append(outputs, s.b)
 		case 6<<3 | blob:
 			f.Attrs = append(f.Attrs, string(s.b))
-			err = l.object()
 		case 7<<3 | blob:
 			nodes = append(nodes, s.b)
 		case 8<<3 | blob:
@@ -681,6 +694,9 @@ func (l *loader) function(b []byte) error {
 			f.Metadata, err = l.properties(f.Metadata, s.b)
 		default:
 			s.keep()
+		}
+		if err == nil {
+			err = l.charge(1)
 		}
 	}
 	key := graph.OpKey{Domain: graph.NormalDomain(f.Domain), Type: f.Name, Overload: f.Overload}
@@ -722,9 +738,6 @@ func (l *loader) function(b []byte) error {
 			return l.errorf(string(name), "the function's output is defined nowhere")
 		}
 		g.AddOutput(v)
-		if err := l.object(); err != nil {
-			return l.fail("", err)
-		}
 	}
 	return l.valueInfos(g, sc, infos, map[*graph.Value]entry{})
 }
@@ -737,6 +750,9 @@ func (l *loader) decodeNode(g *graph.Graph, b []byte, sc *scope, rest [][]byte) 
 	if l.nodes++; l.nodes > l.limits.Nodes {
 		return l.fail("", &LimitError{"nodes", int64(l.limits.Nodes)})
 	}
+	if err := l.charge(nodeCost); err != nil {
+		return l.fail("", err)
+	}
 	var ins, outs, attrs [][]byte
 	var op graph.OpKey
 	var name, doc string
@@ -747,10 +763,8 @@ func (l *loader) decodeNode(g *graph.Graph, b []byte, sc *scope, rest [][]byte) 
 		switch s.tag {
 		case 1<<3 | blob:
 			ins = append(ins, s.b)
-			err = l.object()
 		case 2<<3 | blob:
 			outs = append(outs, s.b)
-			err = l.object()
 		case 3<<3 | blob:
 			s.str(&name)
 		case 4<<3 | blob:
@@ -771,6 +785,9 @@ func (l *loader) decodeNode(g *graph.Graph, b []byte, sc *scope, rest [][]byte) 
 			meta, err = l.properties(meta, s.b)
 		default:
 			s.keep()
+		}
+		if err == nil {
+			err = l.charge(1)
 		}
 	}
 	l.node = place{label: name, op: op.Type}

@@ -55,7 +55,7 @@ var fieldNames = map[protowire.Number]string{
 // tensor decodes a TensorProto and remembers how it was stored. The elements
 // alias b where the file has them in the layout of raw_data.
 func (l *loader) tensor(b []byte) (*tensor.Tensor, *stored, error) {
-	if err := l.object(); err != nil {
+	if err := l.charge(tensorCost); err != nil {
 		return nil, nil, err
 	}
 	var (
@@ -65,7 +65,8 @@ func (l *loader) tensor(b []byte) (*tensor.Tensor, *stored, error) {
 		raw      []byte
 		hasRaw   bool
 		field    protowire.Number // the typed field in use
-		parts    [][]byte         // its occurrences: payloads, packed or single
+		parts    [][]byte         // its occurrences
+		single   bool             // the last part is gathered from single elements
 		ext      []property
 		location int64
 		err      error
@@ -73,30 +74,35 @@ func (l *loader) tensor(b []byte) (*tensor.Tensor, *stored, error) {
 	s := scan(b)
 	for s.next() {
 		switch s.tag {
-		case 1<<3 | vint:
-			dims = append(dims, int64(s.u))
-		case 1<<3 | blob:
-			if dims, err = varints(dims, s.b); err != nil {
-				return nil, st, err
-			}
+		case 1<<3 | vint, 1<<3 | blob:
+			dims, err = l.dims(dims, &s)
 		case 2<<3 | vint:
 			dtype = int64(int32(s.u))
 		case 3<<3 | blob:
 			err = errors.New("tensors in segments are not supported")
 		case fieldFloat<<3 | blob, fieldInt32<<3 | blob, fieldInt64<<3 | blob, fieldDouble<<3 | blob, fieldUint64<<3 | blob, fieldString<<3 | blob,
 			fieldFloat<<3 | fx32, fieldInt32<<3 | vint, fieldInt64<<3 | vint, fieldDouble<<3 | fx64, fieldUint64<<3 | vint:
-			p := s.b
-			if s.tag&7 != blob {
-				_, n := protowire.ConsumeVarint(s.raw())
-				p = s.raw()[n:]
-			} else if len(p) == 0 && s.num() != fieldString {
+			if s.tag&7 == blob && len(s.b) == 0 && s.num() != fieldString {
 				continue
 			}
 			if field != 0 && field != s.num() {
 				err = fmt.Errorf("data in both %s and %s", fieldNames[field], fieldNames[s.num()])
 			}
 			field = s.num()
-			parts = append(parts, p)
+			if s.tag&7 == blob {
+				parts = append(parts, s.b)
+				single = false
+				err = errors.Join(err, l.charge(1))
+				break
+			}
+			// Elements that are not packed are gathered as if they were.
+			if !single {
+				parts = append(parts, nil)
+				single = true
+			}
+			_, n := protowire.ConsumeVarint(s.raw())
+			last := &parts[len(parts)-1]
+			*last = append(*last, s.raw()[n:]...)
 		case 8<<3 | blob:
 			st.name = string(s.b)
 		case fieldRaw<<3 | blob:
@@ -108,9 +114,6 @@ func (l *loader) tensor(b []byte) (*tensor.Tensor, *stored, error) {
 			}
 		case 14<<3 | vint:
 			location = int64(s.u)
-		}
-		if len(dims) > l.limits.Rank {
-			err = &LimitError{"rank", int64(l.limits.Rank)}
 		}
 		if len(ext) > 64 {
 			err = errors.New("more than 64 keys of external data")
@@ -183,6 +186,32 @@ func (l *loader) tensor(b []byte) (*tensor.Tensor, *stored, error) {
 	return t, st, err
 }
 
+// dims appends the current field, a dimension or a packed list of them.
+func (l *loader) dims(dims []int64, s *scanner) ([]int64, error) {
+	n := len(dims) + 1
+	if s.tag&7 == blob {
+		n = len(dims) + countVarints(s.b)
+	}
+	if n > l.limits.Rank {
+		return nil, &LimitError{"rank", int64(l.limits.Rank)}
+	}
+	if s.tag&7 == blob {
+		return varints(dims, s.b)
+	}
+	return append(dims, int64(s.u)), nil
+}
+
+// countVarints returns the number of varints in a packed field.
+func countVarints(b []byte) int {
+	n := 0
+	for _, c := range b {
+		if c < 0x80 {
+			n++
+		}
+	}
+	return n
+}
+
 // cleanBools returns b with every byte 0 or 1, b itself if it is so.
 func cleanBools(b []byte) []byte {
 	for i, v := range b {
@@ -215,11 +244,7 @@ func (l *loader) typed(d tensor.DType, field protowire.Number, parts [][]byte, n
 	width := max(d.Bits()/8, 1) // bytes of one entry: packed elements come by the byte
 	count := 0
 	for _, p := range parts {
-		for _, b := range p {
-			if b < 0x80 {
-				count++
-			}
-		}
+		count += countVarints(p)
 	}
 	if count*width != want {
 		return nil, fmt.Errorf("%d entries of %s for %v%v elements, %d needed", count, fieldNames[field], d, []int{n}, want/width)

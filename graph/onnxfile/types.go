@@ -64,7 +64,7 @@ func (l *loader) typ(b []byte) (graph.Type, error) {
 		return t, err
 	}
 	defer l.leave()
-	if err := l.object(); err != nil {
+	if err := l.charge(1); err != nil {
 		return t, err
 	}
 	var x typeExtra
@@ -116,8 +116,10 @@ func (l *loader) typ(b []byte) (graph.Type, error) {
 	for s.next() && err == nil {
 		isTensor := t.Kind == graph.KindTensor || t.Kind == graph.KindSparseTensor
 		switch {
-		case (isTensor || t.Kind == graph.KindMap) && s.tag == 1<<3|vint && s.u != 0:
-			err = elem(s.u)
+		case (isTensor || t.Kind == graph.KindMap) && s.tag == 1<<3|vint:
+			if err = elem(s.u); s.u == 0 {
+				s.keep()
+			}
 		case isTensor && s.tag == 2<<3|blob:
 			if hasShape {
 				err = errors.New("two shapes")
@@ -158,7 +160,7 @@ func (l *loader) shape(b []byte) (graph.Shape, []byte, error) {
 		if len(shape) >= l.limits.Rank {
 			return nil, nil, &LimitError{"rank", int64(l.limits.Rank)}
 		}
-		if err := l.object(); err != nil {
+		if err := l.charge(1); err != nil {
 			return nil, nil, err
 		}
 		var d graph.Dim
@@ -198,9 +200,6 @@ type valueInfo struct {
 }
 
 func (l *loader) valueInfo(b []byte) (vi valueInfo, err error) {
-	if err := l.object(); err != nil {
-		return vi, l.fail("", err)
-	}
 	s := scan(b)
 	hasType := false
 	for s.next() && err == nil {

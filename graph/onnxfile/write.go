@@ -145,6 +145,7 @@ type merger struct {
 
 type rawField struct {
 	num protowire.Number
+	tag uint64
 	raw []byte
 }
 
@@ -155,7 +156,7 @@ func rawFields(b []byte) []rawField {
 	var list []rawField
 	s := scan(b)
 	for s.next() {
-		list = append(list, rawField{s.num(), s.raw()})
+		list = append(list, rawField{s.num(), s.tag, s.raw()})
 	}
 	slices.SortStableFunc(list, func(a, b rawField) int { return int(a.num) - int(b.num) })
 	return list
@@ -163,15 +164,18 @@ func rawFields(b []byte) []rawField {
 
 func (e *encoder) merge(extra []byte) *merger { return &merger{e, rawFields(extra)} }
 
-// to writes what extra has before field num, and, if keep is set, of it.
-func (m *merger) to(num protowire.Number, keep bool) *encoder {
+// to writes what extra has up to field num, inclusively.
+func (m *merger) to(num protowire.Number) { m.over(num, 0) }
+
+// over does the same but drops what has the given tag: the representation has
+// a value for that.
+func (m *merger) over(num protowire.Number, drop uint64) {
 	for len(m.rest) > 0 && m.rest[0].num <= num {
-		if keep || m.rest[0].num < num {
+		if m.rest[0].tag != drop {
 			m.e.bulk(m.rest[0].raw)
 		}
 		m.rest = m.rest[1:]
 	}
-	return m.e
 }
 
 func (m *merger) end() {
@@ -181,19 +185,25 @@ func (m *merger) end() {
 }
 
 func (m *merger) string(num protowire.Number, s string) {
-	if m.to(num, s == ""); s != "" {
-		m.e.string(num, s)
+	if s == "" {
+		m.to(num)
+		return
 	}
+	m.over(num, uint64(num)<<3|blob)
+	m.e.string(num, s)
 }
 
 func (m *merger) varint(num protowire.Number, v int64) {
-	if m.to(num, v == 0); v != 0 {
-		m.e.varint(num, v)
+	if v == 0 {
+		m.to(num)
+		return
 	}
+	m.over(num, uint64(num)<<3|vint)
+	m.e.varint(num, v)
 }
 
 func (m *merger) properties(num protowire.Number, list []graph.Property) {
-	m.to(num, true)
+	m.to(num)
 	for _, p := range list {
 		m.e.message(num, func() {
 			x := m.e.merge(p.Extra)
@@ -205,7 +215,7 @@ func (m *merger) properties(num protowire.Number, list []graph.Property) {
 }
 
 func (m *merger) opsets(num protowire.Number, list []graph.Opset) {
-	m.to(num, true)
+	m.to(num)
 	for _, o := range list {
 		m.e.message(num, func() {
 			x := m.e.merge(o.Extra)
@@ -224,11 +234,11 @@ func (e *encoder) model(m *graph.Model) {
 	x.string(4, m.Domain)
 	x.varint(5, m.ModelVersion)
 	x.string(6, m.Doc)
-	x.to(7, false)
+	x.to(7)
 	e.message(7, func() { e.graph(m.Graph) })
 	x.opsets(8, m.Opsets)
 	x.properties(14, m.Metadata)
-	x.to(25, true)
+	x.to(25)
 	for _, f := range m.Functions {
 		e.message(25, func() { e.function(f) })
 	}
@@ -237,10 +247,10 @@ func (e *encoder) model(m *graph.Model) {
 
 func (e *encoder) graph(g *graph.Graph) {
 	x := e.merge(g.Extra)
-	x.to(1, true)
+	x.to(1)
 	e.nodes(1, g)
 	x.string(2, g.Name)
-	x.to(5, true)
+	x.to(5)
 	for _, v := range g.Initializers() {
 		if v.Const != nil {
 			name := v.Name()
@@ -248,16 +258,16 @@ func (e *encoder) graph(g *graph.Graph) {
 		}
 	}
 	x.string(10, g.Doc)
-	x.to(11, true)
+	x.to(11)
 	for _, v := range g.Inputs() {
 		e.info(11, v, infoKey{11, v.ID, 0})
 	}
-	x.to(12, true)
+	x.to(12)
 	for i, v := range g.Outputs() {
 		e.info(12, v, infoKey{12, v.ID, i})
 	}
 	e.valueInfos(13, g, x)
-	x.to(15, true)
+	x.to(15)
 	for _, v := range g.Initializers() {
 		if v.Sparse != nil {
 			name := v.Name()
@@ -284,9 +294,13 @@ func (e *encoder) valueInfos(num protowire.Number, g *graph.Graph, x *merger) {
 	i := 0
 	loose := func() bool { return len(x.rest) > 0 && x.rest[0].num == 13 }
 	put := func() {
-		raw := x.rest[0].raw
+		f := x.rest[0]
 		x.rest = x.rest[1:]
-		s := scan(raw)
+		if f.tag&7 != blob {
+			e.bulk(f.raw)
+			return
+		}
+		s := scan(f.raw)
 		s.next()
 		e.blob(num, s.b)
 		i++
@@ -321,9 +335,9 @@ func (e *encoder) info(num protowire.Number, v *graph.Value, key infoKey) {
 
 func (e *encoder) valueInfo(v *graph.Value) {
 	x := e.merge(v.Extra)
-	x.to(1, true)
+	x.to(1)
 	e.string(1, v.Name())
-	x.to(2, true)
+	x.to(2)
 	if hasType(v.Type) {
 		e.message(2, func() { e.typ(v.Type) })
 	}
@@ -340,7 +354,7 @@ func (e *encoder) typ(t graph.Type) {
 	x := e.merge(extra.typ)
 	if t.Kind != graph.KindUnknown {
 		num := typeField[t.Kind]
-		x.to(num, true)
+		x.to(num)
 		e.message(num, func() { e.typeBody(t, extra) })
 	}
 	x.end()
@@ -351,18 +365,18 @@ func (e *encoder) typeBody(t graph.Type, extra typeExtra) {
 	switch t.Kind {
 	case graph.KindTensor, graph.KindSparseTensor:
 		x.varint(1, int64(t.Elem))
-		x.to(2, true)
+		x.to(2)
 		if t.Shape != nil {
 			e.message(2, func() { e.shape(t.Shape, extra.shape) })
 		}
 	case graph.KindMap:
 		x.varint(1, int64(t.Elem))
-		x.to(2, true)
+		x.to(2)
 		if t.Inner != nil {
 			e.message(2, func() { e.typ(*t.Inner) })
 		}
 	case graph.KindSequence, graph.KindOptional:
-		x.to(1, true)
+		x.to(1)
 		if t.Inner != nil {
 			e.message(1, func() { e.typ(*t.Inner) })
 		}
@@ -372,16 +386,18 @@ func (e *encoder) typeBody(t graph.Type, extra typeExtra) {
 
 func (e *encoder) shape(s graph.Shape, extra []byte) {
 	x := e.merge(extra)
-	x.to(1, true)
+	x.to(1)
 	for _, d := range s {
 		e.message(1, func() {
 			y := e.merge(d.Extra)
-			unset := !d.Known && d.Sym == ""
-			if y.to(1, unset); d.Known {
+			switch {
+			case d.Known:
+				y.over(1, 1<<3|vint)
 				e.varint(1, d.Size)
-			}
-			if y.to(2, unset); !d.Known && d.Sym != "" {
-				e.string(2, d.Sym)
+				y.over(2, 2<<3|blob)
+			case d.Sym != "":
+				y.over(1, 1<<3|vint)
+				y.string(2, d.Sym)
 			}
 			y.end()
 		})
@@ -393,28 +409,28 @@ func (e *encoder) function(f *graph.Function) {
 	x := e.merge(f.Extra)
 	g := f.Body
 	x.string(1, f.Name)
-	x.to(4, true)
+	x.to(4)
 	for _, v := range g.Inputs() {
 		e.string(4, v.Name())
 	}
-	x.to(5, true)
+	x.to(5)
 	for _, v := range g.Outputs() {
 		e.string(5, v.Name())
 	}
-	x.to(6, true)
+	x.to(6)
 	for _, a := range f.Attrs {
 		e.string(6, a)
 	}
-	x.to(7, true)
+	x.to(7)
 	e.nodes(7, g)
 	x.string(8, f.Doc)
 	x.opsets(9, f.Opsets)
 	x.string(10, f.Domain)
-	x.to(11, true)
+	x.to(11)
 	for _, a := range f.AttrDefaults {
 		e.message(11, func() { e.attr(a) })
 	}
-	x.to(12, true)
+	x.to(12)
 	e.valueInfos(12, g, e.merge(g.Extra))
 	x.string(13, f.Overload)
 	x.properties(14, f.Metadata)
@@ -429,17 +445,17 @@ func (e *encoder) node(n *graph.Node) {
 		}
 		return v.Name()
 	}
-	x.to(1, true)
+	x.to(1)
 	for _, v := range n.Inputs() {
 		e.string(1, name(v))
 	}
-	x.to(2, true)
+	x.to(2)
 	for _, v := range n.Outputs() {
 		e.string(2, name(v))
 	}
 	x.string(3, n.Name)
 	x.string(4, n.Op.Type)
-	x.to(5, true)
+	x.to(5)
 	for _, a := range n.Attrs {
 		e.message(5, func() { e.attr(a) })
 	}
@@ -464,7 +480,7 @@ func (e *encoder) attr(a *graph.Attr) {
 	// values 22 and 23.
 	x.string(1, a.Name)
 	if own > 0 && own < 20 {
-		x.to(own, true)
+		x.to(own)
 		e.attrValue(a, own)
 	}
 	kind := int64(a.Kind)
@@ -474,7 +490,7 @@ func (e *encoder) attr(a *graph.Attr) {
 	x.varint(20, kind)
 	x.string(21, a.RefName)
 	if own > 20 {
-		x.to(own, true)
+		x.to(own)
 		e.attrValue(a, own)
 	}
 	x.end()
@@ -535,13 +551,13 @@ func (e *encoder) attrValue(a *graph.Attr, num protowire.Number) {
 
 func (e *encoder) sparse(t *graph.SparseTensor, name *string) {
 	x := e.merge(t.Extra)
-	if x.to(1, true); t.Values != nil {
+	if x.to(1); t.Values != nil {
 		e.message(1, func() { e.tensor(t.Values, name) })
 	}
-	if x.to(2, true); t.Indices != nil {
+	if x.to(2); t.Indices != nil {
 		e.message(2, func() { e.tensor(t.Indices, nil) })
 	}
-	x.to(3, true)
+	x.to(3)
 	for _, d := range t.Dims {
 		e.varint(3, d)
 	}
@@ -586,11 +602,11 @@ func (e *encoder) tensor(t *tensor.Tensor, name *string) {
 			x.string(8, *name)
 		}
 		if move {
-			x.to(fieldRaw, true)
+			x.to(fieldRaw)
 			if place == nil {
 				e.blob(fieldRaw, t.Bytes())
 			}
-			x.to(14, true)
+			x.to(14)
 			e.place(place)
 		}
 		x.end()
