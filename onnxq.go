@@ -424,9 +424,7 @@ func (q *quantization) apply(ctx context.Context, plan *qdq.Plan, table *calibra
 			if err != nil {
 				return nil, err
 			}
-			for _, n := range notices {
-				q.notes = append(q.notes, fmt.Sprintf("%s: %s", n.Tensor, n.Text))
-			}
+			q.notes = append(q.notes, notices...)
 			_, err = passes.Cleanup(ctx, q.result, passes.Options{Check: true})
 			return plan, err
 		}

@@ -2,6 +2,7 @@ package qdq
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/ops"
@@ -9,13 +10,9 @@ import (
 	"github.com/onnxq/onnxq/tensor"
 )
 
-// Notice tells the user about something that Rewrite had to do.
-type Notice struct {
-	Scope, Tensor, Text string
-}
-
-// Rewrite edits m as the plan says, with parameters from Resolve.
-func Rewrite(m *graph.Model, p *Plan, params []quant.Params) ([]Notice, error) {
+// Rewrite edits m as the plan says, with parameters from Resolve. It returns
+// what the user should know about.
+func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, err error) {
 	b, err := p.bind(m)
 	if err != nil {
 		return nil, err
@@ -53,7 +50,10 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) ([]Notice, error) {
 			return nil, graph.NodeError("rewrite", n, err)
 		}
 	}
-	return w.notices, nil
+	if w.raised > 0 {
+		notices = append(notices, fmt.Sprintf("%d weight channels got a larger scale, since their bias would overflow int32", w.raised))
+	}
+	return notices, nil
 }
 
 type dqKey struct {
@@ -66,7 +66,24 @@ type rewriter struct {
 	b       *bound
 	params  []*quant.Params // by value ID
 	dq      map[dqKey]*graph.Value
-	notices []Notice
+	raised  int // channels whose weight scale a bias raised
+}
+
+// maxBase is the length of a value's name up to which names derived from it
+// repeat it whole. Names take space, and some exporters join whole paths.
+const maxBase = 40
+
+// base returns what names derived from a value's name start with: the name, or
+// the end of a long one from a separator on.
+func base(name string) string {
+	if len(name) <= maxBase {
+		return name
+	}
+	name = name[len(name)-maxBase:]
+	if i := strings.IndexAny(name, "/;:. "); i >= 0 && i < len(name)-8 {
+		name = name[i+1:]
+	}
+	return strings.ToValidUTF8(name, "")
 }
 
 func op(name string) graph.OpKey { return graph.OpKey{Type: name} }
@@ -100,17 +117,17 @@ func (w *rewriter) activation(v *graph.Value, p *quant.Params) {
 	if absorb {
 		src = def.Input(0)
 	}
-	scale := g.NewInitializer(v.Name()+"_scale", p.ScaleTensor())
-	zero := g.NewInitializer(v.Name()+"_zero_point", p.ZeroTensor())
+	scale := g.NewInitializer(base(v.Name())+"_scale", p.ScaleTensor())
+	zero := g.NewInitializer(base(v.Name())+"_zero_point", p.ZeroTensor())
 	insert := func(in *graph.Graph, n, after *graph.Node) *graph.Node {
 		in.InsertAfter(n, after)
 		return n
 	}
 	pair := func(in *graph.Graph, after *graph.Node) (q *graph.Node, out *graph.Value) {
-		codes := in.NewValue(w.m.UniqueName(v.Name()+"_q"), graph.TensorType(p.Type.DType, v.Type.Shape))
-		out = in.NewValue(w.m.UniqueName(v.Name()+"_dq"), graph.TensorType(tensor.Float32, v.Type.Shape))
-		q = in.NewNode(op("QuantizeLinear"), w.m.UniqueNodeName(v.Name()+"_QuantizeLinear"), []*graph.Value{nil, scale, zero}, []*graph.Value{codes})
-		dq := in.NewNode(op("DequantizeLinear"), w.m.UniqueNodeName(v.Name()+"_DequantizeLinear"), []*graph.Value{codes, scale, zero}, []*graph.Value{out})
+		codes := in.NewValue(w.m.UniqueName(base(v.Name())+"_q"), graph.TensorType(p.Type.DType, v.Type.Shape))
+		out = in.NewValue(w.m.UniqueName(base(v.Name())+"_dq"), graph.TensorType(tensor.Float32, v.Type.Shape))
+		q = in.NewNode(op("QuantizeLinear"), "", []*graph.Value{nil, scale, zero}, []*graph.Value{codes})
+		dq := in.NewNode(op("DequantizeLinear"), "", []*graph.Value{codes, scale, zero}, []*graph.Value{out})
 		insert(in, dq, insert(in, q, after))
 		return q, out
 	}
@@ -191,10 +208,7 @@ func (w *rewriter) bias(n *graph.Node) (biasCodes, error) {
 	if err != nil {
 		return biasCodes{}, err
 	}
-	if len(raised) > 0 {
-		w.notices = append(w.notices, Notice{n.Graph().Scope(), n.Input(weight).Name(),
-			fmt.Sprintf("the scale of %d channels was raised, since their bias would overflow int32", len(raised))})
-	}
+	w.raised += len(raised)
 	return biasCodes{port: bias, codes: codes, scale: scale}, nil
 }
 
@@ -205,7 +219,7 @@ func (w *rewriter) constants(n *graph.Node, b biasCodes) error {
 		return w.lookup(n)
 	}
 	_, weight, _ := ports(n)
-	if weight < 0 || w.params[n.Input(weight).ID] == nil {
+	if weight < 0 || !n.Input(weight).IsConst() || w.params[n.Input(weight).ID] == nil {
 		return nil
 	}
 	v := n.Input(weight)
@@ -226,7 +240,7 @@ func (w *rewriter) constants(n *graph.Node, b biasCodes) error {
 		if p.Axis < 0 {
 			scale, axis = tensor.Scalar(b.scale[0]), -1
 		}
-		codes := v.Graph().NewInitializer(v.Name()+"_q", tensor.Of(b.codes))
+		codes := v.Graph().NewInitializer(base(v.Name())+"_q", tensor.Of(b.codes))
 		n.SetInput(b.port, w.dequantize(n, v, codes, scale, nil, axis))
 	}
 	return nil
@@ -241,7 +255,7 @@ func (w *rewriter) codes(v *graph.Value, p *quant.Params) (*graph.Value, error) 
 		if err != nil {
 			return nil, err
 		}
-		w.dq[key] = v.Graph().NewInitializer(v.Name()+"_q", t)
+		w.dq[key] = v.Graph().NewInitializer(base(v.Name())+"_q", t)
 	}
 	return w.dq[key], nil
 }
@@ -250,16 +264,16 @@ func (w *rewriter) codes(v *graph.Value, p *quant.Params) (*graph.Value, error) 
 // leaves the zero point out, which means 0.
 func (w *rewriter) dequantize(n *graph.Node, v, codes *graph.Value, scale, zero *tensor.Tensor, axis int) *graph.Value {
 	g := n.Graph()
-	in := []*graph.Value{codes, codes.Graph().NewInitializer(v.Name()+"_scale", scale)}
+	in := []*graph.Value{codes, codes.Graph().NewInitializer(base(v.Name())+"_scale", scale)}
 	if zero != nil {
-		in = append(in, codes.Graph().NewInitializer(v.Name()+"_zero_point", zero))
+		in = append(in, codes.Graph().NewInitializer(base(v.Name())+"_zero_point", zero))
 	}
 	var attrs []*graph.Attr
 	if axis >= 0 {
 		attrs = []*graph.Attr{graph.Int("axis", int64(axis))}
 	}
-	out := g.NewValue(w.m.UniqueName(v.Name()+"_dq"), graph.TensorType(tensor.Float32, v.Type.Shape))
-	dq := g.NewNode(op("DequantizeLinear"), w.m.UniqueNodeName(v.Name()+"_DequantizeLinear"), in, []*graph.Value{out}, attrs...)
+	out := g.NewValue(w.m.UniqueName(base(v.Name())+"_dq"), graph.TensorType(tensor.Float32, v.Type.Shape))
+	dq := g.NewNode(op("DequantizeLinear"), "", in, []*graph.Value{out}, attrs...)
 	g.InsertBefore(dq, n)
 	return out
 }
@@ -278,7 +292,7 @@ func (w *rewriter) lookup(n *graph.Node) error {
 		return err
 	}
 	in := append([]*graph.Value{codes}, n.Inputs()[1:]...)
-	rows := g.NewValue(w.m.UniqueName(y.Name()+"_q"), graph.TensorType(p.Type.DType, y.Type.Shape))
+	rows := g.NewValue(w.m.UniqueName(base(y.Name())+"_q"), graph.TensorType(p.Type.DType, y.Type.Shape))
 	gather := g.NewNode(n.Op, w.m.UniqueNodeName(n.Label()+"_q"), in, []*graph.Value{rows}, n.Attrs...)
 	g.InsertBefore(gather, n)
 	axis := -1
@@ -286,10 +300,10 @@ func (w *rewriter) lookup(n *graph.Node) error {
 	if p.Axis >= 0 {
 		attrs = []*graph.Attr{graph.Int("axis", int64(axis))}
 	}
-	sc := v.Graph().NewInitializer(v.Name()+"_scale", p.ScaleTensor())
-	zp := v.Graph().NewInitializer(v.Name()+"_zero_point", p.ZeroTensor())
-	out := g.NewValue(w.m.UniqueName(y.Name()+"_dq"), graph.TensorType(tensor.Float32, y.Type.Shape))
-	dq := g.NewNode(op("DequantizeLinear"), w.m.UniqueNodeName(y.Name()+"_DequantizeLinear"), []*graph.Value{rows, sc, zp}, []*graph.Value{out}, attrs...)
+	sc := v.Graph().NewInitializer(base(v.Name())+"_scale", p.ScaleTensor())
+	zp := v.Graph().NewInitializer(base(v.Name())+"_zero_point", p.ZeroTensor())
+	out := g.NewValue(w.m.UniqueName(base(y.Name())+"_dq"), graph.TensorType(tensor.Float32, y.Type.Shape))
+	dq := g.NewNode(op("DequantizeLinear"), "", []*graph.Value{rows, sc, zp}, []*graph.Value{out}, attrs...)
 	g.InsertBefore(dq, n)
 	if !y.ReplaceWith(out) {
 		return fmt.Errorf("cannot replace output %q", y.Name())
