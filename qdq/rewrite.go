@@ -62,11 +62,11 @@ type dqKey struct {
 }
 
 type rewriter struct {
-	m       *graph.Model
-	b       *bound
-	params  []*quant.Params // by value ID
-	dq      map[dqKey]*graph.Value
-	raised  int // channels whose weight scale a bias raised
+	m      *graph.Model
+	b      *bound
+	params []*quant.Params // by value ID
+	dq     map[dqKey]*graph.Value
+	raised int // channels whose weight scale a bias raised
 }
 
 // maxBase is the length of a value's name up to which names derived from it
