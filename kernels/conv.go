@@ -53,10 +53,18 @@ func NewConv(s ConvSpec, w, bias []float32) (*Conv, error) {
 	}
 	c.w = w
 	// Few output channels would leave most lanes of a block idle.
-	if level >= AVX2 && !c.pointwise() && (s.Cout > 4 || c.depthwise()) {
-		c.block, err = NewBlockConv(s, w, bias, s.Groups == 1 && s.Cin < BlockSize)
+	if !c.pointwise() {
+		c.useBlocks(w)
 	}
-	return c, err
+	return c, nil
+}
+
+// useBlocks prepares the convolution for blocked images where that pays: few
+// output channels would leave most lanes of a block idle.
+func (c *Conv) useBlocks(w []float32) {
+	if level >= AVX2 && (c.spec.Cout > 4 || c.depthwise()) {
+		c.block = newBlockConv(c, w, c.spec.Groups == 1 && c.spec.Cin < BlockSize)
+	}
 }
 
 // NewConvTranspose prepares the transposed convolution of s with the weights
@@ -67,6 +75,7 @@ func NewConvTranspose(s ConvSpec, w, bias []float32) (*Conv, error) {
 		return nil, err
 	}
 	c.transposed = true
+	c.useBlocks(w)
 	cin, rows := s.Cin/s.Groups, s.Cout/s.Groups*c.taps
 	c.w = make([]float32, len(w))
 	for g := range s.Groups {
@@ -191,11 +200,18 @@ func (c *Conv) Run(pool *par.Pool, x []float32, n int, spatial []int, y, residua
 		return fmt.Errorf("convolution of %d images %v: %d inputs, %d outputs and %d residuals do not fit %d to %d channels",
 			n, spatial, len(x), len(y), len(residual), c.spec.Cin, c.spec.Cout)
 	}
+	if c.block != nil {
+		xm, err := c.block.Border(Image{C: c.spec.Cin, H: in[1], W: in[2], Planar: c.block.planar})
+		if err != nil {
+			return err
+		}
+		if xm.modest(c.spec.Cin*volume(in) + c.spec.Cout*volume(out)) {
+			return c.runBlocked(pool, x, n, xm, y, residual)
+		}
+	}
 	switch {
 	case c.transposed:
 		c.runTransposed(pool, x, n, in, out, y, residual)
-	case c.block != nil && c.planes(out).modest(in, out):
-		return c.runBlocked(pool, x, n, in, y, residual)
 	case c.depthwise() && c.planes(out).modest(in, out):
 		c.runDepthwise(pool, x, n, in, out, y, residual)
 	default:
@@ -237,11 +253,7 @@ const blockedElements = 1 << 22
 
 // runBlocked brings images into blocked form, a few at a time, and the results
 // back.
-func (c *Conv) runBlocked(pool *par.Pool, x []float32, n int, in [3]int, y, residual []float32) error {
-	xm, err := c.block.Border(Image{C: c.spec.Cin, H: in[1], W: in[2], Planar: c.block.planar})
-	if err != nil {
-		return err
-	}
+func (c *Conv) runBlocked(pool *par.Pool, x []float32, n int, xm Image, y, residual []float32) error {
 	ym, err := c.block.Out(xm)
 	if err != nil {
 		return err

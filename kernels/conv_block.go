@@ -54,6 +54,14 @@ func (m Image) turned() Image {
 	return m
 }
 
+// modest tells whether the image with its border is not much larger than size
+// elements, as it is unless pads or dilations exceed it.
+func (m Image) modest(size int) bool {
+	limit := 16*size + 1<<12
+	rows, width := m.Top+m.H+m.Bottom, m.Left+m.W+m.Right
+	return rows <= limit && width <= limit/rows && m.Len() <= limit
+}
+
 // dense tells whether rows follow each other without a border.
 func (m Image) dense() bool { return m.Top|m.Left|m.Bottom|m.Right == 0 }
 
@@ -184,6 +192,7 @@ type blockTile struct {
 	rows, per int // pixels, and how many to compute at once
 	lo, hi    float32
 	work      [6]uintptr
+	step      int // elements from pixel to pixel of y0, y1, r0 and r1
 }
 
 // blockTileGo is the specification of the direct convolution kernels. Each sum
@@ -207,10 +216,10 @@ func blockTileGo(t *blockTile, width int) {
 		}
 		out := [2][2][]float32{{t.y0, t.r0}, {t.y1, t.r1}}
 		for b := range width / BlockSize {
-			y, r := out[b][0][i*BlockSize:], out[b][1]
+			y, r := out[b][0][i*t.step:], out[b][1]
 			for j, v := range s[b*BlockSize:][:BlockSize] {
 				if r != nil {
-					v += r[i*BlockSize+j]
+					v += r[i*t.step+j]
 				}
 				y[j] = clamp32(v, t.lo, t.hi)
 			}
@@ -250,22 +259,42 @@ func blockTapTileGo(t *blockTapTile) {
 	}
 }
 
-// BlockConv is a float32 convolution over one or two spatial axes on blocked
-// images, computed directly. It never changes, so goroutines may share it.
+// BlockConv is a float32 convolution, or transposed convolution, over one or two
+// spatial axes on blocked images, computed directly. It never changes, so
+// goroutines may share it.
 type BlockConv struct {
-	conv   *Conv
-	level  Level
-	planar bool
-	taps   bool // depthwise
-	panels []blockPanel
-	k      int // products of an output element, per group
+	conv    *Conv
+	level   Level
+	planar  bool
+	taps    bool // depthwise
+	strideY int  // input pixels from output pixel to output pixel of a phase
+	strideX int
+	stepY   int // output pixels from one to the next of a phase
+	stepX   int
+	phases  []blockPhase
 }
+
+// blockPhase is a part of the output pixels, all of which read the same kernel
+// positions: all pixels of a convolution, or those of a transposed one that
+// agree modulo the strides.
+type blockPhase struct {
+	y, x   int // the first pixel
+	taps   []blockTap
+	panels []blockPanel
+}
+
+// blockTap is a kernel position and the input pixel that output pixel (0, 0) of
+// the phase reads for it.
+type blockTap struct{ tap, dy, dx int }
 
 type blockPanel struct {
 	w, bias      []float32
 	width        int
 	block, group int
 }
+
+// maxPhases bounds the products of the strides of a transposed BlockConv.
+const maxPhases = 64
 
 // NewBlockConv prepares the convolution of s, as NewConv does, for planar or
 // blocked input. It serves one or two spatial axes, the first of which is
@@ -277,51 +306,119 @@ func NewBlockConv(s ConvSpec, w, bias []float32, planar bool) (*BlockConv, error
 	if err != nil {
 		return nil, err
 	}
-	cin, cout := s.Cin/s.Groups, s.Cout/s.Groups
-	b := &BlockConv{conv: c, level: level, planar: planar, k: cin * c.taps}
-	b.taps = s.Groups > 1 && cin == 1 && cout == 1
-	if c.dims > 2 || s.Groups > 1 && (planar || !b.taps && (cin%BlockSize != 0 || cout%BlockSize != 0)) {
-		return nil, nil
+	return newBlockConv(c, w, planar), nil
+}
+
+// NewBlockConvTranspose prepares the transposed convolution of s, as
+// NewConvTranspose does, for planar or blocked input. It serves what
+// NewBlockConv serves, but for groups of one channel, and products of the
+// strides up to 64.
+func NewBlockConvTranspose(s ConvSpec, w, bias []float32, planar bool) (*BlockConv, error) {
+	c, err := newConv(s, len(w), bias)
+	if err != nil {
+		return nil, err
 	}
+	c.transposed = true
+	return newBlockConv(c, w, planar), nil
+}
+
+func newBlockConv(c *Conv, w []float32, planar bool) *BlockConv {
+	s := &c.spec
+	cin, cout := s.Cin/s.Groups, s.Cout/s.Groups
+	ay, ax := c.axes[1], c.axes[2]
+	b := &BlockConv{conv: c, level: level, planar: planar, strideY: ay.stride, strideX: ax.stride, stepY: 1, stepX: 1}
+	b.taps = s.Groups > 1 && cin == 1 && cout == 1 && !c.transposed
+	if c.dims > 2 || s.Groups > 1 && (planar || !b.taps && (cin%BlockSize != 0 || cout%BlockSize != 0)) {
+		return nil
+	}
+	if c.transposed {
+		if ay.stride > maxPhases || ax.stride > maxPhases || ay.stride*ax.stride > maxPhases {
+			return nil
+		}
+		b.strideY, b.strideX, b.stepY, b.stepX = 1, 1, ay.stride, ax.stride
+	}
+	for y := range b.stepY {
+		for x := range b.stepX {
+			p := blockPhase{y: y, x: x}
+			for tap := range c.taps {
+				ky, kx := tap/ax.kernel*ay.dilation, tap%ax.kernel*ax.dilation
+				t := blockTap{tap, ky - ay.begin, kx - ax.begin}
+				if c.transposed {
+					// Output o gets input i at kernel position k where
+					// o = i*stride + k - begin.
+					t.dy, t.dx = y+ay.begin-ky, x+ax.begin-kx
+					if t.dy%ay.stride != 0 || t.dx%ax.stride != 0 {
+						continue
+					}
+					t.dy, t.dx = t.dy/ay.stride, t.dx/ax.stride
+				}
+				p.taps = append(p.taps, t)
+			}
+			b.pack(&p, w)
+			b.phases = append(b.phases, p)
+		}
+	}
+	return b
+}
+
+// pack fills the panels of p.
+func (b *BlockConv) pack(p *blockPhase, w []float32) {
+	c, s := b.conv, &b.conv.spec
+	cin, cout := s.Cin/s.Groups, s.Cout/s.Groups
 	if b.taps {
 		for at := 0; at < s.Cout; at += BlockSize {
-			p := blockPanel{w: make([]float32, c.taps*BlockSize), bias: panelBias(bias, at, s.Cout), width: BlockSize, block: at / BlockSize}
+			q := blockPanel{w: make([]float32, c.taps*BlockSize), bias: panelBias(c.bias, at, s.Cout), width: BlockSize, block: at / BlockSize}
 			for j := range min(BlockSize, s.Cout-at) {
 				for t := range c.taps {
-					p.w[t*BlockSize+j] = w[(at+j)*c.taps+t]
+					q.w[t*BlockSize+j] = w[(at+j)*c.taps+t]
 				}
 			}
-			b.panels = append(b.panels, p)
+			p.panels = append(p.panels, q)
 		}
-		return b, nil
+		return
 	}
 	most := BlockSize
 	if b.level >= AVX512 {
 		most = 2 * BlockSize
 	}
+	lanes := b.lanes()
 	for g := range s.Groups {
 		for at := 0; at < cout; {
 			width := most
 			if cout-at <= BlockSize {
 				width = BlockSize
 			}
-			p := blockPanel{
-				w: make([]float32, b.k*width), bias: panelBias(bias, g*cout+at, (g+1)*cout),
+			q := blockPanel{
+				w: make([]float32, len(p.taps)*cin*width), bias: panelBias(c.bias, g*cout+at, (g+1)*cout),
 				width: width, block: (g*cout + at) / BlockSize, group: g,
 			}
-			for j := range min(width, cout-at) {
-				src := w[(g*cout+at+j)*b.k:][:b.k]
-				to := 0
-				b.order(cin, func(ci, tap int) {
-					p.w[to*width+j] = src[ci*c.taps+tap]
-					to++
-				})
+			to := 0
+			for first := 0; first < cin; first += lanes {
+				for _, t := range p.taps {
+					for ci := first; ci < min(first+lanes, cin); ci++ {
+						for j := range min(width, cout-at) {
+							i := (g*cout+at+j)*cin + ci
+							if c.transposed {
+								i = (g*cin+ci)*cout + at + j
+							}
+							q.w[to+j] = w[i*c.taps+t.tap]
+						}
+						to += width
+					}
+				}
 			}
-			b.panels = append(b.panels, p)
+			p.panels = append(p.panels, q)
 			at += width
 		}
 	}
-	return b, nil
+}
+
+// lanes is the number of channels that lie side by side in the input.
+func (b *BlockConv) lanes() int {
+	if b.planar {
+		return 1
+	}
+	return BlockSize
 }
 
 // panelBias returns 32 values of s from at on, zeros from end on or where s is
@@ -332,49 +429,6 @@ func panelBias(s []float32, at, end int) []float32 {
 		copy(d, s[at:min(end, at+len(d))])
 	}
 	return d
-}
-
-// order calls f for every product of an output element in the order of its
-// sum: by channel and kernel position for planar input, else by block, kernel
-// position and channel.
-func (b *BlockConv) order(cin int, f func(ci, tap int)) {
-	if b.planar {
-		for ci := range cin {
-			for t := range b.conv.taps {
-				f(ci, t)
-			}
-		}
-		return
-	}
-	for at := 0; at < cin; at += BlockSize {
-		for t := range b.conv.taps {
-			for ci := at; ci < min(at+BlockSize, cin); ci++ {
-				f(ci, t)
-			}
-		}
-	}
-}
-
-// runs returns the runs of an output element's products on images like m.
-func (b *BlockConv) runs(m Image, ay, ax axis) []run {
-	c := b.conv
-	cin := c.spec.Cin / c.spec.Groups
-	lanes := m.lanes()
-	var r []run
-	for at := 0; at < cin; at += lanes {
-		for ky := range ay.kernel {
-			for kx := range ax.kernel {
-				n := min(lanes, cin-at)
-				off := at/lanes*m.plane() + ky*ay.dilation*m.line() + kx*ax.dilation*lanes
-				if k := len(r) - 1; k >= 0 && r[k].off+r[k].n == off {
-					r[k].n += n
-				} else {
-					r = append(r, run{off, n})
-				}
-			}
-		}
-	}
-	return r
 }
 
 // Out returns the layout of the output for images like m, without a border.
@@ -393,16 +447,29 @@ func (b *BlockConv) Out(m Image) (Image, error) {
 	return Image{C: b.conv.spec.Cout, H: out[1], W: out[2]}, nil
 }
 
+// size is the number of output rows and columns of a phase.
+func (b *BlockConv) size(p *blockPhase, out Image) (rows, width int) {
+	return max(0, (out.H-p.y+b.stepY-1)/b.stepY), max(0, (out.W-p.x+b.stepX-1)/b.stepX)
+}
+
 // Border returns m with the border that Run reads, or more where m has it.
 func (b *BlockConv) Border(m Image) (Image, error) {
 	out, err := b.Out(m)
 	if err != nil {
 		return m, err
 	}
-	ay, ax := b.conv.axes[1], b.conv.axes[2]
-	m.Top, m.Left = max(m.Top, ay.begin), max(m.Left, ax.begin)
-	m.Bottom = max(m.Bottom, (out.H-1)*ay.stride+(ay.kernel-1)*ay.dilation+1-ay.begin-m.H)
-	m.Right = max(m.Right, (out.W-1)*ax.stride+(ax.kernel-1)*ax.dilation+1-ax.begin-m.W)
+	for i := range b.phases {
+		p := &b.phases[i]
+		rows, width := b.size(p, out)
+		if rows == 0 || width == 0 {
+			continue
+		}
+		for _, t := range p.taps {
+			m.Top, m.Left = max(m.Top, -t.dy), max(m.Left, -t.dx)
+			m.Bottom = max(m.Bottom, (rows-1)*b.strideY+t.dy+1-m.H)
+			m.Right = max(m.Right, (width-1)*b.strideX+t.dx+1-m.W)
+		}
+	}
 	return m, nil
 }
 
@@ -422,72 +489,111 @@ func (b *BlockConv) Run(pool *par.Pool, n int, x []float32, xm Image, y []float3
 	if len(x) < n*xm.Len() || len(y) < n*ym.Len() || residual != nil && len(residual) < n*rm.Len() {
 		return fmt.Errorf("convolution of %d images with %d inputs, %d outputs and %d residuals", n, len(x), len(y), len(residual))
 	}
+	if residual == nil {
+		rm = ym
+	}
 	c := b.conv
-	ay, ax := c.axes[1], c.axes[2]
-	if xm.column() && ym.column() && (residual == nil || rm.column()) && ax.kernel == 1 && ax.stride == 1 {
-		// The kernels work along rows.
-		ay, ax, out = ax, ay, out.turned()
-		xm, ym, rm = xm.turned(), ym.turned(), rm.turned()
-	}
-	j := &blockJob{
-		conv: b, ay: ay, ax: ax, x: x, y: y, r: residual, xm: xm, ym: ym, rm: rm,
-		rows: out.H, width: out.W, all: out.H * out.W,
-	}
-	if c.taps == 1 && c.pointwise() && xm.dense() && ym.dense() && (residual == nil || rm.dense()) {
-		// Pixels of all rows in a row, cut where it suits.
-		j.flat = true
-		j.width = min(j.all, gemmMC)
-		j.rows = (j.all + j.width - 1) / j.width
-	}
-	if b.taps {
-		j.bands(j.width*BlockSize*c.taps, ay.stride*xm.line())
-		j.off = make([]int, 0, c.taps)
-		for ky := range ay.kernel {
-			for kx := range ax.kernel {
-				j.off = append(j.off, ky*ay.dilation*xm.line()+kx*ax.dilation*BlockSize)
+	for i := range b.phases {
+		p := &b.phases[i]
+		rows, width := b.size(p, out)
+		if rows == 0 || width == 0 {
+			continue
+		}
+		j := &blockJob{
+			conv: b, phase: p, x: x, y: y, r: residual, xm: xm, ym: ym, rm: rm, rows: rows, width: width, all: rows * width,
+			strideY: b.strideY, strideX: b.strideX, taps: p.taps,
+		}
+		if !c.transposed && xm.column() && ym.column() && rm.column() {
+			// The kernels work along rows.
+			j.xm, j.ym, j.rm = xm.turned(), ym.turned(), rm.turned()
+			j.rows, j.width, j.strideY, j.strideX = width, rows, b.strideX, b.strideY
+			j.taps = make([]blockTap, len(p.taps))
+			for i, t := range p.taps {
+				j.taps[i] = blockTap{t.tap, t.dx, t.dy}
 			}
 		}
-		j.blocks, j.each = len(b.panels), 1
-	} else {
-		cin := c.spec.Cin / c.spec.Groups
-		j.runs = b.runs(xm, ay, ax)
-		j.bands(j.width*b.panels[0].width*b.k, ay.stride*xm.line()*max(1, cin/xm.lanes()))
-		// Panels that share a band: those whose weights stay in the second cache.
-		j.each = min(len(b.panels), max(1, (1<<17)/len(b.panels[0].w)))
-		j.blocks = (len(b.panels) + j.each - 1) / j.each
+		if !b.taps && c.pointwise() && xm.dense() && ym.dense() && rm.dense() {
+			// Pixels of all rows in a row, cut where it suits.
+			j.flat = true
+			j.width = min(j.all, gemmMC)
+			j.rows = (j.all + j.width - 1) / j.width
+		}
+		j.run(pool, n)
 	}
-	work := j.band * j.each * j.width * b.panels[0].width * max(1, b.k)
-	pool.For(n*j.blocks*j.nBands, max(1, gemmWork/16/work), j.tasks)
 	return nil
 }
 
-// blockJob is one call of BlockConv.Run.
+// blockJob is one phase of a call of BlockConv.Run.
 type blockJob struct {
 	conv             *BlockConv
-	ay, ax           axis
+	phase            *blockPhase
 	x, y, r          []float32
 	xm, ym, rm       Image
 	flat             bool
 	rows, width, all int // output rows, pixels of a full one, pixels
+	strideY, strideX int
+	taps             []blockTap
+	dy, dx           int // the least of the taps
 	runs             []run
 	off              []int
 	band, nBands     int // output rows a task, tasks an image and block
 	each, blocks     int // panels a task, tasks an image and band
 }
 
-// bands divides the rows so that a task has enough work and its input stays in
-// the second cache. A row costs work products and reads size new elements.
-func (j *blockJob) bands(work, size int) {
-	j.band = min(j.rows, max(1, (1<<15)/max(size, 1), (1<<17)/work))
+func (j *blockJob) run(pool *par.Pool, n int) {
+	b, panels := j.conv, j.phase.panels
+	cin, lanes := b.conv.spec.Cin/b.conv.spec.Groups, j.xm.lanes()
+	if len(j.taps) > 0 {
+		j.dy, j.dx = j.taps[0].dy, j.taps[0].dx
+	}
+	for _, t := range j.taps {
+		j.dy, j.dx = min(j.dy, t.dy), min(j.dx, t.dx)
+	}
+	at := func(t blockTap) int { return (t.dy-j.dy)*j.xm.line() + (t.dx-j.dx)*lanes }
+	j.each = 1
+	if b.taps {
+		j.off = make([]int, len(j.taps))
+		for i, t := range j.taps {
+			j.off[i] = at(t)
+		}
+	} else {
+		j.setRuns(cin, lanes, at)
+		// Panels that share a band: those whose weights stay in the second cache.
+		j.each = min(len(panels), max(1, (1<<17)/max(1, len(panels[0].w))))
+	}
+	j.blocks = (len(panels) + j.each - 1) / j.each
+	// A band has enough work, and its input stays in the second cache.
+	work := j.width * max(len(panels[0].w), 1)
+	size := j.strideY * j.xm.line() * max(1, cin/lanes)
+	j.band = min(j.rows, max(1, (1<<15)/size, (1<<17)/work))
 	j.nBands = (j.rows + j.band - 1) / j.band
+	pool.For(n*j.blocks*j.nBands, max(1, gemmWork/16/(work*j.band*j.each)), j.tasks)
+}
+
+// setRuns sets the runs of the products of an output element: by block of
+// channels, kernel position and channel.
+func (j *blockJob) setRuns(cin, lanes int, at func(blockTap) int) {
+	for first := 0; first < cin; first += lanes {
+		n := min(lanes, cin-first)
+		for _, t := range j.taps {
+			off := first/lanes*j.xm.plane() + at(t)
+			if k := len(j.runs) - 1; k >= 0 && j.runs[k].off+j.runs[k].n == off {
+				j.runs[k].n += n
+			} else {
+				j.runs = append(j.runs, run{off, n})
+			}
+		}
+	}
+	if len(j.runs) == 0 {
+		j.runs = []run{{}}
+	}
 }
 
 // tasks computes the pieces [lo, hi), numbered by image, panels, rows.
 func (j *blockJob) tasks(lo, hi int) {
 	b := j.conv
-	c := b.conv
+	c, panels := b.conv, j.phase.panels
 	per := tileRows(b.level, j.width)
-	ay, ax := j.ay, j.ax
 	lanes := j.xm.lanes()
 	for i := lo; i < hi; i++ {
 		image, piece, band := i/j.nBands/j.blocks, i/j.nBands%j.blocks, i%j.nBands
@@ -496,8 +602,8 @@ func (j *blockJob) tasks(lo, hi int) {
 		if j.r != nil {
 			r = j.r[image*j.rm.Len():][:j.rm.Len()]
 		}
-		for p := piece * j.each; p < min((piece+1)*j.each, len(b.panels)); p++ {
-			panel := &b.panels[p]
+		for p := piece * j.each; p < min((piece+1)*j.each, len(panels)); p++ {
+			panel := &panels[p]
 			xb := x
 			if b.taps {
 				xb = x[panel.block*j.xm.plane():]
@@ -517,12 +623,14 @@ func (j *blockJob) tasks(lo, hi int) {
 					width = min(width, j.all-at)
 					xAt, yAt, rAt = at*lanes, at*BlockSize, at*BlockSize
 				} else {
-					xAt, yAt, rAt = j.xm.at(row*ay.stride-ay.begin, -ax.begin), j.ym.at(row, 0), j.rm.at(row, 0)
+					xAt = j.xm.at(row*j.strideY+j.dy, j.dx)
+					yAt = j.ym.at(row*b.stepY+j.phase.y, j.phase.x)
+					rAt = j.rm.at(row*b.stepY+j.phase.y, j.phase.x)
 				}
 				if b.taps {
 					t := blockTapTile{
 						x: xb[xAt:], w: panel.w, y: yb[yAt:][:width*BlockSize], bias: panel.bias, off: j.off,
-						taps: c.taps, lda: ax.stride * BlockSize, rows: width, lo: c.lo, hi: c.hi,
+						taps: c.taps, lda: j.strideX * BlockSize, rows: width, lo: c.lo, hi: c.hi,
 					}
 					if rb != nil {
 						t.r = rb[rAt:][:width*BlockSize]
@@ -530,17 +638,19 @@ func (j *blockJob) tasks(lo, hi int) {
 					blockTapKernel(b.level, &t)
 					continue
 				}
+				step := b.stepX * BlockSize
+				size := (width-1)*step + BlockSize
 				t := blockTile{
-					x: xb[xAt:], w: panel.w, y0: yb[yAt:][:width*BlockSize], bias: panel.bias, runs: j.runs, count: len(j.runs),
-					lda: ax.stride * lanes, rows: width, per: per, lo: c.lo, hi: c.hi,
+					x: xb[xAt:], w: panel.w, y0: yb[yAt:][:size], bias: panel.bias, runs: j.runs, count: len(j.runs),
+					lda: j.strideX * lanes, rows: width, per: per, lo: c.lo, hi: c.hi, step: step,
 				}
 				if rb != nil {
-					t.r0 = rb[rAt:][:width*BlockSize]
+					t.r0 = rb[rAt:][:size]
 				}
 				if panel.width > BlockSize {
-					t.y1 = yb[yAt+j.ym.plane():][:width*BlockSize]
+					t.y1 = yb[yAt+j.ym.plane():][:size]
 					if rb != nil {
-						t.r1 = rb[rAt+j.rm.plane():][:width*BlockSize]
+						t.r1 = rb[rAt+j.rm.plane():][:size]
 					}
 				}
 				blockKernel(b.level, &t, panel.width)

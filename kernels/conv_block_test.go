@@ -18,9 +18,9 @@ func TestBlockTileLayout(t *testing.T) {
 	for i, got := range []uintptr{
 		unsafe.Offsetof(x.x), unsafe.Offsetof(x.w), unsafe.Offsetof(x.y0), unsafe.Offsetof(x.y1), unsafe.Offsetof(x.r0), unsafe.Offsetof(x.r1),
 		unsafe.Offsetof(x.bias), unsafe.Offsetof(x.runs), unsafe.Offsetof(x.count), unsafe.Offsetof(x.lda), unsafe.Offsetof(x.rows),
-		unsafe.Offsetof(x.per), unsafe.Offsetof(x.lo), unsafe.Offsetof(x.hi), unsafe.Offsetof(x.work),
+		unsafe.Offsetof(x.per), unsafe.Offsetof(x.lo), unsafe.Offsetof(x.hi), unsafe.Offsetof(x.work), unsafe.Offsetof(x.step),
 	} {
-		if want := []uintptr{0, 24, 48, 72, 96, 120, 144, 168, 192, 200, 208, 216, 224, 228, 232}[i]; got != want {
+		if want := []uintptr{0, 24, 48, 72, 96, 120, 144, 168, 192, 200, 208, 216, 224, 228, 232, 280}[i]; got != want {
 			t.Errorf("blockTile field %d lies at %d; the generator says %d", i, got, want)
 		}
 	}
@@ -42,7 +42,7 @@ func randomBorder(r *rand.Rand, m Image) Image {
 	return m
 }
 
-func testBlockConv(t *testing.T, r *rand.Rand, pool *par.Pool, s ConvSpec, spatial []int, planar bool) {
+func testBlockConv(t *testing.T, r *rand.Rand, pool *par.Pool, s ConvSpec, spatial []int, planar, transposed bool) {
 	t.Helper()
 	c, err := newConv(s, weights(s), nil)
 	if err != nil {
@@ -52,7 +52,11 @@ func testBlockConv(t *testing.T, r *rand.Rand, pool *par.Pool, s ConvSpec, spati
 	if r.IntN(3) > 0 {
 		c.bias = randoms(t, r, s.Cout)
 	}
-	b, err := NewBlockConv(s, w, c.bias, planar)
+	build := NewBlockConv
+	if c.transposed = transposed; transposed {
+		build = NewBlockConvTranspose
+	}
+	b, err := build(s, w, c.bias, planar)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,12 +90,16 @@ func testBlockConv(t *testing.T, r *rand.Rand, pool *par.Pool, s ConvSpec, spati
 	if err := b.Run(pool, n, x, xm, y, ym, residual, rm); err != nil {
 		t.Fatal(err)
 	}
+	out, err := c.out(spatial)
+	if err != nil {
+		t.Fatal(err)
+	}
 	got := guarded[float32](t, n*s.Cout*ym.H*ym.W)
 	ym.FromImage(pool, n, got, y)
-	want, size := refConv(c, plain, w, n, in, [3]int{1, ym.H, ym.W}, rPlain)
+	want, size := refConv(c, plain, w, n, in, out, rPlain)
 	for i := range got {
-		if !(math.Abs(float64(got[i])-want[i]) <= float64(b.k+4)*0x1p-23*size[i]) {
-			t.Fatalf("%+v planar %v on %d x %+v to %+v: element %d is %v, want %v", s, planar, n, xm, ym, i, got[i], want[i])
+		if !(math.Abs(float64(got[i])-want[i]) <= float64(s.Cin/s.Groups*c.taps+4)*0x1p-23*size[i]) {
+			t.Fatalf("%+v planar %v transposed %v on %d x %+v to %+v: element %d is %v, want %v", s, planar, transposed, n, xm, ym, i, got[i], want[i])
 		}
 	}
 	// The border stays, and lanes past the last channel hold a clamped zero.
@@ -125,7 +133,7 @@ func TestBlockConv(t *testing.T) {
 		for range 150 {
 			dims := 1 + r.IntN(2)
 			s := ConvSpec{Groups: 1}
-			planar := false
+			planar, transposed := false, false
 			switch r.IntN(5) {
 			case 0:
 				s.Groups = 2 + r.IntN(60)
@@ -156,7 +164,10 @@ func TestBlockConv(t *testing.T) {
 			if dims == 2 && r.IntN(4) == 0 { // one column
 				s.Kernel[1], s.Stride[1], s.PadBegin[1], s.PadEnd[1], spatial[1] = 1, 1, 0, 0, 1
 			}
-			testBlockConv(t, r, pool, s, spatial, planar)
+			if s.Groups == 1 || s.Cin > s.Groups {
+				transposed = r.IntN(3) == 0
+			}
+			testBlockConv(t, r, pool, s, spatial, planar, transposed)
 		}
 	})
 }
@@ -166,9 +177,9 @@ func TestBlockConvTails(t *testing.T) {
 		r := rand.New(rand.NewPCG(43, 44))
 		for w := 1; w <= 4*16+3; w++ {
 			pad := []int{1}
-			testBlockConv(t, r, nil, ConvSpec{Cin: 20, Cout: 33, Groups: 1, Kernel: []int{3}, PadBegin: pad, PadEnd: pad}, []int{w}, false)
-			testBlockConv(t, r, nil, ConvSpec{Cin: 17, Cout: 16, Groups: 1, Kernel: []int{1}}, []int{w * 7}, false)
-			testBlockConv(t, r, nil, ConvSpec{Cin: 18, Cout: 18, Groups: 18, Kernel: []int{3}, PadBegin: pad, PadEnd: pad}, []int{w}, false)
+			testBlockConv(t, r, nil, ConvSpec{Cin: 20, Cout: 33, Groups: 1, Kernel: []int{3}, PadBegin: pad, PadEnd: pad}, []int{w}, false, false)
+			testBlockConv(t, r, nil, ConvSpec{Cin: 17, Cout: 16, Groups: 1, Kernel: []int{1}}, []int{w * 7}, false, false)
+			testBlockConv(t, r, nil, ConvSpec{Cin: 18, Cout: 18, Groups: 18, Kernel: []int{3}, PadBegin: pad, PadEnd: pad}, []int{w}, false, false)
 		}
 	})
 }

@@ -19918,21 +19918,27 @@ ran1:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp1
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Y0, Y0
 	VADDPS  32(DX), Y1, Y1
-	ADDQ    $+64, 256(AX)
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp1:
 	VBROADCASTSS 224(AX), Y12
 	VBROADCASTSS 228(AX), Y14
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Y0, Y12, Y0
 	VMINPS       Y0, Y14, Y0
 	VMOVUPS      Y0, (DX)
 	VMAXPS       Y1, Y12, Y1
 	VMINPS       Y1, Y14, Y1
 	VMOVUPS      Y1, 32(DX)
-	ADDQ         $+64, 240(AX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	ADDQ         CX, DX
 	MOVQ         DX, 232(AX)
@@ -20026,29 +20032,37 @@ ran2:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp2
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Y0, Y0
 	VADDPS  32(DX), Y1, Y1
-	VADDPS  64(DX), Y2, Y2
-	VADDPS  96(DX), Y3, Y3
-	ADDQ    $+128, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Y2, Y2
+	VADDPS  32(DX), Y3, Y3
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp2:
 	VBROADCASTSS 224(AX), Y12
 	VBROADCASTSS 228(AX), Y14
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Y0, Y12, Y0
 	VMINPS       Y0, Y14, Y0
 	VMOVUPS      Y0, (DX)
 	VMAXPS       Y1, Y12, Y1
 	VMINPS       Y1, Y14, Y1
 	VMOVUPS      Y1, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y2, Y12, Y2
 	VMINPS       Y2, Y14, Y2
-	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y2, (DX)
 	VMAXPS       Y3, Y12, Y3
 	VMINPS       Y3, Y14, Y3
-	VMOVUPS      Y3, 96(DX)
-	ADDQ         $+128, 240(AX)
+	VMOVUPS      Y3, 32(DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	MOVQ         DX, 232(AX)
@@ -20161,37 +20175,47 @@ ran3:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp3
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Y0, Y0
 	VADDPS  32(DX), Y1, Y1
-	VADDPS  64(DX), Y2, Y2
-	VADDPS  96(DX), Y3, Y3
-	VADDPS  128(DX), Y4, Y4
-	VADDPS  160(DX), Y5, Y5
-	ADDQ    $+192, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Y2, Y2
+	VADDPS  32(DX), Y3, Y3
+	ADDQ    BX, DX
+	VADDPS  (DX), Y4, Y4
+	VADDPS  32(DX), Y5, Y5
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp3:
 	VBROADCASTSS 224(AX), Y12
 	VBROADCASTSS 228(AX), Y14
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Y0, Y12, Y0
 	VMINPS       Y0, Y14, Y0
 	VMOVUPS      Y0, (DX)
 	VMAXPS       Y1, Y12, Y1
 	VMINPS       Y1, Y14, Y1
 	VMOVUPS      Y1, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y2, Y12, Y2
 	VMINPS       Y2, Y14, Y2
-	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y2, (DX)
 	VMAXPS       Y3, Y12, Y3
 	VMINPS       Y3, Y14, Y3
-	VMOVUPS      Y3, 96(DX)
+	VMOVUPS      Y3, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y4, Y12, Y4
 	VMINPS       Y4, Y14, Y4
-	VMOVUPS      Y4, 128(DX)
+	VMOVUPS      Y4, (DX)
 	VMAXPS       Y5, Y12, Y5
 	VMINPS       Y5, Y14, Y5
-	VMOVUPS      Y5, 160(DX)
-	ADDQ         $+192, 240(AX)
+	VMOVUPS      Y5, 32(DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	ADDQ         CX, DX
@@ -20328,45 +20352,57 @@ ran4:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp4
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Y0, Y0
 	VADDPS  32(DX), Y1, Y1
-	VADDPS  64(DX), Y2, Y2
-	VADDPS  96(DX), Y3, Y3
-	VADDPS  128(DX), Y4, Y4
-	VADDPS  160(DX), Y5, Y5
-	VADDPS  192(DX), Y6, Y6
-	VADDPS  224(DX), Y7, Y7
-	ADDQ    $+256, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Y2, Y2
+	VADDPS  32(DX), Y3, Y3
+	ADDQ    BX, DX
+	VADDPS  (DX), Y4, Y4
+	VADDPS  32(DX), Y5, Y5
+	ADDQ    BX, DX
+	VADDPS  (DX), Y6, Y6
+	VADDPS  32(DX), Y7, Y7
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp4:
 	VBROADCASTSS 224(AX), Y12
 	VBROADCASTSS 228(AX), Y14
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Y0, Y12, Y0
 	VMINPS       Y0, Y14, Y0
 	VMOVUPS      Y0, (DX)
 	VMAXPS       Y1, Y12, Y1
 	VMINPS       Y1, Y14, Y1
 	VMOVUPS      Y1, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y2, Y12, Y2
 	VMINPS       Y2, Y14, Y2
-	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y2, (DX)
 	VMAXPS       Y3, Y12, Y3
 	VMINPS       Y3, Y14, Y3
-	VMOVUPS      Y3, 96(DX)
+	VMOVUPS      Y3, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y4, Y12, Y4
 	VMINPS       Y4, Y14, Y4
-	VMOVUPS      Y4, 128(DX)
+	VMOVUPS      Y4, (DX)
 	VMAXPS       Y5, Y12, Y5
 	VMINPS       Y5, Y14, Y5
-	VMOVUPS      Y5, 160(DX)
+	VMOVUPS      Y5, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y6, Y12, Y6
 	VMINPS       Y6, Y14, Y6
-	VMOVUPS      Y6, 192(DX)
+	VMOVUPS      Y6, (DX)
 	VMAXPS       Y7, Y12, Y7
 	VMINPS       Y7, Y14, Y7
-	VMOVUPS      Y7, 224(DX)
-	ADDQ         $+256, 240(AX)
+	VMOVUPS      Y7, 32(DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -20522,53 +20558,67 @@ ran5:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp5
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Y0, Y0
 	VADDPS  32(DX), Y1, Y1
-	VADDPS  64(DX), Y2, Y2
-	VADDPS  96(DX), Y3, Y3
-	VADDPS  128(DX), Y4, Y4
-	VADDPS  160(DX), Y5, Y5
-	VADDPS  192(DX), Y6, Y6
-	VADDPS  224(DX), Y7, Y7
-	VADDPS  256(DX), Y8, Y8
-	VADDPS  288(DX), Y9, Y9
-	ADDQ    $+320, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Y2, Y2
+	VADDPS  32(DX), Y3, Y3
+	ADDQ    BX, DX
+	VADDPS  (DX), Y4, Y4
+	VADDPS  32(DX), Y5, Y5
+	ADDQ    BX, DX
+	VADDPS  (DX), Y6, Y6
+	VADDPS  32(DX), Y7, Y7
+	ADDQ    BX, DX
+	VADDPS  (DX), Y8, Y8
+	VADDPS  32(DX), Y9, Y9
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp5:
 	VBROADCASTSS 224(AX), Y12
 	VBROADCASTSS 228(AX), Y14
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Y0, Y12, Y0
 	VMINPS       Y0, Y14, Y0
 	VMOVUPS      Y0, (DX)
 	VMAXPS       Y1, Y12, Y1
 	VMINPS       Y1, Y14, Y1
 	VMOVUPS      Y1, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y2, Y12, Y2
 	VMINPS       Y2, Y14, Y2
-	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y2, (DX)
 	VMAXPS       Y3, Y12, Y3
 	VMINPS       Y3, Y14, Y3
-	VMOVUPS      Y3, 96(DX)
+	VMOVUPS      Y3, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y4, Y12, Y4
 	VMINPS       Y4, Y14, Y4
-	VMOVUPS      Y4, 128(DX)
+	VMOVUPS      Y4, (DX)
 	VMAXPS       Y5, Y12, Y5
 	VMINPS       Y5, Y14, Y5
-	VMOVUPS      Y5, 160(DX)
+	VMOVUPS      Y5, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y6, Y12, Y6
 	VMINPS       Y6, Y14, Y6
-	VMOVUPS      Y6, 192(DX)
+	VMOVUPS      Y6, (DX)
 	VMAXPS       Y7, Y12, Y7
 	VMINPS       Y7, Y14, Y7
-	VMOVUPS      Y7, 224(DX)
+	VMOVUPS      Y7, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y8, Y12, Y8
 	VMINPS       Y8, Y14, Y8
-	VMOVUPS      Y8, 256(DX)
+	VMOVUPS      Y8, (DX)
 	VMAXPS       Y9, Y12, Y9
 	VMINPS       Y9, Y14, Y9
-	VMOVUPS      Y9, 288(DX)
-	ADDQ         $+320, 240(AX)
+	VMOVUPS      Y9, 32(DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -20744,61 +20794,77 @@ ran6:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp6
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Y0, Y0
 	VADDPS  32(DX), Y1, Y1
-	VADDPS  64(DX), Y2, Y2
-	VADDPS  96(DX), Y3, Y3
-	VADDPS  128(DX), Y4, Y4
-	VADDPS  160(DX), Y5, Y5
-	VADDPS  192(DX), Y6, Y6
-	VADDPS  224(DX), Y7, Y7
-	VADDPS  256(DX), Y8, Y8
-	VADDPS  288(DX), Y9, Y9
-	VADDPS  320(DX), Y10, Y10
-	VADDPS  352(DX), Y11, Y11
-	ADDQ    $+384, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Y2, Y2
+	VADDPS  32(DX), Y3, Y3
+	ADDQ    BX, DX
+	VADDPS  (DX), Y4, Y4
+	VADDPS  32(DX), Y5, Y5
+	ADDQ    BX, DX
+	VADDPS  (DX), Y6, Y6
+	VADDPS  32(DX), Y7, Y7
+	ADDQ    BX, DX
+	VADDPS  (DX), Y8, Y8
+	VADDPS  32(DX), Y9, Y9
+	ADDQ    BX, DX
+	VADDPS  (DX), Y10, Y10
+	VADDPS  32(DX), Y11, Y11
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp6:
 	VBROADCASTSS 224(AX), Y12
 	VBROADCASTSS 228(AX), Y14
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Y0, Y12, Y0
 	VMINPS       Y0, Y14, Y0
 	VMOVUPS      Y0, (DX)
 	VMAXPS       Y1, Y12, Y1
 	VMINPS       Y1, Y14, Y1
 	VMOVUPS      Y1, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y2, Y12, Y2
 	VMINPS       Y2, Y14, Y2
-	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y2, (DX)
 	VMAXPS       Y3, Y12, Y3
 	VMINPS       Y3, Y14, Y3
-	VMOVUPS      Y3, 96(DX)
+	VMOVUPS      Y3, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y4, Y12, Y4
 	VMINPS       Y4, Y14, Y4
-	VMOVUPS      Y4, 128(DX)
+	VMOVUPS      Y4, (DX)
 	VMAXPS       Y5, Y12, Y5
 	VMINPS       Y5, Y14, Y5
-	VMOVUPS      Y5, 160(DX)
+	VMOVUPS      Y5, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y6, Y12, Y6
 	VMINPS       Y6, Y14, Y6
-	VMOVUPS      Y6, 192(DX)
+	VMOVUPS      Y6, (DX)
 	VMAXPS       Y7, Y12, Y7
 	VMINPS       Y7, Y14, Y7
-	VMOVUPS      Y7, 224(DX)
+	VMOVUPS      Y7, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y8, Y12, Y8
 	VMINPS       Y8, Y14, Y8
-	VMOVUPS      Y8, 256(DX)
+	VMOVUPS      Y8, (DX)
 	VMAXPS       Y9, Y12, Y9
 	VMINPS       Y9, Y14, Y9
-	VMOVUPS      Y9, 288(DX)
+	VMOVUPS      Y9, 32(DX)
+	ADDQ         BX, DX
 	VMAXPS       Y10, Y12, Y10
 	VMINPS       Y10, Y14, Y10
-	VMOVUPS      Y10, 320(DX)
+	VMOVUPS      Y10, (DX)
 	VMAXPS       Y11, Y12, Y11
 	VMINPS       Y11, Y14, Y11
-	VMOVUPS      Y11, 352(DX)
-	ADDQ         $+384, 240(AX)
+	VMOVUPS      Y11, 32(DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -20938,17 +21004,23 @@ ran1:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp1
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	ADDQ    $+64, 256(AX)
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp1:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
-	ADDQ         $+64, 240(AX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	ADDQ         CX, DX
 	MOVQ         DX, 232(AX)
@@ -21022,21 +21094,29 @@ ran2:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp2
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	ADDQ    $+128, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp2:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
-	ADDQ         $+128, 240(AX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	MOVQ         DX, 232(AX)
@@ -21122,25 +21202,35 @@ ran3:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp3
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	VADDPS  128(DX), Z2, Z2
-	ADDQ    $+192, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	VADDPS  (DX), Z2, Z2
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp3:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z2, Z12, Z2
 	VMINPS       Z2, Z13, Z2
-	VMOVUPS      Z2, 128(DX)
-	ADDQ         $+192, 240(AX)
+	VMOVUPS      Z2, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	ADDQ         CX, DX
@@ -21243,29 +21333,41 @@ ran4:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp4
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	VADDPS  128(DX), Z2, Z2
-	VADDPS  192(DX), Z3, Z3
-	ADDQ    $+256, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	VADDPS  (DX), Z2, Z2
+	ADDQ    BX, DX
+	VADDPS  (DX), Z3, Z3
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp4:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z2, Z12, Z2
 	VMINPS       Z2, Z13, Z2
-	VMOVUPS      Z2, 128(DX)
+	VMOVUPS      Z2, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z3, Z12, Z3
 	VMINPS       Z3, Z13, Z3
-	VMOVUPS      Z3, 192(DX)
-	ADDQ         $+256, 240(AX)
+	VMOVUPS      Z3, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -21380,33 +21482,47 @@ ran5:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp5
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	VADDPS  128(DX), Z2, Z2
-	VADDPS  192(DX), Z3, Z3
-	VADDPS  256(DX), Z4, Z4
-	ADDQ    $+320, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	VADDPS  (DX), Z2, Z2
+	ADDQ    BX, DX
+	VADDPS  (DX), Z3, Z3
+	ADDQ    BX, DX
+	VADDPS  (DX), Z4, Z4
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp5:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z2, Z12, Z2
 	VMINPS       Z2, Z13, Z2
-	VMOVUPS      Z2, 128(DX)
+	VMOVUPS      Z2, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z3, Z12, Z3
 	VMINPS       Z3, Z13, Z3
-	VMOVUPS      Z3, 192(DX)
+	VMOVUPS      Z3, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z4, Z12, Z4
 	VMINPS       Z4, Z13, Z4
-	VMOVUPS      Z4, 256(DX)
-	ADDQ         $+320, 240(AX)
+	VMOVUPS      Z4, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -21534,37 +21650,53 @@ ran6:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp6
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	VADDPS  128(DX), Z2, Z2
-	VADDPS  192(DX), Z3, Z3
-	VADDPS  256(DX), Z4, Z4
-	VADDPS  320(DX), Z5, Z5
-	ADDQ    $+384, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	VADDPS  (DX), Z2, Z2
+	ADDQ    BX, DX
+	VADDPS  (DX), Z3, Z3
+	ADDQ    BX, DX
+	VADDPS  (DX), Z4, Z4
+	ADDQ    BX, DX
+	VADDPS  (DX), Z5, Z5
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp6:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z2, Z12, Z2
 	VMINPS       Z2, Z13, Z2
-	VMOVUPS      Z2, 128(DX)
+	VMOVUPS      Z2, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z3, Z12, Z3
 	VMINPS       Z3, Z13, Z3
-	VMOVUPS      Z3, 192(DX)
+	VMOVUPS      Z3, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z4, Z12, Z4
 	VMINPS       Z4, Z13, Z4
-	VMOVUPS      Z4, 256(DX)
+	VMOVUPS      Z4, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z5, Z12, Z5
 	VMINPS       Z5, Z13, Z5
-	VMOVUPS      Z5, 320(DX)
-	ADDQ         $+384, 240(AX)
+	VMOVUPS      Z5, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -21708,41 +21840,59 @@ ran7:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp7
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	VADDPS  128(DX), Z2, Z2
-	VADDPS  192(DX), Z3, Z3
-	VADDPS  256(DX), Z4, Z4
-	VADDPS  320(DX), Z5, Z5
-	VADDPS  384(DX), Z6, Z6
-	ADDQ    $+448, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	VADDPS  (DX), Z2, Z2
+	ADDQ    BX, DX
+	VADDPS  (DX), Z3, Z3
+	ADDQ    BX, DX
+	VADDPS  (DX), Z4, Z4
+	ADDQ    BX, DX
+	VADDPS  (DX), Z5, Z5
+	ADDQ    BX, DX
+	VADDPS  (DX), Z6, Z6
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp7:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z2, Z12, Z2
 	VMINPS       Z2, Z13, Z2
-	VMOVUPS      Z2, 128(DX)
+	VMOVUPS      Z2, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z3, Z12, Z3
 	VMINPS       Z3, Z13, Z3
-	VMOVUPS      Z3, 192(DX)
+	VMOVUPS      Z3, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z4, Z12, Z4
 	VMINPS       Z4, Z13, Z4
-	VMOVUPS      Z4, 256(DX)
+	VMOVUPS      Z4, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z5, Z12, Z5
 	VMINPS       Z5, Z13, Z5
-	VMOVUPS      Z5, 320(DX)
+	VMOVUPS      Z5, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z6, Z12, Z6
 	VMINPS       Z6, Z13, Z6
-	VMOVUPS      Z6, 384(DX)
-	ADDQ         $+448, 240(AX)
+	VMOVUPS      Z6, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -21899,45 +22049,65 @@ ran8:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp8
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	VADDPS  128(DX), Z2, Z2
-	VADDPS  192(DX), Z3, Z3
-	VADDPS  256(DX), Z4, Z4
-	VADDPS  320(DX), Z5, Z5
-	VADDPS  384(DX), Z6, Z6
-	VADDPS  448(DX), Z7, Z7
-	ADDQ    $+512, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	VADDPS  (DX), Z2, Z2
+	ADDQ    BX, DX
+	VADDPS  (DX), Z3, Z3
+	ADDQ    BX, DX
+	VADDPS  (DX), Z4, Z4
+	ADDQ    BX, DX
+	VADDPS  (DX), Z5, Z5
+	ADDQ    BX, DX
+	VADDPS  (DX), Z6, Z6
+	ADDQ    BX, DX
+	VADDPS  (DX), Z7, Z7
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp8:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z2, Z12, Z2
 	VMINPS       Z2, Z13, Z2
-	VMOVUPS      Z2, 128(DX)
+	VMOVUPS      Z2, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z3, Z12, Z3
 	VMINPS       Z3, Z13, Z3
-	VMOVUPS      Z3, 192(DX)
+	VMOVUPS      Z3, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z4, Z12, Z4
 	VMINPS       Z4, Z13, Z4
-	VMOVUPS      Z4, 256(DX)
+	VMOVUPS      Z4, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z5, Z12, Z5
 	VMINPS       Z5, Z13, Z5
-	VMOVUPS      Z5, 320(DX)
+	VMOVUPS      Z5, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z6, Z12, Z6
 	VMINPS       Z6, Z13, Z6
-	VMOVUPS      Z6, 384(DX)
+	VMOVUPS      Z6, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z7, Z12, Z7
 	VMINPS       Z7, Z13, Z7
-	VMOVUPS      Z7, 448(DX)
-	ADDQ         $+512, 240(AX)
+	VMOVUPS      Z7, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -22106,49 +22276,71 @@ ran9:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp9
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	VADDPS  128(DX), Z2, Z2
-	VADDPS  192(DX), Z3, Z3
-	VADDPS  256(DX), Z4, Z4
-	VADDPS  320(DX), Z5, Z5
-	VADDPS  384(DX), Z6, Z6
-	VADDPS  448(DX), Z7, Z7
-	VADDPS  512(DX), Z8, Z8
-	ADDQ    $+576, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	VADDPS  (DX), Z2, Z2
+	ADDQ    BX, DX
+	VADDPS  (DX), Z3, Z3
+	ADDQ    BX, DX
+	VADDPS  (DX), Z4, Z4
+	ADDQ    BX, DX
+	VADDPS  (DX), Z5, Z5
+	ADDQ    BX, DX
+	VADDPS  (DX), Z6, Z6
+	ADDQ    BX, DX
+	VADDPS  (DX), Z7, Z7
+	ADDQ    BX, DX
+	VADDPS  (DX), Z8, Z8
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp9:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z2, Z12, Z2
 	VMINPS       Z2, Z13, Z2
-	VMOVUPS      Z2, 128(DX)
+	VMOVUPS      Z2, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z3, Z12, Z3
 	VMINPS       Z3, Z13, Z3
-	VMOVUPS      Z3, 192(DX)
+	VMOVUPS      Z3, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z4, Z12, Z4
 	VMINPS       Z4, Z13, Z4
-	VMOVUPS      Z4, 256(DX)
+	VMOVUPS      Z4, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z5, Z12, Z5
 	VMINPS       Z5, Z13, Z5
-	VMOVUPS      Z5, 320(DX)
+	VMOVUPS      Z5, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z6, Z12, Z6
 	VMINPS       Z6, Z13, Z6
-	VMOVUPS      Z6, 384(DX)
+	VMOVUPS      Z6, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z7, Z12, Z7
 	VMINPS       Z7, Z13, Z7
-	VMOVUPS      Z7, 448(DX)
+	VMOVUPS      Z7, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z8, Z12, Z8
 	VMINPS       Z8, Z13, Z8
-	VMOVUPS      Z8, 512(DX)
-	ADDQ         $+576, 240(AX)
+	VMOVUPS      Z8, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -22334,53 +22526,77 @@ ran10:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp10
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	VADDPS  128(DX), Z2, Z2
-	VADDPS  192(DX), Z3, Z3
-	VADDPS  256(DX), Z4, Z4
-	VADDPS  320(DX), Z5, Z5
-	VADDPS  384(DX), Z6, Z6
-	VADDPS  448(DX), Z7, Z7
-	VADDPS  512(DX), Z8, Z8
-	VADDPS  576(DX), Z9, Z9
-	ADDQ    $+640, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	VADDPS  (DX), Z2, Z2
+	ADDQ    BX, DX
+	VADDPS  (DX), Z3, Z3
+	ADDQ    BX, DX
+	VADDPS  (DX), Z4, Z4
+	ADDQ    BX, DX
+	VADDPS  (DX), Z5, Z5
+	ADDQ    BX, DX
+	VADDPS  (DX), Z6, Z6
+	ADDQ    BX, DX
+	VADDPS  (DX), Z7, Z7
+	ADDQ    BX, DX
+	VADDPS  (DX), Z8, Z8
+	ADDQ    BX, DX
+	VADDPS  (DX), Z9, Z9
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp10:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z2, Z12, Z2
 	VMINPS       Z2, Z13, Z2
-	VMOVUPS      Z2, 128(DX)
+	VMOVUPS      Z2, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z3, Z12, Z3
 	VMINPS       Z3, Z13, Z3
-	VMOVUPS      Z3, 192(DX)
+	VMOVUPS      Z3, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z4, Z12, Z4
 	VMINPS       Z4, Z13, Z4
-	VMOVUPS      Z4, 256(DX)
+	VMOVUPS      Z4, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z5, Z12, Z5
 	VMINPS       Z5, Z13, Z5
-	VMOVUPS      Z5, 320(DX)
+	VMOVUPS      Z5, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z6, Z12, Z6
 	VMINPS       Z6, Z13, Z6
-	VMOVUPS      Z6, 384(DX)
+	VMOVUPS      Z6, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z7, Z12, Z7
 	VMINPS       Z7, Z13, Z7
-	VMOVUPS      Z7, 448(DX)
+	VMOVUPS      Z7, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z8, Z12, Z8
 	VMINPS       Z8, Z13, Z8
-	VMOVUPS      Z8, 512(DX)
+	VMOVUPS      Z8, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z9, Z12, Z9
 	VMINPS       Z9, Z13, Z9
-	VMOVUPS      Z9, 576(DX)
-	ADDQ         $+640, 240(AX)
+	VMOVUPS      Z9, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -22578,57 +22794,83 @@ ran11:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp11
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	VADDPS  128(DX), Z2, Z2
-	VADDPS  192(DX), Z3, Z3
-	VADDPS  256(DX), Z4, Z4
-	VADDPS  320(DX), Z5, Z5
-	VADDPS  384(DX), Z6, Z6
-	VADDPS  448(DX), Z7, Z7
-	VADDPS  512(DX), Z8, Z8
-	VADDPS  576(DX), Z9, Z9
-	VADDPS  640(DX), Z10, Z10
-	ADDQ    $+704, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	VADDPS  (DX), Z2, Z2
+	ADDQ    BX, DX
+	VADDPS  (DX), Z3, Z3
+	ADDQ    BX, DX
+	VADDPS  (DX), Z4, Z4
+	ADDQ    BX, DX
+	VADDPS  (DX), Z5, Z5
+	ADDQ    BX, DX
+	VADDPS  (DX), Z6, Z6
+	ADDQ    BX, DX
+	VADDPS  (DX), Z7, Z7
+	ADDQ    BX, DX
+	VADDPS  (DX), Z8, Z8
+	ADDQ    BX, DX
+	VADDPS  (DX), Z9, Z9
+	ADDQ    BX, DX
+	VADDPS  (DX), Z10, Z10
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp11:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z2, Z12, Z2
 	VMINPS       Z2, Z13, Z2
-	VMOVUPS      Z2, 128(DX)
+	VMOVUPS      Z2, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z3, Z12, Z3
 	VMINPS       Z3, Z13, Z3
-	VMOVUPS      Z3, 192(DX)
+	VMOVUPS      Z3, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z4, Z12, Z4
 	VMINPS       Z4, Z13, Z4
-	VMOVUPS      Z4, 256(DX)
+	VMOVUPS      Z4, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z5, Z12, Z5
 	VMINPS       Z5, Z13, Z5
-	VMOVUPS      Z5, 320(DX)
+	VMOVUPS      Z5, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z6, Z12, Z6
 	VMINPS       Z6, Z13, Z6
-	VMOVUPS      Z6, 384(DX)
+	VMOVUPS      Z6, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z7, Z12, Z7
 	VMINPS       Z7, Z13, Z7
-	VMOVUPS      Z7, 448(DX)
+	VMOVUPS      Z7, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z8, Z12, Z8
 	VMINPS       Z8, Z13, Z8
-	VMOVUPS      Z8, 512(DX)
+	VMOVUPS      Z8, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z9, Z12, Z9
 	VMINPS       Z9, Z13, Z9
-	VMOVUPS      Z9, 576(DX)
+	VMOVUPS      Z9, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z10, Z12, Z10
 	VMINPS       Z10, Z13, Z10
-	VMOVUPS      Z10, 640(DX)
-	ADDQ         $+704, 240(AX)
+	VMOVUPS      Z10, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -22839,61 +23081,89 @@ ran12:
 	MOVQ    256(AX), DX
 	TESTQ   DX, DX
 	JZ      clamp12
+	MOVQ    280(AX), BX
+	SHLQ    $0x02, BX
 	VADDPS  (DX), Z0, Z0
-	VADDPS  64(DX), Z1, Z1
-	VADDPS  128(DX), Z2, Z2
-	VADDPS  192(DX), Z3, Z3
-	VADDPS  256(DX), Z4, Z4
-	VADDPS  320(DX), Z5, Z5
-	VADDPS  384(DX), Z6, Z6
-	VADDPS  448(DX), Z7, Z7
-	VADDPS  512(DX), Z8, Z8
-	VADDPS  576(DX), Z9, Z9
-	VADDPS  640(DX), Z10, Z10
-	VADDPS  704(DX), Z11, Z11
-	ADDQ    $+768, 256(AX)
+	ADDQ    BX, DX
+	VADDPS  (DX), Z1, Z1
+	ADDQ    BX, DX
+	VADDPS  (DX), Z2, Z2
+	ADDQ    BX, DX
+	VADDPS  (DX), Z3, Z3
+	ADDQ    BX, DX
+	VADDPS  (DX), Z4, Z4
+	ADDQ    BX, DX
+	VADDPS  (DX), Z5, Z5
+	ADDQ    BX, DX
+	VADDPS  (DX), Z6, Z6
+	ADDQ    BX, DX
+	VADDPS  (DX), Z7, Z7
+	ADDQ    BX, DX
+	VADDPS  (DX), Z8, Z8
+	ADDQ    BX, DX
+	VADDPS  (DX), Z9, Z9
+	ADDQ    BX, DX
+	VADDPS  (DX), Z10, Z10
+	ADDQ    BX, DX
+	VADDPS  (DX), Z11, Z11
+	ADDQ    BX, DX
+	MOVQ    DX, 256(AX)
 
 clamp12:
 	VBROADCASTSS 224(AX), Z12
 	VBROADCASTSS 228(AX), Z13
 	MOVQ         240(AX), DX
+	MOVQ         280(AX), BX
+	SHLQ         $0x02, BX
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMOVUPS      Z0, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z1, Z12, Z1
 	VMINPS       Z1, Z13, Z1
-	VMOVUPS      Z1, 64(DX)
+	VMOVUPS      Z1, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z2, Z12, Z2
 	VMINPS       Z2, Z13, Z2
-	VMOVUPS      Z2, 128(DX)
+	VMOVUPS      Z2, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z3, Z12, Z3
 	VMINPS       Z3, Z13, Z3
-	VMOVUPS      Z3, 192(DX)
+	VMOVUPS      Z3, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z4, Z12, Z4
 	VMINPS       Z4, Z13, Z4
-	VMOVUPS      Z4, 256(DX)
+	VMOVUPS      Z4, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z5, Z12, Z5
 	VMINPS       Z5, Z13, Z5
-	VMOVUPS      Z5, 320(DX)
+	VMOVUPS      Z5, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z6, Z12, Z6
 	VMINPS       Z6, Z13, Z6
-	VMOVUPS      Z6, 384(DX)
+	VMOVUPS      Z6, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z7, Z12, Z7
 	VMINPS       Z7, Z13, Z7
-	VMOVUPS      Z7, 448(DX)
+	VMOVUPS      Z7, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z8, Z12, Z8
 	VMINPS       Z8, Z13, Z8
-	VMOVUPS      Z8, 512(DX)
+	VMOVUPS      Z8, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z9, Z12, Z9
 	VMINPS       Z9, Z13, Z9
-	VMOVUPS      Z9, 576(DX)
+	VMOVUPS      Z9, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z10, Z12, Z10
 	VMINPS       Z10, Z13, Z10
-	VMOVUPS      Z10, 640(DX)
+	VMOVUPS      Z10, (DX)
+	ADDQ         BX, DX
 	VMAXPS       Z11, Z12, Z11
 	VMINPS       Z11, Z13, Z11
-	VMOVUPS      Z11, 704(DX)
-	ADDQ         $+768, 240(AX)
+	VMOVUPS      Z11, (DX)
+	ADDQ         BX, DX
+	MOVQ         DX, 240(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -23050,24 +23320,32 @@ ran1:
 	TESTQ   DX, DX
 	JZ      clamp1
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	ADDQ    $+64, 256(AX)
-	ADDQ    $+64, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp1:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
-	ADDQ         $+64, 240(AX)
-	ADDQ         $+64, 248(AX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	ADDQ         CX, DX
 	MOVQ         DX, 232(AX)
@@ -23162,32 +23440,44 @@ ran2:
 	TESTQ   DX, DX
 	JZ      clamp2
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	ADDQ    $+128, 256(AX)
-	ADDQ    $+128, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp2:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
-	ADDQ         $+128, 240(AX)
-	ADDQ         $+128, 248(AX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	MOVQ         DX, 232(AX)
@@ -23301,40 +23591,56 @@ ran3:
 	TESTQ   DX, DX
 	JZ      clamp3
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	VADDPS  128(DX), Z4, Z4
-	VADDPS  128(BX), Z5, Z5
-	ADDQ    $+192, 256(AX)
-	ADDQ    $+192, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z4, Z4
+	VADDPS  (BX), Z5, Z5
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp3:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z4, Z24, Z4
 	VMINPS       Z4, Z26, Z4
-	VMOVUPS      Z4, 128(DX)
+	VMOVUPS      Z4, (DX)
 	VMAXPS       Z5, Z24, Z5
 	VMINPS       Z5, Z26, Z5
-	VMOVUPS      Z5, 128(BX)
-	ADDQ         $+192, 240(AX)
-	ADDQ         $+192, 248(AX)
+	VMOVUPS      Z5, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	ADDQ         CX, DX
@@ -23472,48 +23778,68 @@ ran4:
 	TESTQ   DX, DX
 	JZ      clamp4
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	VADDPS  128(DX), Z4, Z4
-	VADDPS  128(BX), Z5, Z5
-	VADDPS  192(DX), Z6, Z6
-	VADDPS  192(BX), Z7, Z7
-	ADDQ    $+256, 256(AX)
-	ADDQ    $+256, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z4, Z4
+	VADDPS  (BX), Z5, Z5
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z6, Z6
+	VADDPS  (BX), Z7, Z7
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp4:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z4, Z24, Z4
 	VMINPS       Z4, Z26, Z4
-	VMOVUPS      Z4, 128(DX)
+	VMOVUPS      Z4, (DX)
 	VMAXPS       Z5, Z24, Z5
 	VMINPS       Z5, Z26, Z5
-	VMOVUPS      Z5, 128(BX)
+	VMOVUPS      Z5, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z6, Z24, Z6
 	VMINPS       Z6, Z26, Z6
-	VMOVUPS      Z6, 192(DX)
+	VMOVUPS      Z6, (DX)
 	VMAXPS       Z7, Z24, Z7
 	VMINPS       Z7, Z26, Z7
-	VMOVUPS      Z7, 192(BX)
-	ADDQ         $+256, 240(AX)
-	ADDQ         $+256, 248(AX)
+	VMOVUPS      Z7, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -23670,56 +23996,80 @@ ran5:
 	TESTQ   DX, DX
 	JZ      clamp5
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	VADDPS  128(DX), Z4, Z4
-	VADDPS  128(BX), Z5, Z5
-	VADDPS  192(DX), Z6, Z6
-	VADDPS  192(BX), Z7, Z7
-	VADDPS  256(DX), Z8, Z8
-	VADDPS  256(BX), Z9, Z9
-	ADDQ    $+320, 256(AX)
-	ADDQ    $+320, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z4, Z4
+	VADDPS  (BX), Z5, Z5
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z6, Z6
+	VADDPS  (BX), Z7, Z7
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z8, Z8
+	VADDPS  (BX), Z9, Z9
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp5:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z4, Z24, Z4
 	VMINPS       Z4, Z26, Z4
-	VMOVUPS      Z4, 128(DX)
+	VMOVUPS      Z4, (DX)
 	VMAXPS       Z5, Z24, Z5
 	VMINPS       Z5, Z26, Z5
-	VMOVUPS      Z5, 128(BX)
+	VMOVUPS      Z5, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z6, Z24, Z6
 	VMINPS       Z6, Z26, Z6
-	VMOVUPS      Z6, 192(DX)
+	VMOVUPS      Z6, (DX)
 	VMAXPS       Z7, Z24, Z7
 	VMINPS       Z7, Z26, Z7
-	VMOVUPS      Z7, 192(BX)
+	VMOVUPS      Z7, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z8, Z24, Z8
 	VMINPS       Z8, Z26, Z8
-	VMOVUPS      Z8, 256(DX)
+	VMOVUPS      Z8, (DX)
 	VMAXPS       Z9, Z24, Z9
 	VMINPS       Z9, Z26, Z9
-	VMOVUPS      Z9, 256(BX)
-	ADDQ         $+320, 240(AX)
-	ADDQ         $+320, 248(AX)
+	VMOVUPS      Z9, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -23896,64 +24246,92 @@ ran6:
 	TESTQ   DX, DX
 	JZ      clamp6
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	VADDPS  128(DX), Z4, Z4
-	VADDPS  128(BX), Z5, Z5
-	VADDPS  192(DX), Z6, Z6
-	VADDPS  192(BX), Z7, Z7
-	VADDPS  256(DX), Z8, Z8
-	VADDPS  256(BX), Z9, Z9
-	VADDPS  320(DX), Z10, Z10
-	VADDPS  320(BX), Z11, Z11
-	ADDQ    $+384, 256(AX)
-	ADDQ    $+384, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z4, Z4
+	VADDPS  (BX), Z5, Z5
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z6, Z6
+	VADDPS  (BX), Z7, Z7
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z8, Z8
+	VADDPS  (BX), Z9, Z9
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z10, Z10
+	VADDPS  (BX), Z11, Z11
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp6:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z4, Z24, Z4
 	VMINPS       Z4, Z26, Z4
-	VMOVUPS      Z4, 128(DX)
+	VMOVUPS      Z4, (DX)
 	VMAXPS       Z5, Z24, Z5
 	VMINPS       Z5, Z26, Z5
-	VMOVUPS      Z5, 128(BX)
+	VMOVUPS      Z5, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z6, Z24, Z6
 	VMINPS       Z6, Z26, Z6
-	VMOVUPS      Z6, 192(DX)
+	VMOVUPS      Z6, (DX)
 	VMAXPS       Z7, Z24, Z7
 	VMINPS       Z7, Z26, Z7
-	VMOVUPS      Z7, 192(BX)
+	VMOVUPS      Z7, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z8, Z24, Z8
 	VMINPS       Z8, Z26, Z8
-	VMOVUPS      Z8, 256(DX)
+	VMOVUPS      Z8, (DX)
 	VMAXPS       Z9, Z24, Z9
 	VMINPS       Z9, Z26, Z9
-	VMOVUPS      Z9, 256(BX)
+	VMOVUPS      Z9, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z10, Z24, Z10
 	VMINPS       Z10, Z26, Z10
-	VMOVUPS      Z10, 320(DX)
+	VMOVUPS      Z10, (DX)
 	VMAXPS       Z11, Z24, Z11
 	VMINPS       Z11, Z26, Z11
-	VMOVUPS      Z11, 320(BX)
-	ADDQ         $+384, 240(AX)
-	ADDQ         $+384, 248(AX)
+	VMOVUPS      Z11, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -24153,72 +24531,104 @@ ran7:
 	TESTQ   DX, DX
 	JZ      clamp7
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	VADDPS  128(DX), Z4, Z4
-	VADDPS  128(BX), Z5, Z5
-	VADDPS  192(DX), Z6, Z6
-	VADDPS  192(BX), Z7, Z7
-	VADDPS  256(DX), Z8, Z8
-	VADDPS  256(BX), Z9, Z9
-	VADDPS  320(DX), Z10, Z10
-	VADDPS  320(BX), Z11, Z11
-	VADDPS  384(DX), Z12, Z12
-	VADDPS  384(BX), Z13, Z13
-	ADDQ    $+448, 256(AX)
-	ADDQ    $+448, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z4, Z4
+	VADDPS  (BX), Z5, Z5
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z6, Z6
+	VADDPS  (BX), Z7, Z7
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z8, Z8
+	VADDPS  (BX), Z9, Z9
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z10, Z10
+	VADDPS  (BX), Z11, Z11
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z12, Z12
+	VADDPS  (BX), Z13, Z13
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp7:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z4, Z24, Z4
 	VMINPS       Z4, Z26, Z4
-	VMOVUPS      Z4, 128(DX)
+	VMOVUPS      Z4, (DX)
 	VMAXPS       Z5, Z24, Z5
 	VMINPS       Z5, Z26, Z5
-	VMOVUPS      Z5, 128(BX)
+	VMOVUPS      Z5, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z6, Z24, Z6
 	VMINPS       Z6, Z26, Z6
-	VMOVUPS      Z6, 192(DX)
+	VMOVUPS      Z6, (DX)
 	VMAXPS       Z7, Z24, Z7
 	VMINPS       Z7, Z26, Z7
-	VMOVUPS      Z7, 192(BX)
+	VMOVUPS      Z7, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z8, Z24, Z8
 	VMINPS       Z8, Z26, Z8
-	VMOVUPS      Z8, 256(DX)
+	VMOVUPS      Z8, (DX)
 	VMAXPS       Z9, Z24, Z9
 	VMINPS       Z9, Z26, Z9
-	VMOVUPS      Z9, 256(BX)
+	VMOVUPS      Z9, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z10, Z24, Z10
 	VMINPS       Z10, Z26, Z10
-	VMOVUPS      Z10, 320(DX)
+	VMOVUPS      Z10, (DX)
 	VMAXPS       Z11, Z24, Z11
 	VMINPS       Z11, Z26, Z11
-	VMOVUPS      Z11, 320(BX)
+	VMOVUPS      Z11, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z12, Z24, Z12
 	VMINPS       Z12, Z26, Z12
-	VMOVUPS      Z12, 384(DX)
+	VMOVUPS      Z12, (DX)
 	VMAXPS       Z13, Z24, Z13
 	VMINPS       Z13, Z26, Z13
-	VMOVUPS      Z13, 384(BX)
-	ADDQ         $+448, 240(AX)
-	ADDQ         $+448, 248(AX)
+	VMOVUPS      Z13, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -24438,80 +24848,116 @@ ran8:
 	TESTQ   DX, DX
 	JZ      clamp8
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	VADDPS  128(DX), Z4, Z4
-	VADDPS  128(BX), Z5, Z5
-	VADDPS  192(DX), Z6, Z6
-	VADDPS  192(BX), Z7, Z7
-	VADDPS  256(DX), Z8, Z8
-	VADDPS  256(BX), Z9, Z9
-	VADDPS  320(DX), Z10, Z10
-	VADDPS  320(BX), Z11, Z11
-	VADDPS  384(DX), Z12, Z12
-	VADDPS  384(BX), Z13, Z13
-	VADDPS  448(DX), Z14, Z14
-	VADDPS  448(BX), Z15, Z15
-	ADDQ    $+512, 256(AX)
-	ADDQ    $+512, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z4, Z4
+	VADDPS  (BX), Z5, Z5
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z6, Z6
+	VADDPS  (BX), Z7, Z7
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z8, Z8
+	VADDPS  (BX), Z9, Z9
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z10, Z10
+	VADDPS  (BX), Z11, Z11
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z12, Z12
+	VADDPS  (BX), Z13, Z13
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z14, Z14
+	VADDPS  (BX), Z15, Z15
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp8:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z4, Z24, Z4
 	VMINPS       Z4, Z26, Z4
-	VMOVUPS      Z4, 128(DX)
+	VMOVUPS      Z4, (DX)
 	VMAXPS       Z5, Z24, Z5
 	VMINPS       Z5, Z26, Z5
-	VMOVUPS      Z5, 128(BX)
+	VMOVUPS      Z5, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z6, Z24, Z6
 	VMINPS       Z6, Z26, Z6
-	VMOVUPS      Z6, 192(DX)
+	VMOVUPS      Z6, (DX)
 	VMAXPS       Z7, Z24, Z7
 	VMINPS       Z7, Z26, Z7
-	VMOVUPS      Z7, 192(BX)
+	VMOVUPS      Z7, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z8, Z24, Z8
 	VMINPS       Z8, Z26, Z8
-	VMOVUPS      Z8, 256(DX)
+	VMOVUPS      Z8, (DX)
 	VMAXPS       Z9, Z24, Z9
 	VMINPS       Z9, Z26, Z9
-	VMOVUPS      Z9, 256(BX)
+	VMOVUPS      Z9, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z10, Z24, Z10
 	VMINPS       Z10, Z26, Z10
-	VMOVUPS      Z10, 320(DX)
+	VMOVUPS      Z10, (DX)
 	VMAXPS       Z11, Z24, Z11
 	VMINPS       Z11, Z26, Z11
-	VMOVUPS      Z11, 320(BX)
+	VMOVUPS      Z11, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z12, Z24, Z12
 	VMINPS       Z12, Z26, Z12
-	VMOVUPS      Z12, 384(DX)
+	VMOVUPS      Z12, (DX)
 	VMAXPS       Z13, Z24, Z13
 	VMINPS       Z13, Z26, Z13
-	VMOVUPS      Z13, 384(BX)
+	VMOVUPS      Z13, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z14, Z24, Z14
 	VMINPS       Z14, Z26, Z14
-	VMOVUPS      Z14, 448(DX)
+	VMOVUPS      Z14, (DX)
 	VMAXPS       Z15, Z24, Z15
 	VMINPS       Z15, Z26, Z15
-	VMOVUPS      Z15, 448(BX)
-	ADDQ         $+512, 240(AX)
-	ADDQ         $+512, 248(AX)
+	VMOVUPS      Z15, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -24750,88 +25196,128 @@ ran9:
 	TESTQ   DX, DX
 	JZ      clamp9
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	VADDPS  128(DX), Z4, Z4
-	VADDPS  128(BX), Z5, Z5
-	VADDPS  192(DX), Z6, Z6
-	VADDPS  192(BX), Z7, Z7
-	VADDPS  256(DX), Z8, Z8
-	VADDPS  256(BX), Z9, Z9
-	VADDPS  320(DX), Z10, Z10
-	VADDPS  320(BX), Z11, Z11
-	VADDPS  384(DX), Z12, Z12
-	VADDPS  384(BX), Z13, Z13
-	VADDPS  448(DX), Z14, Z14
-	VADDPS  448(BX), Z15, Z15
-	VADDPS  512(DX), Z16, Z16
-	VADDPS  512(BX), Z17, Z17
-	ADDQ    $+576, 256(AX)
-	ADDQ    $+576, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z4, Z4
+	VADDPS  (BX), Z5, Z5
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z6, Z6
+	VADDPS  (BX), Z7, Z7
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z8, Z8
+	VADDPS  (BX), Z9, Z9
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z10, Z10
+	VADDPS  (BX), Z11, Z11
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z12, Z12
+	VADDPS  (BX), Z13, Z13
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z14, Z14
+	VADDPS  (BX), Z15, Z15
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z16, Z16
+	VADDPS  (BX), Z17, Z17
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp9:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z4, Z24, Z4
 	VMINPS       Z4, Z26, Z4
-	VMOVUPS      Z4, 128(DX)
+	VMOVUPS      Z4, (DX)
 	VMAXPS       Z5, Z24, Z5
 	VMINPS       Z5, Z26, Z5
-	VMOVUPS      Z5, 128(BX)
+	VMOVUPS      Z5, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z6, Z24, Z6
 	VMINPS       Z6, Z26, Z6
-	VMOVUPS      Z6, 192(DX)
+	VMOVUPS      Z6, (DX)
 	VMAXPS       Z7, Z24, Z7
 	VMINPS       Z7, Z26, Z7
-	VMOVUPS      Z7, 192(BX)
+	VMOVUPS      Z7, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z8, Z24, Z8
 	VMINPS       Z8, Z26, Z8
-	VMOVUPS      Z8, 256(DX)
+	VMOVUPS      Z8, (DX)
 	VMAXPS       Z9, Z24, Z9
 	VMINPS       Z9, Z26, Z9
-	VMOVUPS      Z9, 256(BX)
+	VMOVUPS      Z9, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z10, Z24, Z10
 	VMINPS       Z10, Z26, Z10
-	VMOVUPS      Z10, 320(DX)
+	VMOVUPS      Z10, (DX)
 	VMAXPS       Z11, Z24, Z11
 	VMINPS       Z11, Z26, Z11
-	VMOVUPS      Z11, 320(BX)
+	VMOVUPS      Z11, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z12, Z24, Z12
 	VMINPS       Z12, Z26, Z12
-	VMOVUPS      Z12, 384(DX)
+	VMOVUPS      Z12, (DX)
 	VMAXPS       Z13, Z24, Z13
 	VMINPS       Z13, Z26, Z13
-	VMOVUPS      Z13, 384(BX)
+	VMOVUPS      Z13, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z14, Z24, Z14
 	VMINPS       Z14, Z26, Z14
-	VMOVUPS      Z14, 448(DX)
+	VMOVUPS      Z14, (DX)
 	VMAXPS       Z15, Z24, Z15
 	VMINPS       Z15, Z26, Z15
-	VMOVUPS      Z15, 448(BX)
+	VMOVUPS      Z15, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z16, Z24, Z16
 	VMINPS       Z16, Z26, Z16
-	VMOVUPS      Z16, 512(DX)
+	VMOVUPS      Z16, (DX)
 	VMAXPS       Z17, Z24, Z17
 	VMINPS       Z17, Z26, Z17
-	VMOVUPS      Z17, 512(BX)
-	ADDQ         $+576, 240(AX)
-	ADDQ         $+576, 248(AX)
+	VMOVUPS      Z17, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -25094,96 +25580,140 @@ ran10:
 	TESTQ   DX, DX
 	JZ      clamp10
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	VADDPS  128(DX), Z4, Z4
-	VADDPS  128(BX), Z5, Z5
-	VADDPS  192(DX), Z6, Z6
-	VADDPS  192(BX), Z7, Z7
-	VADDPS  256(DX), Z8, Z8
-	VADDPS  256(BX), Z9, Z9
-	VADDPS  320(DX), Z10, Z10
-	VADDPS  320(BX), Z11, Z11
-	VADDPS  384(DX), Z12, Z12
-	VADDPS  384(BX), Z13, Z13
-	VADDPS  448(DX), Z14, Z14
-	VADDPS  448(BX), Z15, Z15
-	VADDPS  512(DX), Z16, Z16
-	VADDPS  512(BX), Z17, Z17
-	VADDPS  576(DX), Z18, Z18
-	VADDPS  576(BX), Z19, Z19
-	ADDQ    $+640, 256(AX)
-	ADDQ    $+640, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z4, Z4
+	VADDPS  (BX), Z5, Z5
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z6, Z6
+	VADDPS  (BX), Z7, Z7
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z8, Z8
+	VADDPS  (BX), Z9, Z9
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z10, Z10
+	VADDPS  (BX), Z11, Z11
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z12, Z12
+	VADDPS  (BX), Z13, Z13
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z14, Z14
+	VADDPS  (BX), Z15, Z15
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z16, Z16
+	VADDPS  (BX), Z17, Z17
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z18, Z18
+	VADDPS  (BX), Z19, Z19
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp10:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z4, Z24, Z4
 	VMINPS       Z4, Z26, Z4
-	VMOVUPS      Z4, 128(DX)
+	VMOVUPS      Z4, (DX)
 	VMAXPS       Z5, Z24, Z5
 	VMINPS       Z5, Z26, Z5
-	VMOVUPS      Z5, 128(BX)
+	VMOVUPS      Z5, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z6, Z24, Z6
 	VMINPS       Z6, Z26, Z6
-	VMOVUPS      Z6, 192(DX)
+	VMOVUPS      Z6, (DX)
 	VMAXPS       Z7, Z24, Z7
 	VMINPS       Z7, Z26, Z7
-	VMOVUPS      Z7, 192(BX)
+	VMOVUPS      Z7, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z8, Z24, Z8
 	VMINPS       Z8, Z26, Z8
-	VMOVUPS      Z8, 256(DX)
+	VMOVUPS      Z8, (DX)
 	VMAXPS       Z9, Z24, Z9
 	VMINPS       Z9, Z26, Z9
-	VMOVUPS      Z9, 256(BX)
+	VMOVUPS      Z9, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z10, Z24, Z10
 	VMINPS       Z10, Z26, Z10
-	VMOVUPS      Z10, 320(DX)
+	VMOVUPS      Z10, (DX)
 	VMAXPS       Z11, Z24, Z11
 	VMINPS       Z11, Z26, Z11
-	VMOVUPS      Z11, 320(BX)
+	VMOVUPS      Z11, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z12, Z24, Z12
 	VMINPS       Z12, Z26, Z12
-	VMOVUPS      Z12, 384(DX)
+	VMOVUPS      Z12, (DX)
 	VMAXPS       Z13, Z24, Z13
 	VMINPS       Z13, Z26, Z13
-	VMOVUPS      Z13, 384(BX)
+	VMOVUPS      Z13, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z14, Z24, Z14
 	VMINPS       Z14, Z26, Z14
-	VMOVUPS      Z14, 448(DX)
+	VMOVUPS      Z14, (DX)
 	VMAXPS       Z15, Z24, Z15
 	VMINPS       Z15, Z26, Z15
-	VMOVUPS      Z15, 448(BX)
+	VMOVUPS      Z15, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z16, Z24, Z16
 	VMINPS       Z16, Z26, Z16
-	VMOVUPS      Z16, 512(DX)
+	VMOVUPS      Z16, (DX)
 	VMAXPS       Z17, Z24, Z17
 	VMINPS       Z17, Z26, Z17
-	VMOVUPS      Z17, 512(BX)
+	VMOVUPS      Z17, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z18, Z24, Z18
 	VMINPS       Z18, Z26, Z18
-	VMOVUPS      Z18, 576(DX)
+	VMOVUPS      Z18, (DX)
 	VMAXPS       Z19, Z24, Z19
 	VMINPS       Z19, Z26, Z19
-	VMOVUPS      Z19, 576(BX)
-	ADDQ         $+640, 240(AX)
-	ADDQ         $+640, 248(AX)
+	VMOVUPS      Z19, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -25465,104 +25995,152 @@ ran11:
 	TESTQ   DX, DX
 	JZ      clamp11
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	VADDPS  128(DX), Z4, Z4
-	VADDPS  128(BX), Z5, Z5
-	VADDPS  192(DX), Z6, Z6
-	VADDPS  192(BX), Z7, Z7
-	VADDPS  256(DX), Z8, Z8
-	VADDPS  256(BX), Z9, Z9
-	VADDPS  320(DX), Z10, Z10
-	VADDPS  320(BX), Z11, Z11
-	VADDPS  384(DX), Z12, Z12
-	VADDPS  384(BX), Z13, Z13
-	VADDPS  448(DX), Z14, Z14
-	VADDPS  448(BX), Z15, Z15
-	VADDPS  512(DX), Z16, Z16
-	VADDPS  512(BX), Z17, Z17
-	VADDPS  576(DX), Z18, Z18
-	VADDPS  576(BX), Z19, Z19
-	VADDPS  640(DX), Z20, Z20
-	VADDPS  640(BX), Z21, Z21
-	ADDQ    $+704, 256(AX)
-	ADDQ    $+704, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z4, Z4
+	VADDPS  (BX), Z5, Z5
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z6, Z6
+	VADDPS  (BX), Z7, Z7
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z8, Z8
+	VADDPS  (BX), Z9, Z9
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z10, Z10
+	VADDPS  (BX), Z11, Z11
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z12, Z12
+	VADDPS  (BX), Z13, Z13
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z14, Z14
+	VADDPS  (BX), Z15, Z15
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z16, Z16
+	VADDPS  (BX), Z17, Z17
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z18, Z18
+	VADDPS  (BX), Z19, Z19
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z20, Z20
+	VADDPS  (BX), Z21, Z21
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp11:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z4, Z24, Z4
 	VMINPS       Z4, Z26, Z4
-	VMOVUPS      Z4, 128(DX)
+	VMOVUPS      Z4, (DX)
 	VMAXPS       Z5, Z24, Z5
 	VMINPS       Z5, Z26, Z5
-	VMOVUPS      Z5, 128(BX)
+	VMOVUPS      Z5, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z6, Z24, Z6
 	VMINPS       Z6, Z26, Z6
-	VMOVUPS      Z6, 192(DX)
+	VMOVUPS      Z6, (DX)
 	VMAXPS       Z7, Z24, Z7
 	VMINPS       Z7, Z26, Z7
-	VMOVUPS      Z7, 192(BX)
+	VMOVUPS      Z7, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z8, Z24, Z8
 	VMINPS       Z8, Z26, Z8
-	VMOVUPS      Z8, 256(DX)
+	VMOVUPS      Z8, (DX)
 	VMAXPS       Z9, Z24, Z9
 	VMINPS       Z9, Z26, Z9
-	VMOVUPS      Z9, 256(BX)
+	VMOVUPS      Z9, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z10, Z24, Z10
 	VMINPS       Z10, Z26, Z10
-	VMOVUPS      Z10, 320(DX)
+	VMOVUPS      Z10, (DX)
 	VMAXPS       Z11, Z24, Z11
 	VMINPS       Z11, Z26, Z11
-	VMOVUPS      Z11, 320(BX)
+	VMOVUPS      Z11, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z12, Z24, Z12
 	VMINPS       Z12, Z26, Z12
-	VMOVUPS      Z12, 384(DX)
+	VMOVUPS      Z12, (DX)
 	VMAXPS       Z13, Z24, Z13
 	VMINPS       Z13, Z26, Z13
-	VMOVUPS      Z13, 384(BX)
+	VMOVUPS      Z13, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z14, Z24, Z14
 	VMINPS       Z14, Z26, Z14
-	VMOVUPS      Z14, 448(DX)
+	VMOVUPS      Z14, (DX)
 	VMAXPS       Z15, Z24, Z15
 	VMINPS       Z15, Z26, Z15
-	VMOVUPS      Z15, 448(BX)
+	VMOVUPS      Z15, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z16, Z24, Z16
 	VMINPS       Z16, Z26, Z16
-	VMOVUPS      Z16, 512(DX)
+	VMOVUPS      Z16, (DX)
 	VMAXPS       Z17, Z24, Z17
 	VMINPS       Z17, Z26, Z17
-	VMOVUPS      Z17, 512(BX)
+	VMOVUPS      Z17, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z18, Z24, Z18
 	VMINPS       Z18, Z26, Z18
-	VMOVUPS      Z18, 576(DX)
+	VMOVUPS      Z18, (DX)
 	VMAXPS       Z19, Z24, Z19
 	VMINPS       Z19, Z26, Z19
-	VMOVUPS      Z19, 576(BX)
+	VMOVUPS      Z19, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z20, Z24, Z20
 	VMINPS       Z20, Z26, Z20
-	VMOVUPS      Z20, 640(DX)
+	VMOVUPS      Z20, (DX)
 	VMAXPS       Z21, Z24, Z21
 	VMINPS       Z21, Z26, Z21
-	VMOVUPS      Z21, 640(BX)
-	ADDQ         $+704, 240(AX)
-	ADDQ         $+704, 248(AX)
+	VMOVUPS      Z21, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX
@@ -25864,112 +26442,164 @@ ran12:
 	TESTQ   DX, DX
 	JZ      clamp12
 	MOVQ    264(AX), BX
+	MOVQ    280(AX), SI
+	SHLQ    $0x02, SI
 	VADDPS  (DX), Z0, Z0
 	VADDPS  (BX), Z1, Z1
-	VADDPS  64(DX), Z2, Z2
-	VADDPS  64(BX), Z3, Z3
-	VADDPS  128(DX), Z4, Z4
-	VADDPS  128(BX), Z5, Z5
-	VADDPS  192(DX), Z6, Z6
-	VADDPS  192(BX), Z7, Z7
-	VADDPS  256(DX), Z8, Z8
-	VADDPS  256(BX), Z9, Z9
-	VADDPS  320(DX), Z10, Z10
-	VADDPS  320(BX), Z11, Z11
-	VADDPS  384(DX), Z12, Z12
-	VADDPS  384(BX), Z13, Z13
-	VADDPS  448(DX), Z14, Z14
-	VADDPS  448(BX), Z15, Z15
-	VADDPS  512(DX), Z16, Z16
-	VADDPS  512(BX), Z17, Z17
-	VADDPS  576(DX), Z18, Z18
-	VADDPS  576(BX), Z19, Z19
-	VADDPS  640(DX), Z20, Z20
-	VADDPS  640(BX), Z21, Z21
-	VADDPS  704(DX), Z22, Z22
-	VADDPS  704(BX), Z23, Z23
-	ADDQ    $+768, 256(AX)
-	ADDQ    $+768, 264(AX)
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z2, Z2
+	VADDPS  (BX), Z3, Z3
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z4, Z4
+	VADDPS  (BX), Z5, Z5
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z6, Z6
+	VADDPS  (BX), Z7, Z7
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z8, Z8
+	VADDPS  (BX), Z9, Z9
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z10, Z10
+	VADDPS  (BX), Z11, Z11
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z12, Z12
+	VADDPS  (BX), Z13, Z13
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z14, Z14
+	VADDPS  (BX), Z15, Z15
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z16, Z16
+	VADDPS  (BX), Z17, Z17
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z18, Z18
+	VADDPS  (BX), Z19, Z19
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z20, Z20
+	VADDPS  (BX), Z21, Z21
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	VADDPS  (DX), Z22, Z22
+	VADDPS  (BX), Z23, Z23
+	ADDQ    SI, DX
+	ADDQ    SI, BX
+	MOVQ    DX, 256(AX)
+	MOVQ    BX, 264(AX)
 
 clamp12:
 	VBROADCASTSS 224(AX), Z24
 	VBROADCASTSS 228(AX), Z26
 	MOVQ         240(AX), DX
 	MOVQ         248(AX), BX
+	MOVQ         280(AX), SI
+	SHLQ         $0x02, SI
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z26, Z0
 	VMOVUPS      Z0, (DX)
 	VMAXPS       Z1, Z24, Z1
 	VMINPS       Z1, Z26, Z1
 	VMOVUPS      Z1, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z2, Z24, Z2
 	VMINPS       Z2, Z26, Z2
-	VMOVUPS      Z2, 64(DX)
+	VMOVUPS      Z2, (DX)
 	VMAXPS       Z3, Z24, Z3
 	VMINPS       Z3, Z26, Z3
-	VMOVUPS      Z3, 64(BX)
+	VMOVUPS      Z3, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z4, Z24, Z4
 	VMINPS       Z4, Z26, Z4
-	VMOVUPS      Z4, 128(DX)
+	VMOVUPS      Z4, (DX)
 	VMAXPS       Z5, Z24, Z5
 	VMINPS       Z5, Z26, Z5
-	VMOVUPS      Z5, 128(BX)
+	VMOVUPS      Z5, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z6, Z24, Z6
 	VMINPS       Z6, Z26, Z6
-	VMOVUPS      Z6, 192(DX)
+	VMOVUPS      Z6, (DX)
 	VMAXPS       Z7, Z24, Z7
 	VMINPS       Z7, Z26, Z7
-	VMOVUPS      Z7, 192(BX)
+	VMOVUPS      Z7, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z8, Z24, Z8
 	VMINPS       Z8, Z26, Z8
-	VMOVUPS      Z8, 256(DX)
+	VMOVUPS      Z8, (DX)
 	VMAXPS       Z9, Z24, Z9
 	VMINPS       Z9, Z26, Z9
-	VMOVUPS      Z9, 256(BX)
+	VMOVUPS      Z9, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z10, Z24, Z10
 	VMINPS       Z10, Z26, Z10
-	VMOVUPS      Z10, 320(DX)
+	VMOVUPS      Z10, (DX)
 	VMAXPS       Z11, Z24, Z11
 	VMINPS       Z11, Z26, Z11
-	VMOVUPS      Z11, 320(BX)
+	VMOVUPS      Z11, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z12, Z24, Z12
 	VMINPS       Z12, Z26, Z12
-	VMOVUPS      Z12, 384(DX)
+	VMOVUPS      Z12, (DX)
 	VMAXPS       Z13, Z24, Z13
 	VMINPS       Z13, Z26, Z13
-	VMOVUPS      Z13, 384(BX)
+	VMOVUPS      Z13, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z14, Z24, Z14
 	VMINPS       Z14, Z26, Z14
-	VMOVUPS      Z14, 448(DX)
+	VMOVUPS      Z14, (DX)
 	VMAXPS       Z15, Z24, Z15
 	VMINPS       Z15, Z26, Z15
-	VMOVUPS      Z15, 448(BX)
+	VMOVUPS      Z15, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z16, Z24, Z16
 	VMINPS       Z16, Z26, Z16
-	VMOVUPS      Z16, 512(DX)
+	VMOVUPS      Z16, (DX)
 	VMAXPS       Z17, Z24, Z17
 	VMINPS       Z17, Z26, Z17
-	VMOVUPS      Z17, 512(BX)
+	VMOVUPS      Z17, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z18, Z24, Z18
 	VMINPS       Z18, Z26, Z18
-	VMOVUPS      Z18, 576(DX)
+	VMOVUPS      Z18, (DX)
 	VMAXPS       Z19, Z24, Z19
 	VMINPS       Z19, Z26, Z19
-	VMOVUPS      Z19, 576(BX)
+	VMOVUPS      Z19, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z20, Z24, Z20
 	VMINPS       Z20, Z26, Z20
-	VMOVUPS      Z20, 640(DX)
+	VMOVUPS      Z20, (DX)
 	VMAXPS       Z21, Z24, Z21
 	VMINPS       Z21, Z26, Z21
-	VMOVUPS      Z21, 640(BX)
+	VMOVUPS      Z21, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
 	VMAXPS       Z22, Z24, Z22
 	VMINPS       Z22, Z26, Z22
-	VMOVUPS      Z22, 704(DX)
+	VMOVUPS      Z22, (DX)
 	VMAXPS       Z23, Z24, Z23
 	VMINPS       Z23, Z26, Z23
-	VMOVUPS      Z23, 704(BX)
-	ADDQ         $+768, 240(AX)
-	ADDQ         $+768, 248(AX)
+	VMOVUPS      Z23, (BX)
+	ADDQ         SI, DX
+	ADDQ         SI, BX
+	MOVQ         DX, 240(AX)
+	MOVQ         BX, 248(AX)
 	MOVQ         232(AX), DX
 	LEAQ         (DX)(CX*2), DX
 	LEAQ         (DX)(CX*2), DX

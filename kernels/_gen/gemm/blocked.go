@@ -25,6 +25,7 @@ const (
 	kLo    = 224
 	kHi    = 228
 	kWork  = 232 // as words: X, Y0, Y1, R0, R1 and rows left
+	kStep  = 280
 )
 
 // pixelBytes is the size of 16 channels of a pixel.
@@ -46,11 +47,25 @@ func blockRows(v isa, vecs int) {
 	}
 	// With AVX2 the second vector is the other half of the same block.
 	split := v.lanes == 16 && vecs == 2
-	at := func(p []reg.GPVirtual, i, j int) Mem {
+	at := func(p []reg.GPVirtual, j int) Mem {
 		if split {
-			return Mem{Base: p[j], Disp: i * pixelBytes}
+			return Mem{Base: p[j]}
 		}
-		return Mem{Base: p[0], Disp: i*pixelBytes + j*v.bytes()}
+		return Mem{Base: p[0], Disp: j * v.bytes()}
+	}
+	// pixels calls f for each pixel of a tile with p at it, and keeps where p
+	// ends in the words from offset word on.
+	pixels := func(mr int, p []reg.GPVirtual, word int, f func(i int)) {
+		step := stride(args, kStep)
+		for i := range mr {
+			f(i)
+			for _, q := range p {
+				ADDQ(step, q)
+			}
+		}
+		for j, q := range p {
+			MOVQ(q, Mem{Base: args, Disp: word + 8*j})
+		}
 	}
 
 	rowsLoop(v, args, wM, kPer)
@@ -133,14 +148,11 @@ func blockRows(v isa, vecs int) {
 		if split {
 			r = append(r, ptr(args, wR1))
 		}
-		for i := range mr {
+		pixels(mr, r, wR0, func(i int) {
 			for j := range vecs {
-				VADDPS(at(r, i, j), acc(i, j), acc(i, j))
+				VADDPS(at(r, j), acc(i, j), acc(i, j))
 			}
-		}
-		for j := range r {
-			ADDQ(I32(int32(mr*pixelBytes)), Mem{Base: args, Disp: wR0 + 8*j})
-		}
+		})
 		Label(l("clamp"))
 		VBROADCASTSS(Mem{Base: args, Disp: kLo}, b[0])
 		VBROADCASTSS(Mem{Base: args, Disp: kHi}, spare[0])
@@ -148,15 +160,12 @@ func blockRows(v isa, vecs int) {
 		if split {
 			y = append(y, ptr(args, wY1))
 		}
-		for i := range mr {
+		pixels(mr, y, wY0, func(i int) {
 			for j := range vecs {
 				v.clamp(b[0], spare[0], acc(i, j))
-				VMOVUPS(acc(i, j), at(y, i, j))
+				VMOVUPS(acc(i, j), at(y, j))
 			}
-		}
-		for j := range y {
-			ADDQ(I32(int32(mr*pixelBytes)), Mem{Base: args, Disp: wY0 + 8*j})
-		}
+		})
 		x := ptr(args, wX)
 		for range mr / 2 {
 			LEAQ(Mem{Base: x, Index: lda, Scale: 2}, x)
