@@ -509,6 +509,14 @@ func globalPool[T float32 | float64](c *Call, op string, p int64) error {
 }
 
 func poolAll[T float32 | float64](x []T, op string, p int64) T {
+	if x, ok := any(x).([]float32); ok {
+		switch op {
+		case "GlobalMaxPool":
+			return T(kernels.ReduceMax(x))
+		case "GlobalAveragePool":
+			return T(kernels.ReduceSum(x) / float64(len(x)))
+		}
+	}
 	if op == "GlobalMaxPool" {
 		best := x[0]
 		for _, v := range x {

@@ -34,6 +34,11 @@ func rows(op kernels.UnaryOp) func(dst, src []float32) {
 	return func(dst, src []float32) { kernels.Unary(op, dst, src) }
 }
 
+// expLinear returns the float32 loop of kernels.ExpLinear.
+func expLinear(positive, negative, rate float32) func(dst, src []float32) {
+	return func(dst, src []float32) { kernels.ExpLinear(dst, src, positive, negative, rate) }
+}
+
 // real64 returns a function that is defined for floating point only.
 func real64(f func(float64) float64) func(*Site) unary {
 	return func(*Site) unary { return unary{f64: f} }
@@ -98,7 +103,7 @@ var unaryOps = []unaryOp{
 		}
 		return x / (1 + math.Abs(x))
 	})},
-	{name: "Softplus", since: 1, flow: Compute, build: func(*Site) unary { return unary{f32: softplusRow, f64: softplus} }},
+	{name: "Softplus", since: 1, flow: Compute, build: func(*Site) unary { return unary{f32: rows(kernels.Softplus), f64: softplus} }},
 	{name: "Relu", since: 6, flow: Compute, build: func(*Site) unary {
 		return unary{f32: rows(kernels.Relu), f64: relu[float64], i64: relu[int64], cheap: true}
 	}},
@@ -121,8 +126,9 @@ var unaryOps = []unaryOp{
 		}}
 	}},
 	{name: "Elu", since: 6, flow: Compute, attrs: floatAttrs("alpha"), build: func(s *Site) unary {
-		alpha := float64(s.Node.Float("alpha", 1))
-		return unary{f64: func(x float64) float64 {
+		a := s.Node.Float("alpha", 1)
+		alpha := float64(a)
+		return unary{f32: expLinear(1, a, 1), f64: func(x float64) float64 {
 			if x < 0 {
 				return alpha * math.Expm1(x)
 			}
@@ -130,13 +136,18 @@ var unaryOps = []unaryOp{
 		}}
 	}},
 	{name: "Celu", since: 12, flow: Compute, attrs: floatAttrs("alpha"), build: func(s *Site) unary {
-		alpha := float64(s.Node.Float("alpha", 1))
-		return unary{f64: func(x float64) float64 { return max(x, 0) + min(alpha*math.Expm1(x/alpha), 0) }}
+		a := s.Node.Float("alpha", 1)
+		alpha := float64(a)
+		u := unary{f64: func(x float64) float64 { return max(x, 0) + min(alpha*math.Expm1(x/alpha), 0) }}
+		if a > 0 {
+			u.f32 = expLinear(1, a, a)
+		}
+		return u
 	}},
 	{name: "Selu", since: 6, flow: Compute, attrs: floatAttrs("alpha", "gamma"), build: func(s *Site) unary {
 		alpha := float64(s.Node.Float("alpha", 1.67326319217681884765625))
 		gamma := float64(s.Node.Float("gamma", 1.05070102214813232421875))
-		return unary{f64: func(x float64) float64 {
+		return unary{f32: expLinear(float32(gamma), float32(gamma*alpha), 1), f64: func(x float64) float64 {
 			if x < 0 {
 				return gamma * alpha * math.Expm1(x)
 			}
@@ -154,7 +165,7 @@ var unaryOps = []unaryOp{
 			f64: func(x float64) float64 { return x * min(max(x/6+0.5, 0), 1) }}
 	}},
 	{name: "Mish", since: 18, flow: Compute, build: func(*Site) unary {
-		return unary{f32: mishRow, f64: func(x float64) float64 {
+		return unary{f32: rows(kernels.Mish), f64: func(x float64) float64 {
 			if math.IsInf(x, -1) {
 				return 0
 			}
@@ -243,45 +254,6 @@ func sigmoid(x float64) float64 {
 }
 
 func softplus(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
-
-// softplusRow is log(1+e^x) = max(x, 0) + log(1+e), e = e^-|x|. For small e the
-// logarithm is a series, so that the relative error stays small.
-func softplusRow(dst, src []float32) {
-	var exps, logs [256]float32
-	for len(src) > 0 {
-		n := min(len(src), len(exps))
-		e, l := exps[:n], logs[:n]
-		kernels.Unary(kernels.Abs, e, src[:n])
-		kernels.Unary(kernels.Neg, e, e)
-		kernels.Unary(kernels.Exp, e, e)
-		kernels.Binary(kernels.Add, l, e, []float32{1})
-		kernels.Unary(kernels.Log, l, l)
-		for i, x := range src[:n] {
-			if v := e[i]; v < 0.03 {
-				l[i] = v * (1 - v*(1.0/2-v*(1.0/3-v*(1.0/4-v*(1.0/5)))))
-			}
-			dst[i] = max(x, 0) + l[i]
-		}
-		dst, src = dst[n:], src[n:]
-	}
-}
-
-// mishRow is x·tanh(softplus(x)) = x·n/(n+2), n = e^x·(e^x+2); beyond 20 the
-// quotient is 1 in float32.
-func mishRow(dst, src []float32) {
-	var exps [256]float32
-	for len(src) > 0 {
-		n := min(len(src), len(exps))
-		e := exps[:n]
-		kernels.Clip(e, src[:n], -104, 20)
-		kernels.Unary(kernels.Exp, e, e)
-		for i, x := range src[:n] {
-			m := e[i] * (e[i] + 2)
-			dst[i] = max(x, -math.MaxFloat32) * (m / (m + 2))
-		}
-		dst, src = dst[n:], src[n:]
-	}
-}
 
 func itself[T any](x T) T { return x }
 
