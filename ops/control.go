@@ -82,18 +82,24 @@ func inferIf(c *Inference) error {
 		}
 	}
 	taken := (*graph.Graph)(nil)
+	known, cond := false, false
 	if t := c.Const(0); t != nil && t.Len() == 1 && t.DType() == tensor.Bool {
+		known, cond = true, tensor.As[bool](t)[0]
+	} else if d, ok := c.Dims(0); ok && len(d) == 1 && d[0].Known {
+		known, cond = true, d[0].Size != 0
+	}
+	switch {
+	case known && cond:
+		taken = then
+	case known:
 		taken = other
-		if tensor.As[bool](t)[0] {
-			taken = then
-		}
 	}
 	for i := range c.Node.Outputs() {
 		switch {
 		case taken != nil && i < len(taken.Outputs()):
 			v := taken.Outputs()[i]
 			c.Out(i, v.Type)
-			if d, ok := c.types.dims(v); ok {
+			if d, ok := c.types.contents(v); ok {
 				c.SetDims(i, d)
 			}
 		case i < len(then.Outputs()) && i < len(other.Outputs()):

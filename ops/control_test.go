@@ -281,10 +281,25 @@ func TestShapeChains(t *testing.T) {
 	whole := s.node("Slice", []*graph.Value{x, vec(0), vec(1 << 62), vec(1)})
 	flat := s.node("Flatten", []*graph.Value{x}, graph.Int("axis", 2))
 	split := s.node("Gather", []*graph.Value{x, scalar(0)}, graph.Int("axis", 1))
+	// Pads as PyTorch writes them: a list from the last axis back, turned by way
+	// of a matrix.
+	pads := cat(vec(1, 2, 3), s.node("ConstantOfShape", []*graph.Value{vec(3)}, graph.TensorAttr("value", tensor.Of([]int64{0}))))
+	pairs := reshape(pads, vec(-1, 2))
+	pairs = s.node("Slice", []*graph.Value{pairs, vec(-1), vec(-1 << 62), vec(0), vec(-1)})
+	pads = reshape(s.node("Transpose", []*graph.Value{pairs}, graph.Ints("perm", 1, 0)), vec(-1))
+	padded := s.node("Pad", []*graph.Value{x, s.node("Cast", []*graph.Value{pads}, graph.Int("to", 7))})
+	table := s.constant(tensor.New(tensor.Float32, 9, 4))
+	rowsOfT := s.node("Slice", []*graph.Value{table, vec(0), dim(x, 1), vec(0)})
+	squeeze, keep := sketch{s.g.Model().NewGraph()}, sketch{s.g.Model().NewGraph()}
+	squeeze.g.AddOutput(squeeze.node("ReduceSum", []*graph.Value{x, vec(2)}, graph.Int("keepdims", 0)))
+	keep.g.AddOutput(keep.node("Identity", []*graph.Value{x}))
+	wide := s.node("Equal", []*graph.Value{s.node("Gather", []*graph.Value{s.node("Shape", []*graph.Value{x}), scalar(2)}), scalar(64)})
+	chosen := s.node("If", []*graph.Value{wide}, graphAttr("then_branch", squeeze.g), graphAttr("else_branch", keep.g))
 	cases := []struct {
 		v    *graph.Value
 		want string
 	}{
+		{padded, "float[N,?,67]"}, {rowsOfT, "float[T,4]"}, {chosen, "float[N,T]"},
 		{heads, "float[N,T,4,16]"}, {swapped, "float[N,4,T,16]"}, {merged, "float[N,?,16]"}, {rows, "float[?,64]"},
 		{back, "float[N,?,64]"}, {zero, "float[N,?]"}, {positions, "int64[T]"}, {grid, "int64[N,T]"},
 		{fill, "float[N,T]"}, {tiled, "int64[N,3]"}, {whole, "float[N,T,64]"}, {flat, "float[?,64]"}, {split, "float[N,64]"},

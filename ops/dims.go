@@ -166,12 +166,35 @@ func (c *Inference) list(name string, since, i int) (v []int64, given, known boo
 	return v, true, known
 }
 
-// passDims copies the propagated contents of input 0 to output 0, whose rank
-// is given.
-func (c *Inference) passDims(rank int) {
-	if d, ok := c.Dims(0); ok && rank <= 1 {
+// passDims states that output 0 has the contents of input 0 in its own shape.
+func (c *Inference) passDims() {
+	if d, _, ok := c.contents(0); ok {
+		c.SetDims(0, d)
+	} else if d, ok := c.Dims(0); ok {
 		c.SetDims(0, d)
 	}
+}
+
+// moveDims states the contents of output 0, of shape out, as the elements of
+// contents that cp, whose source strides and offset are set, reads.
+func (c *Inference) moveDims(out graph.Shape, contents []graph.Dim, cp *strided) {
+	shape, ok := out.Dims()
+	if !ok {
+		return
+	}
+	n, ok := tensor.NumElements(shape)
+	if !ok || n > maxPropagated {
+		return
+	}
+	cp.dims, cp.dst = append([]int{}, shape...), rowMajor(shape)
+	dst := make([]graph.Dim, n)
+	if n > 0 {
+		cp.squash()
+		if err := stridedCopy(nil, dst, contents, cp); err != nil {
+			return
+		}
+	}
+	c.SetDims(0, dst)
 }
 
 // intList is a list of integers that a node has in an attribute or reads from

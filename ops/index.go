@@ -71,20 +71,27 @@ func inferGather(c *Inference) error {
 	}
 	out := append(append(append(graph.Shape{}, bare(in[:axis])...), bare(idx)...), bare(in[axis+1:])...)
 	c.Tensor(0, c.Elem(0), out)
-	contents, ok := c.Dims(0)
-	at, ok1 := c.Ints(1)
-	if !ok || !ok1 || len(in) != 1 || len(idx) > 1 {
+	contents, shape, ok := c.contents(0)
+	picks, _, ok1 := c.contents(1)
+	if !ok || !ok1 {
 		return nil
 	}
-	part := make([]graph.Dim, len(at))
-	for i, k := range at {
-		if k < 0 {
-			k += int64(len(contents))
+	outer, inner, d := volume(shape[:axis]), volume(shape[axis+1:]), shape[axis]
+	if outer*len(picks)*inner > maxPropagated {
+		return nil
+	}
+	var part []graph.Dim
+	for o := range outer {
+		for _, k := range picks {
+			if !k.Known {
+				return nil
+			}
+			at, err := place(k.Size, d)
+			if err != nil {
+				return err
+			}
+			part = append(part, contents[(o*d+at)*inner:][:inner]...)
 		}
-		if k < 0 || k >= int64(len(contents)) {
-			return c.Errorf("index %d of %d elements", at[i], len(contents))
-		}
-		part[i] = contents[k]
 	}
 	c.SetDims(0, part)
 	return nil

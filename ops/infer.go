@@ -7,13 +7,13 @@ import (
 	"github.com/onnxq/onnxq/tensor"
 )
 
-// maxPropagated bounds the length of integer vectors whose contents inference
-// follows; they describe shapes.
+// maxPropagated bounds the elements of integer tensors whose contents
+// inference follows; they describe shapes.
 const maxPropagated = 1024
 
 // Inference is a node as Spec.Infer sees it. Besides types it carries the
-// contents of short integer tensors (rank 0 or 1), as far as they are known,
-// since these become shapes further on.
+// contents of short integer tensors, as far as they are known, since these
+// become shapes further on.
 type Inference struct {
 	Node  *graph.Node
 	Opset int
@@ -56,6 +56,21 @@ func (c *Inference) Dims(i int) ([]graph.Dim, bool) {
 	return c.types.dims(v)
 }
 
+// contents is Dims for an integer input of any rank: its elements in row-major
+// order, and its shape.
+func (c *Inference) contents(i int) ([]graph.Dim, []int, bool) {
+	v := c.Node.Input(i)
+	if v == nil {
+		return nil, nil, false
+	}
+	dims, ok := c.types.contents(v)
+	shape, known := v.Type.Shape.Dims()
+	if !ok || !known || volume(shape) != len(dims) {
+		return nil, nil, false
+	}
+	return dims, shape, true
+}
+
 // Ints returns the contents of an integer input of rank 0 or 1 if all of them
 // are known.
 func (c *Inference) Ints(i int) ([]int64, bool) {
@@ -92,11 +107,19 @@ func (c *Inference) Same() error {
 	return nil
 }
 
-// SetDims states the contents of output i, an integer tensor of rank 0 or 1.
+// SetDims states the contents of output i, an integer tensor, in row-major
+// order. Its type must be stated before.
 func (c *Inference) SetDims(i int, dims []graph.Dim) {
-	if v := c.Node.Output(i); v != nil && len(dims) <= maxPropagated {
-		c.types.data[v.ID] = dims
+	v := c.Node.Output(i)
+	if v == nil || len(dims) > maxPropagated {
+		return
 	}
+	if len(v.Type.Shape) > 1 {
+		if shape, ok := v.Type.Shape.Dims(); !ok || volume(shape) != len(dims) {
+			return
+		}
+	}
+	c.types.data[v.ID] = dims
 }
 
 // Errorf returns an error about the node.
@@ -111,6 +134,13 @@ type Types struct {
 }
 
 func (t *Types) dims(v *graph.Value) ([]graph.Dim, bool) {
+	if len(v.Type.Shape) > 1 {
+		return nil, false
+	}
+	return t.contents(v)
+}
+
+func (t *Types) contents(v *graph.Value) ([]graph.Dim, bool) {
 	if v.ID < len(t.data) && t.data[v.ID] != nil {
 		return t.data[v.ID], true
 	}
@@ -120,20 +150,16 @@ func (t *Types) dims(v *graph.Value) ([]graph.Dim, bool) {
 	return dimsOf(v.Const)
 }
 
-// dimsOf returns the elements of a short int32 or int64 tensor of rank 0 or 1.
+// dimsOf returns the elements of a short int32 or int64 tensor.
 func dimsOf(v *tensor.Tensor) ([]graph.Dim, bool) {
-	if v.Rank() > 1 || v.Len() > maxPropagated || v.DType() != tensor.Int64 && v.DType() != tensor.Int32 {
+	if v.Len() > maxPropagated || v.DType() != tensor.Int64 && v.DType() != tensor.Int32 {
 		return nil, false
 	}
 	ints, err := intsOf(v)
 	if err != nil {
 		return nil, false
 	}
-	out := make([]graph.Dim, len(ints))
-	for i, x := range ints {
-		out[i] = graph.D(x)
-	}
-	return out, true
+	return toDims(ints), true
 }
 
 // Dims returns what inference knows about the contents of v, an integer

@@ -106,7 +106,13 @@ func inferTranspose(c *Inference) error {
 		out[i] = graph.Dim{Size: in[p].Size, Sym: in[p].Sym, Known: in[p].Known}
 	}
 	c.Tensor(0, c.Elem(0), out)
-	c.passDims(len(out))
+	if d, shape, ok := c.contents(0); ok {
+		st, src := rowMajor(shape), make([]int, len(perm))
+		for i, p := range perm {
+			src[i] = st[p]
+		}
+		c.moveDims(out, d, &strided{src: src})
+	}
 	return nil
 }
 
@@ -173,7 +179,7 @@ func inferConcat(c *Inference) error {
 	}
 	out := bare(known)
 	out[axis] = graph.D(0)
-	contents, ok := []graph.Dim{}, len(known) == 1
+	contents, ok := []graph.Dim{}, len(known) == 1 || axis == 0
 	for i := range n {
 		in := c.Shape(i)
 		if in == nil {
@@ -195,10 +201,12 @@ func inferConcat(c *Inference) error {
 			out[k] = u
 		}
 		if ok {
-			var d []graph.Dim
-			if d, ok = c.vector(i); ok {
-				contents = append(contents, d...)
+			d, _, all := c.contents(i)
+			if !all && len(known) == 1 {
+				d, all = c.vector(i)
 			}
+			ok = all
+			contents = append(contents, d...)
 		}
 	}
 	c.Tensor(0, elem, out)
@@ -442,11 +450,15 @@ func sliceAxis(d int, start, end, step int64) (cut, error) {
 	return cut{int(start), int(step), int(n)}, nil
 }
 
+// toTheEnd is the least bound that is taken for the end of an axis of unknown
+// size; exporters write 10^9 or the largest 32- or 64-bit number.
+const toTheEnd = 1e9
+
 // wholeAxis reports whether a Slice with these bounds takes an axis of any
 // size as it is (or reversed).
 func wholeAxis(start, end, step int64) bool {
-	return step == 1 && start == 0 && end >= math.MaxInt32 ||
-		step == -1 && (start == -1 || start >= math.MaxInt32) && end <= -math.MaxInt32
+	return step == 1 && start == 0 && end >= toTheEnd ||
+		step == -1 && (start == -1 || start >= toTheEnd) && end <= -toTheEnd
 }
 
 func inferSlice(c *Inference) error {
@@ -489,7 +501,8 @@ func inferSlice(c *Inference) error {
 		return c.Errorf("%d starts, %d ends and %d steps for %d axes", len(starts), len(ends), len(steps), len(ax))
 	}
 	out := graph.Shape(bare(in))
-	var cuts []cut
+	contents, shape, follow := c.contents(0)
+	cp := strided{src: rowMajor(shape)}
 	for i, a := range ax {
 		step := int64(1)
 		if hasSteps && ok3 {
@@ -504,20 +517,22 @@ func inferSlice(c *Inference) error {
 				return err
 			}
 			out[a] = graph.D(int64(k.n))
-			cuts = append(cuts, k)
+			if follow {
+				cp.so += k.start * cp.src[a]
+				cp.src[a] *= k.step
+			}
 		case starts[i].Known && ends[i].Known && wholeAxis(starts[i].Size, ends[i].Size, step):
-		case starts[i].Known && starts[i].Size == 0 && step == 1 && ends[i].Same(d):
+		case starts[i].Known && starts[i].Size == 0 && step == 1 && ends[i].Sym != "":
+			// Models cut tables to the length of their input: the end is taken to
+			// lie within the axis.
+			out[a] = graph.Sym(ends[i].Sym)
 		default:
 			out[a] = graph.Dim{}
 		}
 	}
 	c.Tensor(0, c.Elem(0), out)
-	if contents, ok := c.Dims(0); ok && len(in) == 1 && len(cuts) == 1 && len(contents) == int(in[0].Size) {
-		part := make([]graph.Dim, cuts[0].n)
-		for i := range part {
-			part[i] = contents[cuts[0].start+i*cuts[0].step]
-		}
-		c.SetDims(0, part)
+	if follow {
+		c.moveDims(out, contents, &cp)
 	}
 	return nil
 }

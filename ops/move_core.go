@@ -171,6 +171,19 @@ func rowMajor(shape []int) []int {
 	return st
 }
 
+// readStrides returns the strides with which a tensor of shape in is read as
+// one of shape out, to which it broadcasts.
+func readStrides(in, out []int) []int {
+	st := make([]int, len(out))
+	off := len(out) - len(in)
+	for i, s := range rowMajor(in) {
+		if in[i] == out[off+i] {
+			st[off+i] = s
+		}
+	}
+	return st
+}
+
 // volume returns the product of dims of a tensor that exists.
 func volume(dims []int) int {
 	n := 1

@@ -207,21 +207,11 @@ func inferConstantOfShape(c *Inference) error {
 		}
 	}
 	c.Tensor(0, elem, bare(dims))
-	if value == nil || len(dims) > 1 {
+	if value == nil {
 		return nil
 	}
-	n := int64(1)
-	if len(dims) == 1 {
-		if n = dims[0].Size; !dims[0].Known || n > maxPropagated {
-			return nil
-		}
-	}
 	if v, ok := dimsOf(value); ok && len(v) == 1 {
-		out := make([]graph.Dim, n)
-		for i := range out {
-			out[i] = v[0]
-		}
-		c.SetDims(0, out)
+		c.moveDims(dims, v, &strided{src: make([]int, len(dims))})
 	}
 	return nil
 }
@@ -394,7 +384,7 @@ func inferReshape(c *Inference) error {
 		return c.Errorf("%d elements do not fit shape %v", n.Size, out)
 	}
 	c.Tensor(0, elem, out)
-	c.passDims(len(out))
+	c.passDims()
 	return nil
 }
 
@@ -518,7 +508,7 @@ func inferSqueeze(c *Inference) error {
 		}
 	}
 	c.Tensor(0, c.Elem(0), out)
-	c.passDims(len(out))
+	c.passDims()
 	return nil
 }
 
@@ -580,7 +570,7 @@ func inferUnsqueeze(c *Inference) error {
 		}
 	}
 	c.Tensor(0, c.Elem(0), out)
-	c.passDims(len(out))
+	c.passDims()
 	return nil
 }
 
@@ -621,24 +611,10 @@ func inferExpand(c *Inference) error {
 		return err
 	}
 	c.Tensor(0, c.Elem(0), out)
-	d, ok := c.Dims(0)
-	if !ok || len(out) > 1 {
-		return nil
+	d, shape, ok := c.contents(0)
+	if dims, known := out.Dims(); ok && known {
+		c.moveDims(out, d, &strided{src: readStrides(shape, dims)})
 	}
-	if len(out) == 1 {
-		n := out[0]
-		if !n.Known || n.Size < 0 || n.Size > maxPropagated {
-			return nil
-		}
-		if len(d) == 1 {
-			r := make([]graph.Dim, n.Size)
-			for i := range r {
-				r[i] = d[0]
-			}
-			d = r
-		}
-	}
-	c.SetDims(0, d)
 	return nil
 }
 
@@ -666,13 +642,7 @@ func compileExpand(*Site) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		r := len(shape)
-		cp := strided{dims: append([]int{}, shape...), dst: rowMajor(shape), src: make([]int, r)}
-		for i, st := range rowMajor(in) {
-			if k := r - len(in) + i; in[i] == shape[k] {
-				cp.src[k] = st
-			}
-		}
+		cp := strided{dims: append([]int{}, shape...), dst: rowMajor(shape), src: readStrides(in, shape)}
 		return cp.copy(c, out, x)
 	}, 0, 0), nil
 }

@@ -97,26 +97,13 @@ func compileStringConcat(*Site) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		walk := newStepper(shape, broadcastStrides(a.Shape(), shape), broadcastStrides(b.Shape(), shape), 0)
+		walk := newStepper(shape, readStrides(a.Shape(), shape), readStrides(b.Shape(), shape), 0)
 		for i := range out.Strings() {
 			out.Strings()[i] = a.Strings()[walk.oa] + b.Strings()[walk.ob]
 			walk.next()
 		}
 		return nil
 	}, nil
-}
-
-// broadcastStrides returns the strides with which a tensor of shape in is read
-// as one of shape out.
-func broadcastStrides(in, out []int) []int {
-	st := make([]int, len(out))
-	off := len(out) - len(in)
-	for i, s := range rowMajor(in) {
-		if in[i] == out[off+i] {
-			st[off+i] = s
-		}
-	}
-	return st
 }
 
 func compileStringSplit(s *Site) (Kernel, error) {
