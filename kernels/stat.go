@@ -176,7 +176,7 @@ func histogramVec(counts []uint64, src []float32, k, offset int) bool {
 	tables := privateTables.Get().(*[privateBins][8]uint32)
 	defer privateTables.Put(tables)
 	own := tables[:len(counts)]
-	const most = 1 << 31 // an uint32 counts up to this many safely
+	const most = 1 << 30 // elements, fewer than a uint32 counts
 	for len(src) > 0 {
 		part := src[:min(len(src), most)]
 		src = src[len(part):]

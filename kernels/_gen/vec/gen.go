@@ -474,27 +474,3 @@ func (g *gen) fold(f func(...Op), v V) reg.Register {
 	f(h, l, l)
 	return l
 }
-
-// foldf64 reduces the 16 lanes of float64 sums, held in order in s, to the
-// lowest lane: lane j and j+8, then j and j+4, 2, 1.
-func (g *gen) foldf64(s []V) reg.Register {
-	for len(s) > 1 {
-		h := len(s) / 2
-		for i := range h {
-			g.VADDPD(s[i+h], s[i], s[i])
-		}
-		s = s[:h]
-	}
-	v := s[0]
-	if g.z {
-		h := g.half(v, 64)
-		g.VADDPD(v.AsY(), h.AsY(), h.AsY())
-		v = h
-	}
-	h := g.half(v, 32)
-	g.VADDPD(v.AsX(), h.AsX(), h.AsX())
-	l := g.XMM()
-	g.VPERMILPD(U8(1), h.AsX(), l)
-	g.VADDPD(h.AsX(), l, l)
-	return l
-}
