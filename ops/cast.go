@@ -334,8 +334,8 @@ var identitySpec = Spec{
 	},
 }
 
-// dropoutSpec computes inference. Training, which draws random numbers, is
-// refused unless the ratio is zero.
+// dropoutSpec copies its input. In training mode, which is an input since
+// version 12, it drops elements at random and scales the others up.
 var dropoutSpec = Spec{
 	Type: "Dropout", Since: 7, Flow: Pass, Pure: true,
 	In:    []Port{{Name: "data", Role: Activation}, {Name: "ratio", Optional: true}, {Name: "training_mode", Optional: true}},
@@ -356,8 +356,11 @@ var dropoutSpec = Spec{
 			if err != nil {
 				return err
 			}
-			if err := refuseTraining(c); err != nil {
-				return err
+			if ratio, err := dropRatio(c); err != nil || ratio != 0 {
+				if err != nil {
+					return err
+				}
+				return drop(c, s.Node, x, ratio)
 			}
 			c.SetOut(0, x)
 			if len(c.Wanted) < 2 || !c.Wanted[1] {
@@ -380,18 +383,47 @@ var dropoutSpec = Spec{
 	},
 }
 
-func refuseTraining(c *Call) error {
+// dropRatio returns the share of the elements that are dropped: 0 unless in
+// training.
+func dropRatio(c *Call) (float64, error) {
 	mode, ratio := c.In(2), [1]float64{0.5}
 	if mode == nil || mode.Len() != 1 || mode.DType() != tensor.Bool || tensor.As[uint8](mode)[0] == 0 {
-		return nil
+		return 0, nil
 	}
 	if r := c.In(1); r != nil && r.Len() == 1 && r.DType().Convertible() {
 		tensor.Read(r, 0, ratio[:])
 	}
-	if ratio[0] == 0 {
+	if ratio[0] < 0 || ratio[0] >= 1 {
+		return 0, fmt.Errorf("ratio %v is not in [0, 1)", ratio[0])
+	}
+	return ratio[0], nil
+}
+
+func drop(c *Call, n *graph.Node, x *tensor.Tensor, ratio float64) error {
+	v, err := tensor.Float64s(x)
+	if err != nil {
+		return err
+	}
+	out, err := c.Out(0, x.DType(), x.Shape()...)
+	if err != nil {
+		return err
+	}
+	kept, mask := make([]float64, len(v)), make([]int64, len(v))
+	g := newGenerator(n)
+	for i, x := range v {
+		if g.uniform() >= ratio {
+			kept[i], mask[i] = x/(1-ratio), 1
+		}
+	}
+	tensor.Write(out, 0, kept)
+	if len(c.Wanted) < 2 || !c.Wanted[1] {
 		return nil
 	}
-	return fmt.Errorf("training mode drops elements at random; only inference is computed")
+	m, err := c.Out(1, tensor.Bool, x.Shape()...)
+	if err == nil {
+		tensor.Write(m, 0, mask)
+	}
+	return err
 }
 
 var powSpec = Spec{

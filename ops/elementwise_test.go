@@ -120,7 +120,7 @@ func TestBroadcastRefuses(t *testing.T) {
 		{op: graph.OpKey{Type: "Where"}, opset: 16, ins: []Data{f(2), f(2), f(2)}},
 		{op: graph.OpKey{Type: "Clip"}, opset: 13, ins: []Data{f(2), f(2)}},
 		{op: graph.OpKey{Type: "BitShift"}, opset: 11, ins: []Data{tensor.Of([]uint8{1}), tensor.Of([]uint8{1})}, attrs: []*graph.Attr{graph.String("direction", "UP")}},
-		{op: graph.OpKey{Type: "Dropout"}, opset: 13, ins: []Data{f(2), nil, tensor.Scalar(true)}},
+		{op: graph.OpKey{Type: "Dropout"}, opset: 13, ins: []Data{f(2), tensor.Scalar(float32(1)), tensor.Scalar(true)}},
 	} {
 		if out, err := s.run(); err == nil {
 			t.Errorf("%v of %v gave %v", s.op, s.ins, out)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math"
-	"math/rand/v2"
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/tensor"
@@ -38,25 +37,63 @@ func randomSpecs() []Spec {
 	}
 }
 
-// generator draws uniform numbers in [0, 1).
-type generator struct{ pcg *rand.PCG }
+// generator is the Mersenne Twister MT19937 (Matsumoto and Nishimura, 1998),
+// the generator behind the ONNX reference implementation.
+type generator struct {
+	state [624]uint32
+	next  int
+}
 
-func newGenerator(n *graph.Node) generator {
-	h := fnv.New64a()
+// newGenerator returns the generator of node n. A seed that is a whole number
+// gives the numbers that it gives in numpy's RandomState.
+func newGenerator(n *graph.Node) *generator {
+	h := fnv.New32a()
 	if v := n.Output(0); v != nil {
 		h.Write([]byte(v.Name()))
 	}
-	seed := h.Sum64()
-	if n.Attr("seed") != nil {
-		seed = uint64(math.Float32bits(n.Float("seed", 0)))
+	seed := h.Sum32()
+	switch a := n.Attr("seed"); {
+	case a == nil:
+	case a.Kind == graph.AttrInt:
+		seed = uint32(n.Int("seed", 0))
+	default:
+		var whole [1]int64
+		tensor.Read(tensor.Scalar(n.Float("seed", 0)), 0, whole[:])
+		seed = uint32(whole[0])
 	}
-	return generator{rand.NewPCG(seed, 0)}
+	g := &generator{next: 624}
+	g.state[0] = seed
+	for i := 1; i < len(g.state); i++ {
+		p := g.state[i-1]
+		g.state[i] = 1812433253*(p^p>>30) + uint32(i)
+	}
+	return g
 }
 
-func (g generator) uniform() float64 { return float64(g.pcg.Uint64()>>11) / (1 << 53) }
+func (g *generator) uint32() uint32 {
+	if g.next == len(g.state) {
+		for i := range g.state {
+			y := g.state[i]&0x80000000 | g.state[(i+1)%624]&0x7fffffff
+			g.state[i] = g.state[(i+397)%624] ^ y>>1 ^ y&1*0x9908b0df
+		}
+		g.next = 0
+	}
+	y := g.state[g.next]
+	g.next++
+	y ^= y >> 11
+	y ^= y << 7 & 0x9d2c5680
+	y ^= y << 15 & 0xefc60000
+	return y ^ y>>18
+}
+
+// uniform returns a number in [0, 1) of 53 random bits.
+func (g *generator) uniform() float64 {
+	high, low := g.uint32()>>5, g.uint32()>>6
+	return (float64(high)*(1<<26) + float64(low)) / (1 << 53)
+}
 
 // normals fills v with standard normal numbers (Box and Muller, 1958).
-func (g generator) normals(v []float64) {
+func (g *generator) normals(v []float64) {
 	for i := 0; i < len(v); i += 2 {
 		r, a := math.Sqrt(-2*math.Log(1-g.uniform())), 2*math.Pi*g.uniform()
 		v[i] = r * math.Cos(a)

@@ -114,3 +114,16 @@ func TestFourier(t *testing.T) {
 		}
 	}
 }
+
+// TestGenerator compares with numpy: RandomState(42).uniform(size=700).
+func TestGenerator(t *testing.T) {
+	n := single{op: graph.OpKey{Type: "RandomUniform"}, opset: 13, attrs: []*graph.Attr{graph.Float("seed", 42)}}.node()
+	g := newGenerator(n)
+	var u [700]float64
+	for i := range u {
+		u[i] = g.uniform()
+	}
+	if u[0] != 0.3745401188473625 || u[1] != 0.9507143064099162 || u[699] != 0.4811401018548175 {
+		t.Errorf("drew %v, %v … %v", u[0], u[1], u[699])
+	}
+}
