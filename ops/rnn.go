@@ -30,7 +30,11 @@ func rnnSpecs() []Spec {
 	lstm := spec("LSTM", "input_forget")
 	lstm.In = append(in[:6:6], Port{Name: "initial_c", Role: State, Optional: true}, Port{Name: "P", Optional: true})
 	lstm.Out = append(out[:2:2], Port{Name: "Y_c", Role: State, Optional: true})
-	return []Spec{lstm, spec("GRU", "linear_before_reset"), spec("RNN")}
+	dynamic := spec("DynamicQuantizeLSTM", "input_forget")
+	dynamic.Domain, dynamic.Flow, dynamic.Compile, dynamic.Out = msDomain, Opaque, compileDynamicLSTM, lstm.Out
+	dynamic.In = append(lstm.In[:8:8], Port{Name: "W_scale"}, Port{Name: "W_zero_point"}, Port{Name: "R_scale"}, Port{Name: "R_zero_point"})
+	dynamic.In[rnnW], dynamic.In[rnnR] = Port{Name: "W"}, Port{Name: "R"}
+	return []Spec{lstm, spec("GRU", "linear_before_reset"), spec("RNN"), dynamic}
 }
 
 // Inputs of the recurrent operators.
@@ -623,4 +627,91 @@ func (s *steprun[T]) gruHidden(i int) error {
 		}
 	}
 	return nil
+}
+
+// compileDynamicLSTM compiles a DynamicQuantizeLSTM: its weights W [directions,
+// input, gates] and R [directions, hidden, gates] are codes, and inputs and
+// states are quantized before each product.
+func compileDynamicLSTM(s *Site) (Kernel, error) {
+	rn, err := newRecurrence(s)
+	if err != nil {
+		return nil, err
+	}
+	var ready [2][]quantizedWeights
+	for i := range ready {
+		t, scale, zero := s.Const(rnnW+i), s.Const(8+2*i), s.Const(9+2*i)
+		if t != nil && scale != nil && zero != nil {
+			if ready[i], err = rn.quantized(t, scale, zero); err != nil {
+				return nil, s.Errorf("%w", err)
+			}
+		}
+	}
+	return func(c *Call) error {
+		x, w, r := c.In(rnnX), c.In(rnnW), c.In(rnnR)
+		if x.DType() != tensor.Float32 || x.Rank() != 3 || w.Rank() != 3 || r.Rank() != 3 || w.Shape()[1] != x.Shape()[2] || w.Shape()[2] != 4*r.Shape()[1] {
+			return fmt.Errorf("input %v, weights %v and %v", x, w, r)
+		}
+		sets := ready
+		for i := range sets {
+			if sets[i] == nil {
+				var err error
+				if sets[i], err = rn.quantized(c.In(rnnW+i), c.In(8+2*i), c.In(9+2*i)); err != nil {
+					return err
+				}
+			}
+		}
+		return unroll(rn, c, r.Shape()[1], func(d int) (xm, hm, h2 multiplier[float32]) {
+			return sets[0][d].multiplier(), sets[1][d].multiplier(), nil
+		})
+	}, nil
+}
+
+// quantizedWeights are the weights of one direction.
+type quantizedWeights struct {
+	k      int
+	packed *kernels.PackedQB
+	scale  []float32
+}
+
+// quantized packs weights [directions, k, gates] with scales and zero points
+// per direction, or per direction and gate.
+func (rn *recurrence) quantized(t, scale, zero *tensor.Tensor) ([]quantizedWeights, error) {
+	if t.Rank() != 3 || t.Shape()[0] != rn.dirs || !isByte(t.DType()) || zero.DType() != t.DType() || zero.Len() != scale.Len() {
+		return nil, fmt.Errorf("weights %v, scales %v, zero points %v", t, scale, zero)
+	}
+	k, n := t.Shape()[1], t.Shape()[2]
+	if scale.Len() != rn.dirs && scale.Len() != rn.dirs*n || n%4 != 0 || scale.DType() != tensor.Float32 {
+		return nil, fmt.Errorf("scales %v for weights %v", scale, t)
+	}
+	z, err := integers(zero)
+	if err != nil {
+		return nil, err
+	}
+	per := scale.Len() / rn.dirs
+	var out []quantizedWeights
+	for d := range rn.dirs {
+		m := kernels.QMatrix{Data: t.Bytes()[d*k*n:], Signed: t.DType() == tensor.Int8, Ld: n}
+		out = append(out, quantizedWeights{k, kernels.PackQB(k, n, m, z[d*per:][:per]), tensor.As[float32](scale)[d*per:][:per]})
+	}
+	return out, nil
+}
+
+// multiplier returns the product with one dynamic quantization of all rows.
+func (q *quantizedWeights) multiplier() multiplier[float32] {
+	var codes []byte
+	scale := make([]float32, len(q.scale))
+	return func(c *Call, rows int, x, y []float32, ldy int) error {
+		if n := rows * q.k; len(codes) < n {
+			codes = make([]byte, n)
+		}
+		s, z, err := dynamicQuantize(c, x[:rows*q.k], codes)
+		if err != nil {
+			return err
+		}
+		for i, v := range q.scale {
+			scale[i] = s * v
+		}
+		kernels.QGemm(c.Pool, rows, kernels.QMatrix{Data: codes, Ld: q.k}, int32(z), q.packed, &kernels.QOut{Ld: ldy, Floats: y, Scale: scale})
+		return nil
+	}
 }

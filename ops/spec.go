@@ -150,6 +150,8 @@ func families() [][]Spec {
 		signalSpecs(),
 		randomSpecs(),
 		mlSpecs(),
+		nbitsSpecs(),
+		deformSpecs(),
 	}
 }
 
