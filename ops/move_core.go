@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 
+	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -361,7 +362,12 @@ func tiledCopy[T any](c *Call, dst, src []T, s *strided, b int) error {
 		for w := lo; w < hi; w++ {
 			b0 := w % strips * tile
 			b1 := min(b0+tile, nb)
-			for a0 := 0; a0 < na; a0 += tile {
+			done := 0
+			if sa > 0 && db > 0 { // no axis is reversed
+				kernels.Transpose(dst[s.do+at.ob+b0*db:], db, src[s.so+at.oa+b0:], sa, na, b1-b0)
+				done = na
+			}
+			for a0 := done; a0 < na; a0 += tile {
 				a1 := min(a0+tile, na)
 				for i := b0; i < b1; i++ {
 					q := s.do + at.ob + i*db + a0
