@@ -3,6 +3,7 @@ package kernels
 import (
 	"fmt"
 	"math"
+	"sync"
 
 	"github.com/onnxq/onnxq/internal/par"
 )
@@ -33,6 +34,8 @@ type Conv struct {
 	bias       []float32
 	lo, hi     float32
 	block      *BlockConv // or nil: how to compute it on blocked images
+	// The same for a pointwise convolution, made when it is first of use.
+	pointBlock func() *BlockConv
 }
 
 type axis struct{ kernel, stride, dilation, begin, end, out int }
@@ -53,7 +56,9 @@ func NewConv(s ConvSpec, w, bias []float32) (*Conv, error) {
 	}
 	c.w = w
 	// Few output channels would leave most lanes of a block idle.
-	if !c.pointwise() {
+	if c.pointwise() {
+		c.pointBlock = sync.OnceValue(func() *BlockConv { return newBlockConv(c, w, false) })
+	} else {
 		c.useBlocks(w)
 	}
 	return c, nil
@@ -200,13 +205,13 @@ func (c *Conv) Run(pool *par.Pool, x []float32, n int, spatial []int, y, residua
 		return fmt.Errorf("convolution of %d images %v: %d inputs, %d outputs and %d residuals do not fit %d to %d channels",
 			n, spatial, len(x), len(y), len(residual), c.spec.Cin, c.spec.Cout)
 	}
-	if c.block != nil {
-		xm, err := c.block.Border(Image{C: c.spec.Cin, H: in[1], W: in[2], Planar: c.block.planar})
+	if b := c.blockFor(out); b != nil {
+		xm, err := b.Border(Image{C: c.spec.Cin, H: in[1], W: in[2], Planar: b.planar})
 		if err != nil {
 			return err
 		}
 		if xm.modest(c.spec.Cin*volume(in) + c.spec.Cout*volume(out)) {
-			return c.runBlocked(pool, x, n, xm, y, residual)
+			return c.runBlocked(pool, b, x, n, xm, y, residual)
 		}
 	}
 	switch {
@@ -221,6 +226,17 @@ func (c *Conv) Run(pool *par.Pool, x []float32, n int, spatial []int, y, residua
 }
 
 func (c *Conv) depthwise() bool { return c.spec.Cin == c.spec.Groups && c.spec.Groups > 1 }
+
+// blockFor returns how to compute outputs of the given size on blocked images,
+// or nil where that does not pay. For a pointwise convolution it does where the
+// last panel of a product in place would be rather empty.
+func (c *Conv) blockFor(out [3]int) *BlockConv {
+	nr, size := panelWidth(level), volume(out)
+	if c.pointBlock == nil || level < AVX2 || min(c.spec.Cin, c.spec.Cout) < 2*BlockSize || (size+nr-1)/nr*nr*10 < size*11 {
+		return c.block
+	}
+	return c.pointBlock()
+}
 
 // pointwise tells whether the input is the im2col matrix.
 func (c *Conv) pointwise() bool {
@@ -253,8 +269,8 @@ const blockedElements = 1 << 22
 
 // runBlocked brings images into blocked form, a few at a time, and the results
 // back.
-func (c *Conv) runBlocked(pool *par.Pool, x []float32, n int, xm Image, y, residual []float32) error {
-	ym, err := c.block.Out(xm)
+func (c *Conv) runBlocked(pool *par.Pool, b *BlockConv, x []float32, n int, xm Image, y, residual []float32) error {
+	ym, err := b.Out(xm)
 	if err != nil {
 		return err
 	}
@@ -263,15 +279,27 @@ func (c *Conv) runBlocked(pool *par.Pool, x []float32, n int, xm Image, y, resid
 	xSize, ySize := xm.C*xm.H*xm.W, ym.C*ym.H*ym.W
 	for first, some := 0, max(1, blockedElements/(xm.Len()+ym.Len())); first < n; first += some {
 		k := min(some, n-first)
-		xb, yb := grow(&s.a, k*xm.Len()), grow(&s.b, k*ym.Len())
-		xm.ClearBorder(k, xb)
-		xm.ToImage(pool, k, xb, x[first*xSize:])
+		xb := x[first*xSize:]
+		if !b.taps {
+			xb = grow(&s.a, k*xm.Len())
+			xm.ClearBorder(k, xb)
+			xm.ToImage(pool, k, xb, x[first*xSize:])
+		}
+		if len(b.phases) == 1 {
+			var r []float32
+			if residual != nil {
+				r = residual[first*ySize:]
+			}
+			b.compute(pool, k, xb, xm, y[first*ySize:], ym, r, ym, true)
+			continue
+		}
+		yb := grow(&s.b, k*ym.Len())
 		var rb []float32
 		if residual != nil {
 			rb = grow(&s.c, k*ym.Len())
 			ym.ToImage(pool, k, rb, residual[first*ySize:])
 		}
-		if err := c.block.Run(pool, k, xb, xm, yb, ym, rb, ym); err != nil {
+		if err := b.Run(pool, k, xb, xm, yb, ym, rb, ym); err != nil {
 			return err
 		}
 		ym.FromImage(pool, k, y[first*ySize:], yb)

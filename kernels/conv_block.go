@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/onnxq/onnxq/internal/par"
 )
@@ -492,16 +493,24 @@ func (b *BlockConv) Run(pool *par.Pool, n int, x []float32, xm Image, y []float3
 	if residual == nil {
 		rm = ym
 	}
+	b.compute(pool, n, x, xm, y, ym, residual, rm, false)
+	return nil
+}
+
+// compute runs the phases. With plain set, y and residual are in the layout
+// [C][H][W], as is x of a depthwise convolution, xm says which border it needs,
+// ym and rm are the shape of the output, and there is one phase.
+func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []float32, ym Image, residual []float32, rm Image, plain bool) {
 	c := b.conv
 	for i := range b.phases {
 		p := &b.phases[i]
-		rows, width := b.size(p, out)
+		rows, width := b.size(p, ym)
 		if rows == 0 || width == 0 {
 			continue
 		}
 		j := &blockJob{
 			conv: b, phase: p, x: x, y: y, r: residual, xm: xm, ym: ym, rm: rm, rows: rows, width: width, all: rows * width,
-			strideY: b.strideY, strideX: b.strideX, taps: p.taps,
+			strideY: b.strideY, strideX: b.strideX, taps: p.taps, plain: plain,
 		}
 		if !c.transposed && xm.column() && ym.column() && rm.column() {
 			// The kernels work along rows.
@@ -520,7 +529,6 @@ func (b *BlockConv) Run(pool *par.Pool, n int, x []float32, xm Image, y []float3
 		}
 		j.run(pool, n)
 	}
-	return nil
 }
 
 // blockJob is one phase of a call of BlockConv.Run.
@@ -529,6 +537,7 @@ type blockJob struct {
 	phase            *blockPhase
 	x, y, r          []float32
 	xm, ym, rm       Image
+	plain            bool // y and r are in the layout [C][H][W], and x of taps
 	flat             bool
 	rows, width, all int // output rows, pixels of a full one, pixels
 	strideY, strideX int
@@ -567,6 +576,11 @@ func (j *blockJob) run(pool *par.Pool, n int) {
 	size := j.strideY * j.xm.line() * max(1, cin/lanes)
 	j.band = min(j.rows, max(1, (1<<15)/size, (1<<17)/work))
 	j.nBands = (j.rows + j.band - 1) / j.band
+	if b.taps && j.plain {
+		work *= j.nBands
+		pool.For(n*j.blocks, max(1, gemmWork/16/(work*j.band)), j.tapTasks)
+		return
+	}
 	pool.For(n*j.blocks*j.nBands, max(1, gemmWork/16/(work*j.band*j.each)), j.tasks)
 }
 
@@ -589,72 +603,154 @@ func (j *blockJob) setRuns(cin, lanes int, at func(blockTap) int) {
 	}
 }
 
+// blockRoom is what a task needs for a band of a plain output.
+type blockRoom struct{ x, y, r []float32 }
+
+var blockRooms = sync.Pool{New: func() any { return new(blockRoom) }}
+
 // tasks computes the pieces [lo, hi), numbered by image, panels, rows.
 func (j *blockJob) tasks(lo, hi int) {
-	b := j.conv
-	c, panels := b.conv, j.phase.panels
-	per := tileRows(b.level, j.width)
-	lanes := j.xm.lanes()
+	var room *blockRoom
+	if j.plain {
+		room = blockRooms.Get().(*blockRoom)
+		defer blockRooms.Put(room)
+	}
 	for i := lo; i < hi; i++ {
 		image, piece, band := i/j.nBands/j.blocks, i/j.nBands%j.blocks, i%j.nBands
-		x, y := j.x[image*j.xm.Len():][:j.xm.Len()], j.y[image*j.ym.Len():][:j.ym.Len()]
-		var r []float32
-		if j.r != nil {
-			r = j.r[image*j.rm.Len():][:j.rm.Len()]
-		}
-		for p := piece * j.each; p < min((piece+1)*j.each, len(panels)); p++ {
-			panel := &panels[p]
-			xb := x
-			if b.taps {
-				xb = x[panel.block*j.xm.plane():]
-			} else if panel.group > 0 {
-				xb = x[panel.group*(c.spec.Cin/c.spec.Groups)/BlockSize*j.xm.plane():]
+		first, end := band*j.band, min((band+1)*j.band, j.rows)
+		for p := piece * j.each; p < min((piece+1)*j.each, len(j.phase.panels)); p++ {
+			panel := &j.phase.panels[p]
+			x := j.x[image*j.xm.Len()+j.inBlock(panel)*j.xm.plane():]
+			if j.plain {
+				j.plainBand(room, panel, x, image, first, end)
+				continue
 			}
-			yb := y[panel.block*j.ym.plane():]
-			var rb []float32
-			if r != nil {
-				rb = r[panel.block*j.rm.plane():]
+			y, yp := j.y[image*j.ym.Len()+panel.block*j.ym.plane():], j.ym.plane()
+			var r []float32
+			rp := j.rm.plane()
+			if j.r != nil {
+				r = j.r[image*j.rm.Len()+panel.block*rp:]
 			}
-			for row := band * j.band; row < min((band+1)*j.band, j.rows); row++ {
-				width := j.width
-				var xAt, yAt, rAt int
+			for row := first; row < end; row++ {
+				width, yAt, rAt := j.width, 0, 0
 				if j.flat {
 					at := row * j.width
 					width = min(width, j.all-at)
-					xAt, yAt, rAt = at*lanes, at*BlockSize, at*BlockSize
+					yAt, rAt = at*BlockSize, at*BlockSize
 				} else {
-					xAt = j.xm.at(row*j.strideY+j.dy, j.dx)
-					yAt = j.ym.at(row*b.stepY+j.phase.y, j.phase.x)
-					rAt = j.rm.at(row*b.stepY+j.phase.y, j.phase.x)
+					at := func(m Image) int { return m.at(row*j.conv.stepY+j.phase.y, j.phase.x) }
+					yAt, rAt = at(j.ym), at(j.rm)
 				}
-				if b.taps {
-					t := blockTapTile{
-						x: xb[xAt:], w: panel.w, y: yb[yAt:][:width*BlockSize], bias: panel.bias, off: j.off,
-						taps: c.taps, lda: j.strideX * BlockSize, rows: width, lo: c.lo, hi: c.hi,
-					}
-					if rb != nil {
-						t.r = rb[rAt:][:width*BlockSize]
-					}
-					blockTapKernel(b.level, &t)
-					continue
+				var rr []float32
+				if r != nil {
+					rr = r[rAt:]
 				}
-				step := b.stepX * BlockSize
-				size := (width-1)*step + BlockSize
-				t := blockTile{
-					x: xb[xAt:], w: panel.w, y0: yb[yAt:][:size], bias: panel.bias, runs: j.runs, count: len(j.runs),
-					lda: j.strideX * lanes, rows: width, per: per, lo: c.lo, hi: c.hi, step: step,
-				}
-				if rb != nil {
-					t.r0 = rb[rAt:][:size]
-				}
-				if panel.width > BlockSize {
-					t.y1 = yb[yAt+j.ym.plane():][:size]
-					if rb != nil {
-						t.r1 = rb[rAt+j.rm.plane():][:size]
-					}
-				}
-				blockKernel(b.level, &t, panel.width)
+				j.row(panel, x, row, width, y[yAt:], yp, rr, rp)
 			}
 		}
 	}
+}
+
+// tapTasks computes the blocks [lo, hi) of all images of a depthwise
+// convolution from and to plain tensors.
+func (j *blockJob) tapTasks(lo, hi int) {
+	room := blockRooms.Get().(*blockRoom)
+	defer blockRooms.Put(room)
+	s := &j.conv.conv.spec
+	m := j.xm
+	for i := lo; i < hi; i++ {
+		image, block := i/j.blocks, i%j.blocks
+		m.C = min(BlockSize, s.Cin-block*BlockSize)
+		x := grow(&room.x, m.Len())
+		m.ClearBorder(1, x)
+		m.ToImage(nil, 1, x, j.x[(image*s.Cin+block*BlockSize)*m.H*m.W:])
+		for first := 0; first < j.rows; first += j.band {
+			j.plainBand(room, &j.phase.panels[block], x, image, first, min(first+j.band, j.rows))
+		}
+	}
+}
+
+// inBlock is the first block of the input that a panel reads.
+func (j *blockJob) inBlock(p *blockPanel) int {
+	if j.conv.taps {
+		return p.block
+	}
+	s := &j.conv.conv.spec
+	return p.group * (s.Cin / s.Groups) / BlockSize
+}
+
+// row computes a row of a panel's output to y, whose blocks lie yp apart, with
+// the residual r, whose blocks lie rp apart.
+func (j *blockJob) row(p *blockPanel, x []float32, row, width int, y []float32, yp int, r []float32, rp int) {
+	b, c := j.conv, j.conv.conv
+	lanes := j.xm.lanes()
+	if j.flat {
+		x = x[row*j.width*lanes:]
+	} else {
+		x = x[j.xm.at(row*j.strideY+j.dy, j.dx):]
+	}
+	step := b.stepX * BlockSize
+	size := (width-1)*step + BlockSize
+	if b.taps {
+		t := blockTapTile{
+			x: x, w: p.w, y: y[:size], bias: p.bias, off: j.off, taps: c.taps, lda: j.strideX * BlockSize,
+			rows: width, lo: c.lo, hi: c.hi,
+		}
+		if r != nil {
+			t.r = r[:size]
+		}
+		blockTapKernel(b.level, &t)
+		return
+	}
+	t := blockTile{
+		x: x, w: p.w, y0: y[:size], bias: p.bias, runs: j.runs, count: len(j.runs), lda: j.strideX * lanes,
+		rows: width, per: tileRows(b.level, j.width), lo: c.lo, hi: c.hi, step: step,
+	}
+	if r != nil {
+		t.r0 = r[:size]
+	}
+	if p.width > BlockSize {
+		t.y1 = y[yp:][:size]
+		if r != nil {
+			t.r1 = r[rp:][:size]
+		}
+	}
+	blockKernel(b.level, &t, p.width)
+}
+
+// plainBand computes the rows from first to end of a panel for a plain output,
+// by way of room, where they stay in the cache.
+func (j *blockJob) plainBand(room *blockRoom, p *blockPanel, x []float32, image, first, end int) {
+	b := j.conv
+	channels := b.conv.spec.Cout
+	pixel := first * j.width
+	pixels := min(end*j.width, j.all) - pixel
+	plane := pixels * BlockSize
+	y := grow(&room.y, p.width*pixels)
+	var r []float32
+	// each calls f for the blocks of the panel with their part of a plain tensor.
+	each := func(plain []float32, f func(plain []float32, block, c int)) {
+		for at := 0; at < p.width; at += BlockSize {
+			ch := p.block*BlockSize + at
+			f(plain[(image*channels+ch)*j.all+pixel:], at/BlockSize, min(BlockSize, channels-ch))
+		}
+	}
+	if j.r != nil {
+		r = grow(&room.r, p.width*pixels)
+		each(j.r, func(plain []float32, block, c int) {
+			interleave(b.level, r[block*plane:][:plane], plain, j.all, c)
+		})
+	}
+	for row := first; row < end; row++ {
+		at := (row - first) * j.width * BlockSize
+		width := min(j.width, j.all-row*j.width)
+		var rr []float32
+		if r != nil {
+			rr = r[at:]
+		}
+		j.row(p, x, row, width, y[at:], plane, rr, plane)
+	}
+	each(j.y, func(plain []float32, block, c int) {
+		deinterleave(b.level, plain, j.all, y[block*plane:][:plane], c)
+	})
 }

@@ -177,6 +177,7 @@ func TestConvTails(t *testing.T) {
 				{Cin: 2, Cout: 2, Groups: 2, Kernel: []int{1, 3}, Stride: []int{1, 2}, PadBegin: []int{0, 2}, PadEnd: []int{0, 2}},
 				{Cin: 2, Cout: 5, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}},
 				{Cin: 3, Cout: 2, Groups: 1, Kernel: []int{1, 1}},
+				{Cin: 34, Cout: 41, Groups: 1, Kernel: []int{1, 1}},
 			} {
 				testConv(t, r, nil, s, []int{2, w}, false)
 			}
