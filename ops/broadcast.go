@@ -1,6 +1,8 @@
 package ops
 
 import (
+	"fmt"
+
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -69,6 +71,9 @@ func newWalk(out []int, shapes ...[]int) *walk {
 
 // visit calls f for the rows that cover elements [lo, hi) of the output.
 func (w *walk) visit(lo, hi int, f func(l *lanes)) {
+	if lo >= hi {
+		return
+	}
 	n := w.dims[0]
 	row, col := lo/n, lo%n
 	pos := make([]int, len(w.dims)) // of each axis but the last
@@ -262,6 +267,9 @@ func native[T tensor.Real]() tensor.DType {
 func load[T tensor.Real](c *Call, t *tensor.Tensor) ([]T, error) {
 	if t.DType() == native[T]() {
 		return tensor.As[T](t), nil
+	}
+	if !t.DType().Convertible() {
+		return nil, fmt.Errorf("not defined for %v", t.DType())
 	}
 	buf, err := scratch[T](c, t.Len())
 	if err != nil {

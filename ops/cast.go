@@ -356,6 +356,9 @@ var dropoutSpec = Spec{
 			if err != nil {
 				return err
 			}
+			if !x.DType().IsFloat() {
+				return fmt.Errorf("not defined for %v", x.DType())
+			}
 			if ratio, err := dropRatio(c); err != nil || ratio != 0 {
 				if err != nil {
 					return err

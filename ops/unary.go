@@ -508,18 +508,21 @@ var clipSpec = Spec{
 					}
 				}
 			}
+			if fromAttrs && !x.DType().IsFloat() {
+				return fmt.Errorf("not defined for %v", x.DType())
+			}
 			switch carrierOf(x.DType()) {
 			case carryF32:
-				lo, hi := bounds(c, lo, hi)
+				lo, hi := bounds(c, !fromAttrs, lo, hi)
 				return mapTensor(c, x, cheapChunk, func(dst, src []float32) { kernels.Clip(dst, src, lo, hi) })
 			case carryF64:
-				lo, hi := bounds(c, float64(lo), float64(hi))
+				lo, hi := bounds(c, !fromAttrs, float64(lo), float64(hi))
 				return mapTensor(c, x, cheapChunk, func(dst, src []float64) { clamp(dst, src, lo, hi) })
 			case carryI64:
-				lo, hi := bounds[int64](c, math.MinInt64, math.MaxInt64)
+				lo, hi := bounds[int64](c, !fromAttrs, math.MinInt64, math.MaxInt64)
 				return mapTensor(c, x, cheapChunk, func(dst, src []int64) { clamp(dst, src, lo, hi) })
 			case carryU64:
-				lo, hi := bounds[uint64](c, 0, math.MaxUint64)
+				lo, hi := bounds[uint64](c, !fromAttrs, 0, math.MaxUint64)
 				return mapTensor(c, x, cheapChunk, func(dst, src []uint64) { clamp(dst, src, lo, hi) })
 			}
 			return fmt.Errorf("not defined for %v", x.DType())
@@ -527,8 +530,11 @@ var clipSpec = Spec{
 	},
 }
 
-// bounds returns inputs 1 and 2 of Clip where they are given.
-func bounds[T tensor.Real](c *Call, lo, hi T) (T, T) {
+// bounds returns inputs 1 and 2 of Clip where they are given and count.
+func bounds[T tensor.Real](c *Call, inputs bool, lo, hi T) (T, T) {
+	if !inputs {
+		return lo, hi
+	}
 	var v [1]T
 	if t := c.In(1); t != nil {
 		tensor.Read(t, 0, v[:])
