@@ -456,9 +456,20 @@ func (l *loader) graph(g *graph.Graph, b []byte, outer *scope) error {
 		return l.fail("", err)
 	}
 	defer l.leave()
-	var p graphParts
-	var err error
+	var n [16]int // entries by field
 	s := scan(b)
+	for s.next() {
+		if s.num() < 16 {
+			n[s.num()]++
+		}
+		if err := l.charge(1); err != nil {
+			return l.fail("", err)
+		}
+	}
+	list := func(num int) [][]byte { return make([][]byte, 0, n[num]) }
+	p := graphParts{nodes: list(1), inits: list(5), inputs: list(11), outputs: list(12), infos: list(13), sparse: list(15)}
+	var err error
+	s = scan(b)
 	for s.next() && err == nil {
 		switch s.tag {
 		case 1<<3 | blob:
@@ -481,9 +492,6 @@ func (l *loader) graph(g *graph.Graph, b []byte, outer *scope) error {
 			g.Metadata, err = l.properties(g.Metadata, s.b)
 		default:
 			s.keep()
-		}
-		if err == nil {
-			err = l.charge(1)
 		}
 	}
 	if s.err != nil {

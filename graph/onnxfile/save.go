@@ -23,14 +23,17 @@ type External uint8
 
 // Choices of External.
 const (
-	ExternalAuto   External = iota // only if the model would not fit into 2 GiB - 1
+	ExternalAuto   External = iota // if the model would be larger than MaxInline
 	ExternalAlways                 // every tensor of at least 1 KiB
-	ExternalNever                  // an error if the model does not fit into 2 GiB - 1
+	ExternalNever                  // an error if the model is larger than 2 GiB - 1
 )
 
 // SaveOptions changes how a model is saved. The zero value is the default.
 type SaveOptions struct {
 	External External
+	// MaxInline is the largest file that ExternalAuto writes without external
+	// data, in bytes; 0 stands for the 2 GiB - 1 that readers accept.
+	MaxInline int64
 	// InPlace allows the destination to be the file that the model was
 	// loaded from. Its external data is never written over.
 	InPlace bool
@@ -55,7 +58,7 @@ func Save(ctx context.Context, m *graph.Model, path string, opt SaveOptions) err
 		return err
 	}
 	e := &encoder{ctx: ctx, origin: o}
-	err := Guard(func() error { return e.chooseExternal(m, path, opt.External) })
+	err := Guard(func() error { return e.chooseExternal(m, path, opt) })
 	if err != nil {
 		return err
 	}
@@ -135,12 +138,16 @@ func dataName(path string, h hash.Hash) string {
 
 // chooseExternal decides what leaves the file. Initializers go first; tensors
 // in attributes follow only where the rest is still too large.
-func (e *encoder) chooseExternal(m *graph.Model, path string, want External) error {
+func (e *encoder) chooseExternal(m *graph.Model, path string, opt SaveOptions) error {
 	e.model(m)
 	inline := e.n
-	if want == ExternalNever || want == ExternalAuto && inline <= maxMessage {
+	limit := int64(maxMessage)
+	if opt.MaxInline > 0 {
+		limit = min(limit, opt.MaxInline)
+	}
+	if opt.External == ExternalNever || opt.External == ExternalAuto && inline <= limit {
 		if inline > maxMessage {
-			return fmt.Errorf("the model takes %d bytes, more than protobuf allows without external data", inline)
+			return tooLarge(inline)
 		}
 		return nil
 	}
@@ -156,7 +163,7 @@ func (e *encoder) chooseExternal(m *graph.Model, path string, want External) err
 		e.ext = p
 	}
 	e.n = 0
-	if e.model(m); e.n <= maxMessage {
+	if e.model(m); e.n <= limit {
 		return nil
 	}
 	for g := range m.Scopes() {

@@ -668,12 +668,15 @@ func (e *encoder) place(p *placement) {
 // Write writes the model as one message, tensors inside. The error says so if
 // that would be larger than the 2 GiB - 1 that readers accept.
 func Write(ctx context.Context, w io.Writer, m *graph.Model) error {
-	return Guard(func() error {
-		e := &encoder{ctx: ctx, origin: originOf(m)}
-		e.model(m)
-		if e.n > maxMessage {
-			return fmt.Errorf("the model takes %d bytes, more than protobuf allows without external data", e.n)
+	e := &encoder{ctx: ctx, origin: originOf(m)}
+	return e.sourceError(Guard(func() error {
+		if e.model(m); e.n > maxMessage {
+			return tooLarge(e.n)
 		}
 		return e.run(w, func(e *encoder) { e.model(m) })
-	})
+	}))
+}
+
+func tooLarge(n int64) error {
+	return fmt.Errorf("the model takes %d bytes, more than protobuf allows without external data", n)
 }
