@@ -10,10 +10,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"time"
 
+	"github.com/onnxq/onnxq/auto"
 	"github.com/onnxq/onnxq/calibration"
 	"github.com/onnxq/onnxq/eval"
 	"github.com/onnxq/onnxq/exec"
@@ -21,16 +23,37 @@ import (
 	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/passes"
-	"github.com/onnxq/onnxq/passes/accuracy"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
 )
 
+// Mode is what a quantized model computes with.
+type Mode string
+
+// Modes.
+const (
+	// Auto is Static where that holds up: parts whose quantization costs too
+	// much accuracy stay float.
+	Auto Mode = ""
+	// Static computes on integers with ranges known beforehand.
+	Static Mode = "static"
+)
+
+// Algorithm is an accuracy pass.
+type Algorithm string
+
+// Accuracy passes; see package passes/accuracy.
+const (
+	Equalize       Algorithm = "equalize"
+	BiasCorrection Algorithm = "bias-correction"
+)
+
 // Options say how a model is quantized. The zero value is the default of every
 // field.
 type Options struct {
+	Mode   Mode
 	Target *targets.Target // nil: ort-cpu
 
 	// Data names the calibration samples; see package calibration. EvalData
@@ -50,9 +73,9 @@ type Options struct {
 	// the codes.
 	SymmetricActivations bool
 	PerTensor            bool // one scale per weight tensor instead of one per output channel
-	// NoBiasCorrection leaves biases as they are; by default the mean error
-	// that rounding the weights causes is taken out of them.
-	NoBiasCorrection bool
+	// Algorithms are the accuracy passes that may be used; nil means all. Each
+	// is used only where it lowers the error on calibration samples.
+	Algorithms []Algorithm
 
 	Include, Exclude []string // globs over node names, or op:TYPE
 	Ranges           map[string][2]float64
@@ -83,6 +106,10 @@ func (o *Options) target() *targets.Target {
 	}
 	t, _ := targets.Get("ort-cpu")
 	return t
+}
+
+func (o *Options) allows(a Algorithm) bool {
+	return o.Algorithms == nil || slices.Contains(o.Algorithms, a)
 }
 
 func (o *Options) progress(stage string, done, total int) {
@@ -120,15 +147,17 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 }
 
 // MakePlan decides what to quantize in a prepared model.
-func MakePlan(m *graph.Model, o Options) (*qdq.Plan, error) { return makePlan(m, o, nil) }
+func MakePlan(m *graph.Model, o Options) (*qdq.Plan, error) {
+	return qdq.Annotate(m, o.target(), o.qdq())
+}
 
-func makePlan(m *graph.Model, o Options, unusable map[int]string) (*qdq.Plan, error) {
-	return qdq.Annotate(m, o.target(), qdq.Options{
+func (o *Options) qdq() qdq.Options {
+	return qdq.Options{
 		Include: o.Include, Exclude: o.Exclude,
 		Activation: o.Activations, Weight: o.Weights,
 		SymmetricActivations: o.SymmetricActivations, PerTensor: o.PerTensor,
-		Ranges: o.Ranges, Unusable: unusable,
-	})
+		Ranges: o.Ranges,
+	}
 }
 
 // Inputs describes what m has to be fed.
@@ -369,28 +398,15 @@ func (q *quantization) openSources(ctx context.Context) error {
 var ErrNoData = errors.New("static quantization needs samples: give --data, or --table with calibrated ranges")
 
 func (q *quantization) run(ctx context.Context) (*Result, error) {
-	plan := q.o.Plan
-	var err error
-	if plan == nil {
-		if plan, err = MakePlan(q.prepared, q.o); err != nil {
-			return nil, err
-		}
+	found, err := q.quantize(ctx)
+	if err != nil {
+		return nil, err
 	}
-	table := q.o.Table
-	if plan.Quantized() > 0 {
-		if table == nil {
-			if q.calib == nil {
-				return nil, ErrNoData
-			}
-			if table, err = Calibrate(ctx, q.prepared, plan, q.calib, q.o); err != nil {
-				return nil, err
-			}
-		}
-		if plan, err = q.apply(ctx, plan, table); err != nil {
-			return nil, err
-		}
+	q.result = found.Model
+	res := &Result{
+		Plan: found.Plan, Table: found.Table, Mode: found.Plan.Mode, Target: found.Plan.Target,
+		Passes: q.passes, Notes: found.Notes, Measured: q.measured,
 	}
-	res := &Result{Plan: plan, Table: table, Mode: plan.Mode, Target: plan.Target, Passes: q.passes, Notes: q.notes, Measured: q.measured}
 	res.describe(q)
 	if q.result != nil && q.eval != nil && q.eval.Len() > 0 {
 		if res.Outputs, err = Compare(ctx, q.original, q.result, q.eval, q.o); err != nil {
@@ -401,89 +417,82 @@ func (q *quantization) run(ctx context.Context) (*Result, error) {
 	return res, nil
 }
 
-// apply makes q.result. Where calibration gave no usable range, the plan is
-// made again without the nodes that would need it.
-func (q *quantization) apply(ctx context.Context, plan *qdq.Plan, table *calibration.Table) (*qdq.Plan, error) {
-	unusable := map[int]string{}
-	for {
-		params, bad, err := plan.Resolve(q.prepared, q.ranges(table))
-		if err != nil {
-			return nil, err
+// quantize makes the quantized model: as a given plan and table say, or by
+// measuring what serves best.
+func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
+	o := auto.Options{
+		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
+		Equalize: q.o.allows(Equalize) && q.o.Table == nil, CorrectBias: q.o.allows(BiasCorrection),
+		FloatIslands: q.o.Mode == Auto,
+		Session:      exec.SessionOptions{Threads: q.o.Threads, MaxBytes: q.o.MaxBytes},
+		Progress:     func(n int) { q.o.progress("measure", n, n+1) },
+	}
+	o.Calibrate = func(ctx context.Context, m *graph.Model, watch []quant.Watch) (*calibration.Table, error) {
+		if q.o.Table != nil {
+			return q.o.Table, nil
 		}
-		if len(bad) == 0 {
-			if plan.Quantized() == 0 {
-				return plan, nil
-			}
-			q.result = q.prepared.Clone()
-			if !q.o.NoBiasCorrection {
-				if _, err := accuracy.CorrectBias(q.result, plan, params, means(table)); err != nil {
-					return nil, err
-				}
-			}
-			notices, err := qdq.Rewrite(q.result, plan, params)
-			if err != nil {
-				return nil, err
-			}
-			q.notes = append(q.notes, notices...)
-			_, err = passes.Cleanup(ctx, q.result, passes.Options{Check: true})
-			return plan, err
+		if q.calib == nil {
+			return nil, ErrNoData
 		}
-		if q.o.Plan != nil {
-			for _, id := range slices.Sorted(mapKeys(bad)) {
-				return nil, fmt.Errorf("the plan quantizes a tensor that has no range: %s", bad[id])
-			}
-		}
-		for id, why := range bad {
-			unusable[id] = why
-		}
-		if plan, err = makePlan(q.prepared, q.o, unusable); err != nil {
+		return collect(ctx, m, watch, q.calib, q.o)
+	}
+	if q.o.Plan != nil {
+		return q.follow(ctx, q.o.Plan, o)
+	}
+	if q.calib != nil {
+		var err error
+		if o.Samples, err = spread(ctx, q.calib, measureOn); err != nil {
 			return nil, err
 		}
 	}
+	return auto.Search(ctx, q.prepared, o)
 }
 
-// ranges gives the method's range of each activation.
-func (q *quantization) ranges(table *calibration.Table) qdq.Ranges {
-	return func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
-		s := table.Values[calibration.ValueKey(v)]
-		if s == nil {
-			return quant.Range{}, "no sample reached it, so its range is not known"
-		}
-		mo := q.o.MethodOptions
-		if t, err := targets.Type(e.Type); err == nil {
-			mo.Scheme = quant.Scheme{Type: t, Symmetric: e.Symmetric, Axis: -1}
-		}
-		method := q.o.Method
-		if method == "" {
-			method = calibration.MinMax
-		}
-		r, err := calibration.Range(s, method, mo)
+// measureOn is the number of calibration samples that decisions are measured
+// on.
+const measureOn = 8
+
+// spread loads n samples, evenly spaced.
+func spread(ctx context.Context, src *calibration.Source, n int) ([]map[string]ops.Data, error) {
+	n = min(n, src.Len())
+	var out []map[string]ops.Data
+	for i := range n {
+		k := i * src.Len() / n
+		feed, err := src.Load(ctx, k)
 		if err != nil {
-			return r, err.Error()
-		}
-		return r, ""
-	}
-}
-
-// means gives the mean of each channel of an activation.
-func means(table *calibration.Table) accuracy.Means {
-	return func(v *graph.Value) []float64 {
-		s := table.Values[calibration.ValueKey(v)]
-		if s == nil || s.Channels == nil {
-			return nil
-		}
-		return s.Channels.Mean()
-	}
-}
-
-func mapKeys[V any](m map[int]V) func(func(int) bool) {
-	return func(yield func(int) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
+			if src.Skip(k, err) {
+				continue
 			}
+			return nil, err
 		}
+		out = append(out, feedData(feed))
 	}
+	return out, nil
+}
+
+// follow does what a plan from outside says.
+func (q *quantization) follow(ctx context.Context, plan *qdq.Plan, o auto.Options) (*auto.Result, error) {
+	res := &auto.Result{Plan: plan}
+	if plan.Quantized() == 0 {
+		return res, nil
+	}
+	watch, err := plan.Wants(q.prepared)
+	if err != nil {
+		return nil, err
+	}
+	if res.Table, err = o.Calibrate(ctx, q.prepared, watch); err != nil {
+		return nil, err
+	}
+	method := o.Method
+	if method == "" {
+		method = calibration.MinMax
+	}
+	var bad map[int]string
+	res.Model, res.Notes, bad, err = auto.Apply(ctx, q.prepared, plan, res.Table, method, o.MethodOptions, o.CorrectBias)
+	for _, id := range slices.Sorted(maps.Keys(bad)) {
+		return nil, fmt.Errorf("the plan quantizes a tensor that has no range: %s", bad[id])
+	}
+	return res, err
 }
 
 // Calibrate runs the samples through a prepared model and collects statistics
@@ -493,12 +502,16 @@ func Calibrate(ctx context.Context, m *graph.Model, plan *qdq.Plan, src *calibra
 	if err != nil {
 		return nil, err
 	}
+	return collect(ctx, m, want, src, o)
+}
+
+func collect(ctx context.Context, m *graph.Model, watch []quant.Watch, src *calibration.Source, o Options) (*calibration.Table, error) {
 	prog, err := exec.Compile(m)
 	if err != nil {
 		return nil, err
 	}
 	return calibration.Collect(ctx, prog, src, calibration.CollectOptions{
-		Watch: want, Threads: o.Threads, MaxBytes: o.MaxBytes,
+		Watch: watch, Threads: o.Threads, MaxBytes: o.MaxBytes,
 		Progress: func(done, total int) { o.progress("calibrate", done, total) },
 	})
 }

@@ -27,6 +27,8 @@ type Options struct {
 	// Unusable names, by value ID, activations that have no usable range, with
 	// the reason.
 	Unusable map[int]string
+	// Keep names, by node ID, nodes that stay float, with the reason.
+	Keep map[int]string
 }
 
 // GlobError says that a glob matches no node.
@@ -111,7 +113,10 @@ func (a *annotator) collect() error {
 					matched[glob], included = true, true
 				}
 			}
+			why, keep := a.o.Keep[n.ID]
 			switch {
+			case keep:
+				d.rule, d.why = nil, why
 			case excluded != "":
 				d.rule, d.why = nil, fmt.Sprintf("excluded by %q", excluded)
 			case !included && d.rule != nil && d.rule.Class != targets.Carry:
@@ -259,7 +264,7 @@ func (a *annotator) absorbActivations() {
 			continue
 		}
 		e := a.byID[act.ID]
-		if strings.HasPrefix(e.why, "excluded") {
+		if _, keep := a.o.Keep[act.ID]; keep || strings.HasPrefix(e.why, "excluded") {
 			continue
 		}
 		if lo, hi, ok := ClampBounds(act); !ok || lo > 0 || hi < 0 {

@@ -120,7 +120,9 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		}
 	}
 	switch m := c.String("mode"); m {
-	case "", "auto", "static":
+	case "", "auto":
+	case "static":
+		o.Mode = onnxq.Static
 	default:
 		return o, usagef("--mode %q is none of auto, static", m)
 	}
@@ -169,7 +171,7 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		return o, usagef("--external-data %q is none of auto, always, never", x)
 	}
 	if a := c.StringSlice("algorithm"); len(a) > 0 {
-		if o.NoBiasCorrection, err = parseAlgorithms(a); err != nil {
+		if o.Algorithms, err = parseAlgorithms(a); err != nil {
 			return o, err
 		}
 	}
@@ -213,20 +215,20 @@ func contains(list []string, s string) bool {
 }
 
 // parseAlgorithms reads the comma list of --algorithm.
-func parseAlgorithms(values []string) (noBiasCorrection bool, err error) {
-	noBiasCorrection = true
+func parseAlgorithms(values []string) ([]onnxq.Algorithm, error) {
+	out := []onnxq.Algorithm{}
 	for _, v := range values {
 		for _, name := range strings.Split(v, ",") {
-			switch name {
+			switch a := onnxq.Algorithm(name); a {
 			case "none":
-			case "bias-correction":
-				noBiasCorrection = false
+			case onnxq.Equalize, onnxq.BiasCorrection:
+				out = append(out, a)
 			default:
-				return false, usagef("--algorithm %q is none of none, bias-correction", name)
+				return nil, usagef("--algorithm %q is none of none, equalize, bias-correction", name)
 			}
 		}
 	}
-	return noBiasCorrection, nil
+	return out, nil
 }
 
 func parseRange(s string) (name string, lo, hi float64, err error) {

@@ -62,13 +62,7 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means Me
 			for c := range b {
 				fixed[c] = float32(float64(b[c]) - shift[c])
 			}
-			v := old.Graph().NewInitializer(old.Name(), tensor.Of(fixed, old.Const.Shape()...))
-			user.SetInput(port, v)
-			if len(old.Uses()) == 0 && !old.IsInput() {
-				name := old.Name()
-				old.Graph().RemoveInitializers(func(x *graph.Value) bool { return x == old })
-				v.Rename(name)
-			}
+			replace(user, port, fixed)
 			count++
 		}
 	}

@@ -1,0 +1,427 @@
+// Package auto finds out what serves a model best by measuring it: it makes
+// quantized forms of the model in several ways, runs them on calibration
+// samples, and keeps what lowers the error of the outputs.
+package auto
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/eval"
+	"github.com/onnxq/onnxq/exec"
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/passes"
+	"github.com/onnxq/onnxq/passes/accuracy"
+	"github.com/onnxq/onnxq/qdq"
+	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/targets"
+)
+
+// Options say what a search may do.
+type Options struct {
+	Target *targets.Target
+	Qdq    qdq.Options
+	// Method is the calibration method; "" lets the search choose between
+	// MinMax and MSE.
+	Method        calibration.Method
+	MethodOptions calibration.MethodOptions
+	// Equalize and CorrectBias allow these passes; FloatIslands allows parts of
+	// the model to stay float.
+	Equalize, CorrectBias, FloatIslands bool
+	// Calibrate collects statistics of a prepared model.
+	Calibrate func(ctx context.Context, m *graph.Model, watch []quant.Watch) (*calibration.Table, error)
+	// Samples are what candidates are measured on; none means that nothing can
+	// be measured, and the first candidate is taken.
+	Samples []map[string]ops.Data
+	Session exec.SessionOptions
+	// Progress is called before each measurement.
+	Progress func(done int)
+}
+
+// Result is the candidate that was chosen.
+type Result struct {
+	Model *graph.Model // the quantized model; nil if nothing could be quantized
+	Plan  *qdq.Plan
+	Table *calibration.Table
+	Notes []string
+}
+
+// Gains in dB that a change of the plan has to bring: little where it costs
+// nothing, more where a part of the model stays float.
+const (
+	freeGain   = 0.1
+	islandGain = 3
+)
+
+// maxIslands bounds how many float islands are tried.
+const maxIslands = 4
+
+// candidate is one way to quantize.
+type candidate struct {
+	base     *graph.Model // prepared float model
+	table    *calibration.Table
+	method   calibration.Method
+	qdq      qdq.Options
+	plan     *qdq.Plan
+	model    *graph.Model
+	notes    []string
+	score    float64
+	measured bool
+}
+
+type search struct {
+	o     Options
+	ref   [][]ops.Data
+	names []string
+	runs  int
+}
+
+// Search quantizes m, a prepared model, in the best way that it finds.
+func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
+	s := &search{o: o}
+	best := &candidate{base: m, method: o.Method, qdq: o.Qdq}
+	if best.method == "" {
+		best.method = calibration.MinMax
+	}
+	if err := s.calibrate(ctx, best); err != nil {
+		return nil, err
+	}
+	if best.plan.Quantized() == 0 {
+		return &Result{Plan: best.plan}, nil
+	}
+	if err := s.build(ctx, best); err != nil {
+		return nil, err
+	}
+	if best.model == nil || len(o.Samples) == 0 {
+		return s.result(best), nil
+	}
+	if err := s.reference(ctx, m); err != nil {
+		return nil, err
+	}
+	if err := s.measure(ctx, best); err != nil {
+		return nil, err
+	}
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.equalize, s.clip} {
+		next, err := step(ctx, best)
+		if err != nil {
+			return nil, err
+		}
+		best = next
+	}
+	return s.result(best), nil
+}
+
+func (s *search) result(c *candidate) *Result {
+	return &Result{Model: c.model, Plan: c.plan, Table: c.table, Notes: c.notes}
+}
+
+// calibrate makes the plan of c and collects what it wants.
+func (s *search) calibrate(ctx context.Context, c *candidate) error {
+	var err error
+	if c.plan, err = qdq.Annotate(c.base, s.o.Target, c.qdq); err != nil || c.plan.Quantized() == 0 {
+		return err
+	}
+	watch, err := c.plan.Wants(c.base)
+	if err != nil {
+		return err
+	}
+	c.table, err = s.o.Calibrate(ctx, c.base, watch)
+	return err
+}
+
+// build makes the quantized model of c. Where calibration gave no usable
+// range, the plan is made again without the nodes that would need it.
+func (s *search) build(ctx context.Context, c *candidate) error {
+	unusable := map[int]string{}
+	for id, why := range c.qdq.Unusable {
+		unusable[id] = why
+	}
+	for {
+		options := c.qdq
+		options.Unusable = unusable
+		var err error
+		if c.plan, err = qdq.Annotate(c.base, s.o.Target, options); err != nil {
+			return err
+		}
+		model, notes, bad, err := Apply(ctx, c.base, c.plan, c.table, c.method, s.o.MethodOptions, s.o.CorrectBias)
+		if err != nil {
+			return err
+		}
+		if len(bad) == 0 {
+			c.model, c.notes = model, append(c.notes, notes...)
+			return nil
+		}
+		for id, why := range bad {
+			unusable[id] = why
+		}
+	}
+}
+
+// Apply quantizes m as the plan says. The result is nil if the plan quantizes
+// nothing, or if bad lists, by value ID, activations without a usable range.
+func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, method calibration.Method, mo calibration.MethodOptions, correct bool) (result *graph.Model, notes []string, bad map[int]string, err error) {
+	params, bad, err := plan.Resolve(m, ranges(table, method, mo))
+	if err != nil || len(bad) > 0 || plan.Quantized() == 0 {
+		return nil, nil, bad, err
+	}
+	result = m.Clone()
+	if correct {
+		if _, err := accuracy.CorrectBias(result, plan, params, means(table)); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	if notes, err = qdq.Rewrite(result, plan, params); err != nil {
+		return nil, nil, nil, err
+	}
+	_, err = passes.Cleanup(ctx, result, passes.Options{Check: true})
+	return result, notes, nil, err
+}
+
+// ranges gives the method's range of each activation.
+func ranges(table *calibration.Table, method calibration.Method, mo calibration.MethodOptions) qdq.Ranges {
+	return func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
+		st := table.Values[calibration.ValueKey(v)]
+		if st == nil {
+			return quant.Range{}, "no sample reached it, so its range is not known"
+		}
+		o := mo
+		if t, err := targets.Type(e.Type); err == nil {
+			o.Scheme = quant.Scheme{Type: t, Symmetric: e.Symmetric, Axis: -1}
+		}
+		r, err := calibration.Range(st, method, o)
+		if err != nil {
+			return r, err.Error()
+		}
+		return r, ""
+	}
+}
+
+// means gives the mean of each channel of an activation.
+func means(table *calibration.Table) accuracy.Means {
+	return func(v *graph.Value) []float64 {
+		if st := table.Values[calibration.ValueKey(v)]; st != nil && st.Channels != nil {
+			return st.Channels.Mean()
+		}
+		return nil
+	}
+}
+
+// reference runs the float model.
+func (s *search) reference(ctx context.Context, m *graph.Model) error {
+	prog, err := exec.Compile(m)
+	if err != nil {
+		return err
+	}
+	for _, v := range m.Graph.Outputs() {
+		s.names = append(s.names, v.Name())
+	}
+	session := prog.NewSession(s.o.Session)
+	for _, in := range s.o.Samples {
+		out, err := session.Run(ctx, in, nil, nil)
+		if err != nil {
+			return err
+		}
+		s.ref = append(s.ref, out)
+	}
+	return nil
+}
+
+// measure sets the score of c, in dB; higher is better.
+func (s *search) measure(ctx context.Context, c *candidate) error {
+	s.runs++
+	if s.o.Progress != nil {
+		s.o.Progress(s.runs)
+	}
+	prog, err := exec.Compile(c.model)
+	if err != nil {
+		return err
+	}
+	session := prog.NewSession(s.o.Session)
+	score := eval.NewScore(len(s.names))
+	for i, in := range s.o.Samples {
+		out, err := session.Run(ctx, in, nil, nil)
+		if err != nil {
+			return err
+		}
+		if err := score.Add(s.ref[i], out); err != nil {
+			return err
+		}
+	}
+	c.score, c.measured = score.DB(), true
+	return nil
+}
+
+// better builds and measures next and returns it if it beats c by gain dB.
+func (s *search) better(ctx context.Context, c, next *candidate, gain float64, note string) (*candidate, error) {
+	if err := s.build(ctx, next); err != nil {
+		return nil, err
+	}
+	if next.model == nil {
+		return c, nil
+	}
+	if err := s.measure(ctx, next); err != nil {
+		return nil, err
+	}
+	if next.score < c.score+gain {
+		return c, nil
+	}
+	next.notes = append(next.notes, fmt.Sprintf("%s: score %.1f → %.1f dB on calibration samples", note, c.score, next.score))
+	return next, nil
+}
+
+// equalize tries cross-layer equalization.
+func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.Equalize {
+		return c, nil
+	}
+	next := &candidate{base: c.base.Clone(), method: c.method, qdq: c.qdq, notes: keepNotes(c)}
+	count := accuracy.Equalize(next.base, func(v *graph.Value) (lo, hi []float32) {
+		if st := c.table.Values[calibration.ValueKey(v)]; st != nil && st.Channels != nil {
+			return st.Channels.Min, st.Channels.Max
+		}
+		return nil, nil
+	})
+	if count == 0 {
+		return c, nil
+	}
+	if err := s.calibrate(ctx, next); err != nil {
+		return nil, err
+	}
+	return s.better(ctx, c, next, freeGain, fmt.Sprintf("equalized the channels of %d values", count))
+}
+
+// clip tries ranges of least squared error instead of the full ones.
+func (s *search) clip(ctx context.Context, c *candidate) (*candidate, error) {
+	if s.o.Method != "" {
+		return c, nil
+	}
+	next := &candidate{base: c.base, table: c.table, method: calibration.MSE, qdq: c.qdq, notes: keepNotes(c)}
+	return s.better(ctx, c, next, freeGain, "ranges by least squared error")
+}
+
+// keepNotes returns the notes of c that are about its search, for a candidate
+// that builds on it.
+func keepNotes(c *candidate) []string {
+	return slices.DeleteFunc(slices.Clone(c.notes), func(n string) bool { return n == "" })
+}
+
+// islands tries to keep float what feeds a logarithm or root: these turn small
+// errors of small values, such as the quiet bands of a spectrum, into large
+// ones. Only parts behind which integer kernels still follow are tried, the
+// last of them first.
+func (s *search) islands(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.FloatIslands {
+		return c, nil
+	}
+	tried := 0
+	for _, cut := range cuts(c.base, c.plan) {
+		if tried++; tried > maxIslands {
+			break
+		}
+		next := &candidate{base: c.base, table: c.table, method: c.method, qdq: c.qdq, notes: keepNotes(c)}
+		next.qdq.Keep = map[int]string{}
+		for id, why := range c.qdq.Keep {
+			next.qdq.Keep[id] = why
+		}
+		for _, n := range cut.nodes {
+			next.qdq.Keep[n.ID] = fmt.Sprintf("feeds %s %q, which magnifies the error of small values: measured", cut.at.Op, cut.at.Label())
+		}
+		kept, err := s.better(ctx, c, next, islandGain, fmt.Sprintf("kept what feeds %s %q float", cut.at.Op, cut.at.Label()))
+		if err != nil {
+			return nil, err
+		}
+		if kept == next {
+			return next, nil
+		}
+	}
+	return c, nil
+}
+
+// cut is a node and the quantized nodes that feed it.
+type cut struct {
+	at    *graph.Node
+	nodes []*graph.Node
+}
+
+// cuts lists the logarithms and roots of the main graph that quantized anchors
+// feed and that feed quantized anchors, last first, one for each set of nodes.
+func cuts(m *graph.Model, plan *qdq.Plan) []cut {
+	quantized := map[*graph.Node]bool{}
+	i := 0
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			quantized[n] = plan.Nodes[i].Quantized
+			i++
+		}
+	}
+	var out []cut
+	seen := map[string]bool{}
+	for n := m.Graph.Last(); n != nil; n = n.Prev() {
+		if n.Op.Domain != graph.OnnxDomain || n.Op.Type != "Log" && n.Op.Type != "Sqrt" {
+			continue
+		}
+		var nodes []*graph.Node
+		key := ""
+		for _, k := range reach(n, func(v *graph.Node) []*graph.Node { return producers(v) }) {
+			if quantized[k] {
+				nodes = append(nodes, k)
+				key += fmt.Sprint(k.ID, " ")
+			}
+		}
+		after := slices.ContainsFunc(reach(n, consumers), func(k *graph.Node) bool { return quantized[k] })
+		if len(nodes) == 0 || !after || seen[key] {
+			continue
+		}
+		seen[key] = true
+		out = append(out, cut{n, nodes})
+	}
+	return out
+}
+
+func producers(n *graph.Node) []*graph.Node {
+	var out []*graph.Node
+	for _, v := range n.Inputs() {
+		if v != nil && v.DefNode() != nil {
+			out = append(out, v.DefNode())
+		}
+	}
+	return out
+}
+
+func consumers(n *graph.Node) []*graph.Node {
+	var out []*graph.Node
+	for _, v := range n.Outputs() {
+		if v == nil {
+			continue
+		}
+		for _, u := range v.Uses() {
+			if u.Node != nil {
+				out = append(out, u.Node)
+			}
+		}
+	}
+	return out
+}
+
+// reach returns the nodes that can be reached from n, itself excluded, sorted
+// by ID.
+func reach(n *graph.Node, next func(*graph.Node) []*graph.Node) []*graph.Node {
+	seen := map[*graph.Node]bool{n: true}
+	var out []*graph.Node
+	for stack := []*graph.Node{n}; len(stack) > 0; {
+		k := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		for _, v := range next(k) {
+			if !seen[v] {
+				seen[v] = true
+				out = append(out, v)
+				stack = append(stack, v)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b *graph.Node) int { return a.ID - b.ID })
+	return out
+}

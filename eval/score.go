@@ -1,0 +1,120 @@
+package eval
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Score rates how close outputs come to reference outputs by one number that
+// large elements cannot dominate: the noise of each channel relative to the
+// variance of that channel, averaged over channels, so that a score beside a
+// box, or a quiet channel beside a loud one, counts as much.
+//
+// Channels are taken along axis 1 and along the last axis in turn, and the
+// worse figure counts.
+type Score struct{ outputs []scoreSums }
+
+type scoreSums struct{ axes [2]channelSums }
+
+type channelSums struct{ n, sum, squares, noise []float64 }
+
+// maxChannels bounds the length of an axis that is taken for channels.
+const maxChannels = 1 << 16
+
+// NewScore returns an empty score of n outputs.
+func NewScore(n int) *Score { return &Score{outputs: make([]scoreSums, n)} }
+
+// Add adds the outputs of one sample.
+func (s *Score) Add(ref, got []ops.Data) error {
+	if len(ref) != len(s.outputs) || len(got) != len(ref) {
+		return fmt.Errorf("eval: %d and %d outputs, want %d", len(ref), len(got), len(s.outputs))
+	}
+	for i := range ref {
+		a, ok := ref[i].(*tensor.Tensor)
+		b, ok2 := got[i].(*tensor.Tensor)
+		if !ok || !ok2 || a.DType() != tensor.Float32 || b.DType() != tensor.Float32 {
+			continue
+		}
+		if a.Len() != b.Len() {
+			return fmt.Errorf("eval: output %d is %v, the reference %v", i, b, a)
+		}
+		shape := a.Shape()
+		for k, axis := range [2]int{1, len(shape) - 1} {
+			s.outputs[i].axes[k].add(tensor.As[float32](a), tensor.As[float32](b), shape, axis)
+		}
+	}
+	return nil
+}
+
+func (c *channelSums) add(ref, got []float32, shape []int, axis int) {
+	channels, inner := 1, len(ref)
+	if axis >= 0 && axis < len(shape) && shape[axis] <= maxChannels {
+		channels, inner = shape[axis], 1
+		for _, d := range shape[axis+1:] {
+			inner *= d
+		}
+	}
+	for len(c.n) < channels {
+		c.n, c.sum, c.squares, c.noise = append(c.n, 0), append(c.sum, 0), append(c.squares, 0), append(c.noise, 0)
+	}
+	for at, ch := 0, 0; at < len(ref); at, ch = at+inner, ch+1 {
+		if ch == channels {
+			ch = 0
+		}
+		for i := at; i < at+inner; i++ {
+			r, g := float64(ref[i]), float64(got[i])
+			if r-r != 0 && (r == g || r != r && g != g) {
+				continue
+			}
+			d := r - g
+			c.n[ch]++
+			c.sum[ch] += r
+			c.squares[ch] += r * r
+			c.noise[ch] += d * d
+		}
+	}
+}
+
+// DB returns the score in dB: 10·log10 of signal over noise, of the worst
+// output. Equal outputs give +Inf.
+func (s *Score) DB() float64 {
+	worst := math.Inf(1)
+	for i := range s.outputs {
+		for k := range s.outputs[i].axes {
+			worst = math.Min(worst, s.outputs[i].axes[k].db())
+		}
+	}
+	return worst
+}
+
+func (c *channelSums) db() float64 {
+	ratio, count, total := 0.0, 0, 0.0
+	for ch := range c.n {
+		total += c.squares[ch]
+	}
+	for ch := range c.n {
+		if c.n[ch] == 0 {
+			continue
+		}
+		variance := c.squares[ch] - c.sum[ch]*c.sum[ch]/c.n[ch]
+		// A channel that hardly moves is measured against the average power.
+		floor := 1e-6 * total / float64(len(c.n))
+		if variance = math.Max(variance, floor); variance == 0 {
+			continue
+		}
+		r := c.noise[ch] / variance
+		if r != r || math.IsInf(r, 0) {
+			return math.Inf(-1)
+		}
+		// A channel can be no worse than lost.
+		ratio += math.Min(r, 1)
+		count++
+	}
+	if count == 0 || ratio == 0 {
+		return math.Inf(1)
+	}
+	return -10 * math.Log10(ratio/float64(count))
+}
