@@ -358,38 +358,108 @@ type compareOp struct {
 	dims  func(a, b graph.Dim) graph.Dim
 }
 
-func comparison(name string, since int, f32 func(a, b float32) bool, f64 func(a, b float64) bool,
-	i64 func(a, b int64) bool, u64 func(a, b uint64) bool) compareOp {
-	return compareOp{name: name, since: since, f32: test2(f32), f64: test2(f64), i64: test2(i64), u64: test2(u64),
+func comparison(name string, since int, f32 *binary[float32, uint8], f64 *binary[float64, uint8],
+	i64 *binary[int64, uint8], u64 *binary[uint64, uint8]) compareOp {
+	return compareOp{name: name, since: since, f32: f32, f64: f64, i64: i64, u64: u64,
 		dims: func(a, b graph.Dim) graph.Dim {
 			if a.Known && b.Known {
-				return graph.D(int64(truth(i64(a.Size, b.Size))))
+				return graph.D(int64(i64.f(a.Size, b.Size)))
 			}
 			return graph.Dim{}
 		}}
 }
 
-func test2[T any](f func(a, b T) bool) *binary[T, uint8] {
-	return &binary[T, uint8]{f: func(a, b T) uint8 { return truth(f(a, b)) }}
+// less returns a < b with loops of its own: a call for each element would take
+// most of the time.
+func less[T tensor.Real]() *binary[T, uint8] {
+	return &binary[T, uint8]{
+		f: func(a, b T) uint8 { return truth(a < b) },
+		vv: func(dst []uint8, a, b []T) {
+			dst, b = dst[:len(a)], b[:len(a)]
+			for i, x := range a {
+				dst[i] = truth(x < b[i])
+			}
+		},
+		vs: func(dst []uint8, a []T, b T) {
+			dst = dst[:len(a)]
+			for i, x := range a {
+				dst[i] = truth(x < b)
+			}
+		},
+		sv: func(dst []uint8, a T, b []T) {
+			dst = dst[:len(b)]
+			for i, x := range b {
+				dst[i] = truth(a < x)
+			}
+		},
+	}
 }
 
-func less[T tensor.Real](a, b T) bool    { return a < b }
-func lessEq[T tensor.Real](a, b T) bool  { return a <= b }
-func greater[T tensor.Real](a, b T) bool { return a > b }
-func greatEq[T tensor.Real](a, b T) bool { return a >= b }
-func equal[T comparable](a, b T) bool    { return a == b }
+func lessEq[T tensor.Real]() *binary[T, uint8] {
+	return &binary[T, uint8]{
+		f: func(a, b T) uint8 { return truth(a <= b) },
+		vv: func(dst []uint8, a, b []T) {
+			dst, b = dst[:len(a)], b[:len(a)]
+			for i, x := range a {
+				dst[i] = truth(x <= b[i])
+			}
+		},
+		vs: func(dst []uint8, a []T, b T) {
+			dst = dst[:len(a)]
+			for i, x := range a {
+				dst[i] = truth(x <= b)
+			}
+		},
+		sv: func(dst []uint8, a T, b []T) {
+			dst = dst[:len(b)]
+			for i, x := range b {
+				dst[i] = truth(a <= x)
+			}
+		},
+	}
+}
+
+func equal[T comparable]() *binary[T, uint8] {
+	vs := func(dst []uint8, a []T, b T) {
+		dst = dst[:len(a)]
+		for i, x := range a {
+			dst[i] = truth(x == b)
+		}
+	}
+	return &binary[T, uint8]{
+		f: func(a, b T) uint8 { return truth(a == b) },
+		vv: func(dst []uint8, a, b []T) {
+			dst, b = dst[:len(a)], b[:len(a)]
+			for i, x := range a {
+				dst[i] = truth(x == b[i])
+			}
+		},
+		vs: vs,
+		sv: func(dst []uint8, a T, b []T) { vs(dst, b, a) },
+	}
+}
+
+// flipped returns op(b, a).
+func flipped[T any](op *binary[T, uint8]) *binary[T, uint8] {
+	return &binary[T, uint8]{
+		f:  func(a, b T) uint8 { return op.f(b, a) },
+		vv: func(dst []uint8, a, b []T) { op.vv(dst, b, a) },
+		vs: func(dst []uint8, a []T, b T) { op.sv(dst, b, a) },
+		sv: func(dst []uint8, a T, b []T) { op.vs(dst, b, a) },
+	}
+}
 
 var compareOps = []compareOp{
-	comparison("Less", 7, less[float32], less[float64], less[int64], less[uint64]),
-	comparison("LessOrEqual", 12, lessEq[float32], lessEq[float64], lessEq[int64], lessEq[uint64]),
-	comparison("Greater", 7, greater[float32], greater[float64], greater[int64], greater[uint64]),
-	comparison("GreaterOrEqual", 12, greatEq[float32], greatEq[float64], greatEq[int64], greatEq[uint64]),
+	comparison("Less", 7, less[float32](), less[float64](), less[int64](), less[uint64]()),
+	comparison("LessOrEqual", 12, lessEq[float32](), lessEq[float64](), lessEq[int64](), lessEq[uint64]()),
+	comparison("Greater", 7, flipped(less[float32]()), flipped(less[float64]()), flipped(less[int64]()), flipped(less[uint64]())),
+	comparison("GreaterOrEqual", 12, flipped(lessEq[float32]()), flipped(lessEq[float64]()), flipped(lessEq[int64]()), flipped(lessEq[uint64]())),
 	equalOp(),
 }
 
 func equalOp() compareOp {
-	op := comparison("Equal", 7, equal[float32], equal[float64], equal[int64], equal[uint64])
-	op.b8, op.str = test2(equal[uint8]), test2(equal[string])
+	op := comparison("Equal", 7, equal[float32](), equal[float64](), equal[int64](), equal[uint64]())
+	op.b8, op.str = equal[uint8](), equal[string]()
 	op.dims = func(a, b graph.Dim) graph.Dim {
 		switch {
 		case a.Known && b.Known:
