@@ -87,6 +87,9 @@ type attend[T float32 | float64] struct {
 	// after softmax.
 	scores []T
 	mode   int64
+	// sink holds, for each query head, the logarithm of what is added to the
+	// denominator of softmax; nil for nothing.
+	sink []T
 }
 
 func (a *attend[T]) run(c *Call) error {
@@ -140,7 +143,12 @@ func (a *attend[T]) head(c *Call, b, h int, buf []T) {
 	}
 	report(2)
 	for i := range a.qLen {
-		softmaxRow(s[i*a.kvLen:][:a.kvLen])
+		row := s[i*a.kvLen:][:a.kvLen]
+		if a.sink != nil {
+			sinkRow(row, a.sink[h])
+		} else {
+			softmaxRow(row)
+		}
 	}
 	report(3)
 	product(c, a.qLen, a.vDim, a.kvLen, s, a.kvLen, false, a.v.at(b, kv), a.v.row, false, a.y.at(b, h), a.y.row)
@@ -161,6 +169,22 @@ func softmaxRow[T float32 | float64](x []T) {
 		return
 	}
 	var sum T
+	for i, v := range x {
+		x[i] = T(math.Exp(float64(v - top)))
+		sum += x[i]
+	}
+	for i := range x {
+		x[i] /= sum
+	}
+}
+
+// sinkRow replaces x by its softmax with exp(sink) added to the denominator.
+func sinkRow[T float32 | float64](x []T, sink T) {
+	top := sink
+	for _, v := range x {
+		top = max(top, v)
+	}
+	sum := T(math.Exp(float64(sink - top)))
 	for i, v := range x {
 		x[i] = T(math.Exp(float64(v - top)))
 		sum += x[i]

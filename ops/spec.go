@@ -152,6 +152,7 @@ func families() [][]Spec {
 		mlSpecs(),
 		nbitsSpecs(),
 		deformSpecs(),
+		msAttentionSpecs(),
 	}
 }
 
