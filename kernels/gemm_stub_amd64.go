@@ -106,3 +106,8 @@ func qdepthwiseAVX2(t *byte)
 //
 //go:noescape
 func qdepthwiseAVX512(t *byte)
+
+// qdepthwiseVNNI computes the whole blocks of 64 channels of the qTapTile t.
+//
+//go:noescape
+func qdepthwiseVNNI(t *byte)

@@ -123,6 +123,7 @@ type QConv struct {
 	w     []int32
 	sums  []int32
 	pitch int
+	wide  []byte // of a depthwise convolution, as in qTapTile, or nil
 }
 
 // NewQConv prepares the convolution of s with the integer weights w of shape
@@ -152,6 +153,7 @@ func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32) (*QConv, error) {
 				q.sums[co] += v
 			}
 		}
+		q.packWide()
 		return q, nil
 	}
 	q.runs = c.qRuns(level)
@@ -178,6 +180,31 @@ func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32) (*QConv, error) {
 		q.groups = append(q.groups, PackQB(k, cout, QMatrix{buf, signed, k, true}, z))
 	}
 	return q, nil
+}
+
+// wideAt is the place of channel ch in a block of 64 in the order of the sums
+// of the kernel for whole blocks.
+func wideAt(ch int) int { return ch%16/4*16 + ch/16*4 + ch%4 }
+
+// packWide sets q.wide where there are whole blocks of 64 channels whose
+// weights have 8 bits.
+func (q *QConv) packWide() {
+	blocks, taps := q.conv.spec.Cout/64, q.conv.taps
+	if q.level < AVX512VNNI || blocks == 0 {
+		return
+	}
+	groups := (taps + 3) / 4
+	wide := make([]byte, blocks*groups*256)
+	for t := range taps {
+		for ch := range blocks * 64 {
+			v := q.w[t*q.pitch+ch]
+			if v != int32(int8(v)) {
+				return
+			}
+			wide[(ch/64*groups+t/4)*256+4*wideAt(ch%64)+t%4] = byte(v)
+		}
+	}
+	q.wide = wide
 }
 
 // Out returns the spatial part of the output shape for the given spatial part
@@ -283,6 +310,13 @@ type qTapTile struct {
 	lo, hi            float32
 	zero              int32
 	flip              uint32
+	// For whole blocks of 64 channels at AVX512VNNI: the weights of four taps
+	// at a time as bytes, with init and scale in the order of its sums.
+	wide   []byte
+	init4  []int32
+	scale4 []float32
+	blocks int // of 64 channels
+	groups int // of four taps
 }
 
 // qTapTileGo is the specification of the depthwise integer kernels, for the
@@ -437,6 +471,19 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 	j := qJob{out: o, b: &PackedQB{n: ch, sums: q.sums}, zero: zero + int32(a.flip())}
 	cols := j.prepare()
 	lv := min(q.level, level)
+	blocks := 0
+	if lv == AVX512VNNI && q.wide != nil && j.mode == qBytes {
+		blocks = ch / 64
+		// Taps that fill the last group have no weight.
+		for len(off)%4 != 0 {
+			off = append(off, off[0])
+		}
+		cols.init4, cols.scale4 = growTo(&cols.init4, 64*blocks), growTo(&cols.scale4, 64*blocks)
+		for c := range 64 * blocks {
+			at := c&^63 + wideAt(c&63)
+			cols.init4[at], cols.scale4[at] = cols.init[c], cols.scale[c]
+		}
+	}
 	size := 4
 	if j.mode == qBytes {
 		size = 1
@@ -448,6 +495,7 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 			w: q.w, off: off, init: cols.init, scale: cols.scale, bias: cols.bias, taps: c.taps, pitch: q.pitch,
 			columns: out[2], channels: ch, xStep: ax.stride * ch, cStep: ch * size, mode: j.mode,
 			lo: j.lo, hi: j.hi, zero: o.Zero, flip: uint32(a.flip()),
+			wide: q.wide, init4: cols.init4, scale4: cols.scale4, blocks: blocks, groups: len(off) / 4,
 		}
 		for i := first; i < last; i++ {
 			b := bands.band(s, a.Data, i, byte(zero))

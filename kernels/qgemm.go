@@ -287,6 +287,8 @@ type qJob struct {
 type qColumns struct {
 	init        []int32
 	scale, bias []float32
+	init4       []int32 // in the order of the depthwise kernel for whole blocks
+	scale4      []float32
 }
 
 var qColumnsPool = sync.Pool{New: func() any { return new(qColumns) }}

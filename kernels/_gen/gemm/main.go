@@ -27,5 +27,6 @@ func main() {
 	byteSum()
 	qdepthwise(avx2)
 	qdepthwise(avx512)
+	qdepthwiseVNNI()
 	Generate()
 }

@@ -180,3 +180,95 @@ func qdepthwise(v isa) {
 	VZEROUPPER()
 	RET()
 }
+
+// Offsets in kernels.qTapTile of what only qdepthwiseVNNI reads.
+const (
+	pWide   = 240
+	pInit4  = 264
+	pScale4 = 288
+	pBlocks = 312
+	pGroups = 320
+)
+
+// qdepthwiseVNNI writes the kernel of depthwise convolutions with weights of 8
+// bits and results of 8 bits for whole blocks of 64 channels. It interleaves
+// the bytes of four kernel positions, which leaves words 4j to 4j+3 of each
+// 16 channels in sum j; packing the results brings them back into order.
+func qdepthwiseVNNI() {
+	TEXT("qdepthwiseVNNI", NOSPLIT, "func(t *byte)")
+	Doc("qdepthwiseVNNI computes the whole blocks of 64 channels of the qTapTile t.")
+	Pragma("noescape")
+	args := Load(Param("t"), GP64()).(reg.GPVirtual)
+	z := zmm
+	flip, zero, lo, hi, low := z[16], z[17], z[18], z[19], z[20]
+	VPBROADCASTB(Mem{Base: args, Disp: pFlip}, flip)
+	VPBROADCASTD(Mem{Base: args, Disp: pZero}, zero)
+	VBROADCASTSS(Mem{Base: args, Disp: pLo}, lo)
+	VBROADCASTSS(Mem{Base: args, Disp: pHi}, hi)
+	VPTERNLOGD(Imm(0xff), low, low, low)
+	VPSRLW(Imm(8), low, low)
+	w, blocks, done := ptr(args, pWide), ptr(args, pBlocks), GP64()
+	XORQ(done, done)
+	Label("block")
+	x, out, columns := ptr(args, pX), ptr(args, pC), ptr(args, pColumns)
+	ADDQ(done, x)
+	ADDQ(done, out)
+	init, scale := ptr(args, pInit4), ptr(args, pScale4)
+	LEAQ(Mem{Base: init, Index: done, Scale: 4}, init)
+	LEAQ(Mem{Base: scale, Index: done, Scale: 4}, scale)
+	pw := GP64()
+	Label("column")
+	for j := range 4 {
+		VMOVUPS(Mem{Base: init, Disp: 64 * j}, z[j])
+	}
+	off, groups := ptr(args, pOff), ptr(args, pGroups)
+	MOVQ(w, pw)
+	Label("group")
+	for i := range 4 {
+		o := GP64()
+		MOVQ(Mem{Base: off, Disp: 8 * i}, o)
+		VPXORD(Mem{Base: x, Index: o, Scale: 1}, flip, z[4+i])
+	}
+	VPUNPCKLBW(z[5], z[4], z[8])
+	VPUNPCKHBW(z[5], z[4], z[9])
+	VPUNPCKLBW(z[7], z[6], z[10])
+	VPUNPCKHBW(z[7], z[6], z[11])
+	VPUNPCKLWD(z[10], z[8], z[12])
+	VPUNPCKHWD(z[10], z[8], z[13])
+	VPUNPCKLWD(z[11], z[9], z[14])
+	VPUNPCKHWD(z[11], z[9], z[15])
+	for j := range 4 {
+		VMOVUPS(Mem{Base: pw, Disp: 64 * j}, z[21+j])
+		vpdpbusd(z[21+j], z[12+j], z[j])
+	}
+	ADDQ(I32(256), pw)
+	ADDQ(Imm(32), off)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	for j := range 4 {
+		VCVTDQ2PS(z[j], z[j])
+		VMULPS(Mem{Base: scale, Disp: 64 * j}, z[j], z[j])
+		VMAXPS(lo, z[j], z[j]) // a NaN becomes the lower bound
+		VMINPS(hi, z[j], z[j])
+		VCVTPS2DQ(z[j], z[j])
+		VPADDD(zero, z[j], z[j])
+	}
+	VPACKSSDW(z[1], z[0], z[0])
+	VPACKSSDW(z[3], z[2], z[2])
+	VPANDD(low, z[0], z[0])
+	VPANDD(low, z[2], z[2])
+	VPACKUSWB(z[2], z[0], z[0])
+	VMOVUPS(z[0], Mem{Base: out})
+	step := ptr(args, pXStep)
+	ADDQ(step, x)
+	step = ptr(args, pCStep)
+	ADDQ(step, out)
+	DECQ(columns)
+	JNZ(LabelRef("column"))
+	MOVQ(pw, w)
+	ADDQ(Imm(64), done)
+	DECQ(blocks)
+	JNZ(LabelRef("block"))
+	VZEROUPPER()
+	RET()
+}
