@@ -276,7 +276,10 @@ func TestLossless(t *testing.T) {
 	// Go's encoder puts a oneof behind fields of higher numbers, unlike those
 	// that write models, so the rest can only be equal.
 	rich := richModel()
-	checkLossless(t, marshal(t, rich))
+	m := checkLossless(t, marshal(t, rich))
+	if !bytes.Equal(write(t, m.Clone()), write(t, m)) {
+		t.Error("a copy is written otherwise")
+	}
 	n := 0
 	spoil(rich.ProtoReflect(), &n)
 	if n < 150 {

@@ -69,7 +69,10 @@ func (e *pathError) Unwrap() error { return e.err }
 func classify(path string, err error) error {
 	var pe *fs.PathError
 	var le *LimitError
-	if errors.As(err, &pe) || errors.As(err, &le) || errors.Is(err, ErrChanged) {
+	switch {
+	case errors.Is(err, ErrChanged):
+		return &fs.PathError{Op: "read", Path: path, Err: ErrChanged}
+	case errors.As(err, &pe) || errors.As(err, &le):
 		return &pathError{path, err}
 	}
 	return &ContentError{Path: path, Err: err}

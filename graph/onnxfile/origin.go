@@ -18,9 +18,9 @@ type origin struct {
 	data    []*mapping
 	tensors map[*tensor.Tensor]*stored
 	infos   map[infoKey]info
-	// dangling says where among the value_info entries of a graph those without
-	// a value stood.
-	dangling map[*graph.Graph][]int
+	// dangling says where among the value_info entries of a graph, by its scope,
+	// those without a value stood.
+	dangling map[string][]int
 }
 
 // infoKey finds a ValueInfoProto that repeats a value which is described

@@ -131,9 +131,10 @@ type loader struct {
 	held                  int64
 
 	functions map[graph.OpKey]*graph.Function
-	places    []place // nodes around the current graph
-	node      place   // the current node
-	fn        string  // scope of the current function, or ""
+	dangling  map[*graph.Graph][]int // as origin.dangling, while scopes have no names yet
+	places    []place                // nodes around the current graph
+	node      place                  // the current node
+	fn        string                 // scope of the current function, or ""
 }
 
 // place is a node, as messages name it, and the attribute being decoded.
@@ -141,10 +142,11 @@ type place struct{ label, op, attr string }
 
 func newLoader(opts []Option) *loader {
 	l := &loader{
-		limits: Limits{}.withDefaults(),
-		files:  map[string]*mapping{},
-		words:  map[string]string{},
-		origin: &origin{tensors: map[*tensor.Tensor]*stored{}, infos: map[infoKey]info{}, dangling: map[*graph.Graph][]int{}},
+		limits:   Limits{}.withDefaults(),
+		files:    map[string]*mapping{},
+		words:    map[string]string{},
+		origin:   &origin{tensors: map[*tensor.Tensor]*stored{}, infos: map[infoKey]info{}, dangling: map[string][]int{}},
+		dangling: map[*graph.Graph][]int{},
 	}
 	for _, o := range opts {
 		o(l)
@@ -354,6 +356,13 @@ func (l *loader) decodeModel(b []byte) error {
 	for k, i := range l.origin.infos {
 		i.name, i.typ, i.value = i.value.Name(), i.value.Type, nil
 		l.origin.infos[k] = i
+	}
+	if len(l.dangling) > 0 {
+		for g := range m.Scopes() {
+			if at := l.dangling[g]; at != nil {
+				l.origin.dangling[g.Scope()] = at
+			}
+		}
 	}
 	return l.calls()
 }
@@ -615,7 +624,7 @@ func (l *loader) valueInfos(g *graph.Graph, sc *scope, infos [][]byte, first map
 		if v == nil || listed[v] {
 			loose = protowire.AppendTag(loose, 13, protowire.BytesType)
 			loose = protowire.AppendBytes(loose, b)
-			l.origin.dangling[g] = append(l.origin.dangling[g], i)
+			l.dangling[g] = append(l.dangling[g], i)
 			continue
 		}
 		listed[v] = true

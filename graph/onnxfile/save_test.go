@@ -284,6 +284,55 @@ func TestSaveDestinations(t *testing.T) {
 	sameWeights(t, m, open(t, target))
 }
 
+func TestCheckDestination(t *testing.T) {
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "in.onnx"), filepath.Join(dir, "out.onnx")
+	save(t, weights(2000), in, SaveOptions{})
+	m := open(t, in)
+	for _, c := range []struct {
+		path string
+		opt  SaveOptions
+		ok   bool
+	}{
+		{out, SaveOptions{}, true}, {in, SaveOptions{}, false}, {in, SaveOptions{InPlace: true}, true},
+		{dir, SaveOptions{}, false}, {filepath.Join(dir, "missing", "out.onnx"), SaveOptions{}, false},
+	} {
+		if err := CheckDestination(m, c.path, c.opt); (err == nil) != c.ok {
+			t.Errorf("%s: error %v", c.path, err)
+		}
+	}
+	if got := names(t, dir); len(got) != 1 {
+		t.Errorf("files left: %v", got)
+	}
+}
+
+func TestCopy(t *testing.T) {
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "in.onnx"), filepath.Join(dir, "out.onnx")
+	rich := richModel()
+	b := reversed(rich.ProtoReflect().Descriptor(), marshal(t, rich)) // Save would bring it into order
+	if err := os.WriteFile(in, b, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	m := open(t, in)
+	if err := Copy(ctx, m, in, SaveOptions{}); err == nil {
+		t.Error("copied over the input")
+	}
+	if err := Copy(ctx, m, out, SaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, b) {
+		t.Errorf("the copy differs, %v", err)
+	}
+	if n := Size(m); n != int64(len(write(t, m))) {
+		t.Errorf("size %d", n)
+	}
+	save(t, weights(2000), in, SaveOptions{External: ExternalAlways})
+	if err := Copy(ctx, open(t, in), filepath.Join(t.TempDir(), "m.onnx"), SaveOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSaveCancelled(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "m.onnx")

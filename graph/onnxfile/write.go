@@ -288,11 +288,11 @@ func (e *encoder) nodes(num protowire.Number, g *graph.Graph) {
 // value come where the file had them.
 func (e *encoder) valueInfos(num protowire.Number, g *graph.Graph, x *merger) {
 	var at []int
-	if e.origin != nil {
-		at = e.origin.dangling[g]
+	loose := func() bool { return len(x.rest) > 0 && x.rest[0].num == 13 }
+	if e.origin != nil && loose() {
+		at = e.origin.dangling[g.Scope()]
 	}
 	i := 0
-	loose := func() bool { return len(x.rest) > 0 && x.rest[0].num == 13 }
 	put := func() {
 		f := x.rest[0]
 		x.rest = x.rest[1:]
