@@ -2,15 +2,20 @@ package onnxq
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/onnxq/onnxq/calibration"
-	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/ops"
@@ -45,26 +50,119 @@ func PrintPasses(w io.Writer) error {
 	return tw.Flush()
 }
 
-// CalibrateFile collects statistics for the model in a file on shard [0] of
-// [1] of the samples that o names; what is held out is left out before.
-func CalibrateFile(ctx context.Context, in string, shard [2]int, o Options) (*calibration.Table, error) {
+// CalibrateOptions say which part of the samples CalibrateFile takes, and what
+// becomes of a run that does not get to its end.
+type CalibrateOptions struct {
+	Options
+	// Shard of Shards is the part of the samples to take: those whose place,
+	// counted without what is held out, is Shard modulo Shards. With Shards 0
+	// it is all of them.
+	Shard, Shards int
+	// Resume takes up an earlier run with the same output, model, samples and
+	// options that was stopped. There need not be one.
+	Resume bool
+}
+
+// checkpointEvery is the time between two writings of a table that is not
+// complete yet.
+const checkpointEvery = 10 * time.Second
+
+// CalibrateFile collects statistics of the model in file in on the samples
+// that o names, without what is held out, and saves the table as out. While it
+// runs it keeps the table of the samples that are through in the file
+// out.partial, which it removes at the end. With an empty out nothing is
+// written.
+func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (*calibration.Table, error) {
+	if len(o.Data) == 0 {
+		return nil, ErrNoData
+	}
 	m, err := Load(in)
 	if err != nil {
 		return nil, err
 	}
 	defer m.Close()
-	q, err := newQuantization(ctx, m, o)
+	if out != "" {
+		if err := onnxfile.CheckDestination(m, out, onnxfile.SaveOptions{}); err != nil {
+			return nil, err
+		}
+	}
+	q, err := newQuantization(ctx, m, o.Options)
 	if err != nil {
 		return nil, err
 	}
 	defer q.close()
 	plan := o.Plan
 	if plan == nil {
-		if plan, err = MakePlan(q.prepared, o); err != nil {
+		if plan, err = MakePlan(q.prepared, o.Options); err != nil {
 			return nil, err
 		}
 	}
-	return Calibrate(ctx, q.prepared, plan, q.calib.Shard(shard[0], shard[1]), o)
+	shard, shards := o.Shard, max(o.Shards, 1)
+	if shard < 0 || shard >= shards {
+		return nil, optionErrorf("shard %d of %d, want 0 to %d", shard, shards, shards-1)
+	}
+	src := q.calib.Shard(shard, shards)
+	if shards > 1 && len(o.State) > 0 {
+		for i := range q.calib.Len() {
+			if q.calib.Sample(i).Row > 0 {
+				return nil, optionErrorf("shards would cut the files, in which state is carried from sample to sample: give each shard files of its own with --data")
+			}
+		}
+	}
+	if src.Len() == 0 {
+		return nil, &calibration.DataError{Path: strings.Join(o.Data, ", "), Err: fmt.Errorf("%d samples leave none for shard %d of %d", q.calib.Len(), shard, shards)}
+	}
+	partial := out + ".partial"
+	co := calibration.CollectOptions{
+		Model: Digest(m), Shard: shard, Shards: shards, Total: q.calib.Len(),
+	}
+	if out != "" {
+		co.CheckpointEvery = checkpointEvery
+		co.Checkpoint = func(t *calibration.Table) error { return t.Save(partial) }
+	}
+	co.Settings.Holdout = q.held
+	if o.Resume && out != "" {
+		co.Resume, err = calibration.Load(partial)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	t, err := calibrate(ctx, q.prepared, plan, src, o.Options, co)
+	if err != nil {
+		return nil, err
+	}
+	if out == "" {
+		return t, nil
+	}
+	if err := t.Save(out); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Digest identifies a model in a calibration table: a hash of its graphs and
+// constants in hexadecimal.
+func Digest(m *graph.Model) string {
+	h := sha256.New()
+	io.WriteString(h, graph.Text(m, 0))
+	for g := range m.Scopes() {
+		for _, v := range g.Initializers() {
+			if v.Const != nil {
+				h.Write(v.Const.Bytes())
+			}
+		}
+		for n := range g.Nodes() {
+			for _, a := range n.Attrs {
+				if a.T != nil {
+					h.Write(a.T.Bytes())
+				}
+			}
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // Run computes the outputs of m for the samples that o names, in order, and
@@ -76,20 +174,20 @@ func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, 
 		return 0, err
 	}
 	defer src.Close()
-	if o.Samples > 0 {
-		src = src.First(o.Samples)
-	}
-	prog, err := exec.Compile(m)
+	src = o.limit(src)
+	r, err := newRunner(m, o)
 	if err != nil {
 		return 0, err
 	}
-	s := prog.NewSession(exec.SessionOptions{Threads: o.Threads, MaxBytes: o.MaxBytes})
 	for i := range src.Len() {
 		feed, err := src.Load(ctx, i)
 		if err != nil {
-			return i, err
+			if src.Skip(i, err) {
+				continue
+			}
+			return i, suggest(m, err)
 		}
-		out, err := s.Run(ctx, feedData(feed), nil, nil)
+		out, err := r.run(ctx, src.Sample(i), feedData(feed))
 		if err != nil {
 			return i, err
 		}
@@ -98,15 +196,7 @@ func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, 
 		}
 		o.progress("run", i+1, src.Len())
 	}
-	return src.Len(), nil
-}
-
-func feedData(feed calibration.Feed) map[string]ops.Data {
-	in := make(map[string]ops.Data, len(feed))
-	for k, t := range feed {
-		in[k] = t
-	}
-	return in
+	return src.Len() - len(src.Skipped()), nil
 }
 
 // Summary says what is in a model.
@@ -300,4 +390,12 @@ func (s *Summary) Print(w io.Writer) error {
 		fmt.Fprintf(tw, "operator\t%d × %s%s\n", c.Count, clean(c.Op), note)
 	}
 	return tw.Flush()
+}
+
+func feedData(feed calibration.Feed) map[string]ops.Data {
+	in := make(map[string]ops.Data, len(feed))
+	for k, t := range feed {
+		in[k] = t
+	}
+	return in
 }

@@ -13,7 +13,10 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/onnxq/onnxq/auto"
 	"github.com/onnxq/onnxq/calibration"
@@ -60,12 +63,16 @@ type Options struct {
 	// names samples to measure the result on; without it the last tenth of
 	// Data is held out for that.
 	Data, EvalData []string
-	Samples        int  // number of samples of Data to use; 0: all
+	Samples        int  // number of samples of Data to use, spread evenly; 0: all
 	Holdout        *int // number of samples of Data to hold out; nil: a tenth
 	Source         calibration.Options
+	// State lists outputs that are fed back as inputs of the next sample of
+	// the same file, from zeros at its start. Samples then takes the first ones.
+	State []calibration.Feedback
 
 	Method        calibration.Method // how ranges follow from statistics; "": MinMax
 	MethodOptions calibration.MethodOptions
+	Bins          int // histogram bins on each side of 0; 0: calibration.DefaultBins
 
 	Activations string // storage type: u8 (default) or i8
 	Weights     string // storage type: i8 (default) or u8
@@ -124,8 +131,37 @@ type ContractError struct{ Text string }
 // Error returns the demand and what was reached.
 func (e *ContractError) Error() string { return e.Text }
 
+// OptionError says that options contradict each other, the model or a file
+// that they hold.
+type OptionError struct{ Err error }
+
+// Error returns the cause's text.
+func (e *OptionError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *OptionError) Unwrap() error { return e.Err }
+
+func optionErrorf(format string, args ...any) error {
+	return &OptionError{fmt.Errorf(format, args...)}
+}
+
 // Load opens a model file. The model aliases the file, so Close it when done.
-func Load(path string) (*graph.Model, error) { return onnxfile.Open(path) }
+// Operator types and domains with control characters are an error.
+func Load(path string) (*graph.Model, error) {
+	m, err := onnxfile.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			if strings.ContainsFunc(n.Op.String(), unicode.IsControl) {
+				m.Close()
+				return nil, &onnxfile.ContentError{Path: path, Err: n.Errorf("load", "the operator's name holds control characters")}
+			}
+		}
+	}
+	return m, nil
+}
 
 // Prepare returns a copy of m in the form that quantization wants: at least
 // the operator set that the target's quantized form needs, constants folded,
@@ -139,7 +175,7 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 		}
 	}
 	if need > o.target().MaxOpset {
-		return nil, nil, fmt.Errorf("%s runs quantized models up to opset %d, not %d", o.target().Name, o.target().MaxOpset, need)
+		return nil, nil, optionErrorf("%s runs quantized models up to opset %d, not %d", o.target().Name, o.target().MaxOpset, need)
 	}
 	p := m.Clone()
 	changes, err := passes.Prepare(ctx, p, passes.Options{MinOpset: need})
@@ -179,13 +215,47 @@ func Inputs(m *graph.Model) []calibration.Input {
 	return in
 }
 
-// Open opens sample sources for m.
+// Open opens sample sources for m. Inputs that o.State feeds may be missing
+// from samples.
 func Open(ctx context.Context, m *graph.Model, specs []string, o Options) (*calibration.Source, error) {
 	so := o.Source
 	if so.DecodeTensor == nil {
 		so.DecodeTensor = onnxfile.DecodeTensor
 	}
-	return calibration.Open(ctx, specs, Inputs(m), so)
+	in := Inputs(m)
+	for i := range in {
+		in[i].Optional = slices.ContainsFunc(o.State, func(f calibration.Feedback) bool { return f.Input == in[i].Name })
+	}
+	return calibration.Open(ctx, specs, in, so)
+}
+
+// limit returns the samples that o.Samples asks for.
+func (o *Options) limit(src *calibration.Source) *calibration.Source {
+	switch {
+	case o.Samples <= 0:
+		return src
+	case len(o.State) > 0:
+		return src.First(o.Samples)
+	}
+	return src.Limit(o.Samples)
+}
+
+// suggest adds to an error about missing inputs the pairs of state that could
+// supply them.
+func suggest(m *graph.Model, err error) error {
+	var miss *calibration.MissingError
+	if !errors.As(err, &miss) {
+		return err
+	}
+	pairs := calibration.Suggest(m.Graph, miss.Inputs)
+	if len(pairs) == 0 {
+		return err
+	}
+	var flags []string
+	for _, p := range pairs {
+		flags = append(flags, "--state "+strconv.Quote(p.String()))
+	}
+	return fmt.Errorf("%w; if the model carries state from sample to sample, try %s", err, strings.Join(flags, " "))
 }
 
 // Result says what Quantize did. Its JSON form is that of `quantize --json`.
@@ -294,6 +364,12 @@ func QuantizeModel(ctx context.Context, m *graph.Model, o Options) (*graph.Model
 	if q.result == nil {
 		q.result = m
 	}
+	for _, src := range q.closers {
+		res.Notes = append(res.Notes, src.Notes()...)
+		for _, bad := range src.Skipped() {
+			res.Notes = append(res.Notes, "skipped: "+bad.Error())
+		}
+	}
 	res.Seconds, res.PeakRSS = time.Since(start).Seconds(), peakRSS()
 	if broken := res.check(&o); broken != nil {
 		return q.result, res, broken
@@ -329,6 +405,7 @@ type quantization struct {
 	result   *graph.Model
 	calib    *calibration.Source // samples to calibrate on; nil with a table
 	eval     *calibration.Source // samples to measure on; may be nil
+	held     int                 // samples held out of the data
 	measured string
 	closers  []*calibration.Source
 	passes   []passes.Change
@@ -343,6 +420,9 @@ func (q *quantization) close() {
 
 func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantization, error) {
 	q := &quantization{o: o, original: m}
+	if t := o.Table; t != nil && t.Model != "" && t.Model != Digest(m) {
+		return nil, optionErrorf("the calibration table was made from another model")
+	}
 	var err error
 	if q.prepared, q.passes, err = Prepare(ctx, m, o); err != nil {
 		return nil, err
@@ -361,10 +441,7 @@ func (q *quantization) openSources(ctx context.Context) error {
 			return err
 		}
 		q.closers = append(q.closers, src)
-		q.calib = src
-		if q.o.Samples > 0 {
-			q.calib = q.calib.First(q.o.Samples)
-		}
+		q.calib = q.o.limit(src)
 	}
 	if len(q.o.EvalData) > 0 {
 		src, err := Open(ctx, q.original, q.o.EvalData, q.o)
@@ -386,6 +463,7 @@ func (q *quantization) openSources(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	q.held = held.Len()
 	if held.Len() > 0 {
 		q.calib, q.eval, q.measured = rest, held, "held-out samples"
 	} else {
@@ -434,15 +512,15 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		if q.calib == nil {
 			return nil, ErrNoData
 		}
-		return collect(ctx, m, watch, q.calib, q.o)
+		return collect(ctx, m, q.calib, q.o, calibration.CollectOptions{Watch: watch})
 	}
 	if q.o.Plan != nil {
 		return q.follow(ctx, q.o.Plan, o)
 	}
 	if q.calib != nil {
 		var err error
-		if o.Samples, err = spread(ctx, q.calib, measureOn); err != nil {
-			return nil, err
+		if o.Samples, err = q.spread(ctx, measureOn); err != nil {
+			return nil, suggest(q.original, err)
 		}
 	}
 	return auto.Search(ctx, q.prepared, o)
@@ -452,12 +530,26 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 // on.
 const measureOn = 8
 
-// spread loads n samples, evenly spaced.
-func spread(ctx context.Context, src *calibration.Source, n int) ([]map[string]ops.Data, error) {
+// spread loads n calibration samples, evenly spaced, with the state that the
+// float model has at each.
+func (q *quantization) spread(ctx context.Context, n int) ([]map[string]ops.Data, error) {
+	src := q.calib
 	n = min(n, src.Len())
+	var r *runner
+	if len(q.o.State) > 0 {
+		var err error
+		if r, err = newRunner(q.prepared, q.o); err != nil {
+			return nil, err
+		}
+	}
 	var out []map[string]ops.Data
-	for i := range n {
-		k := i * src.Len() / n
+	for k, i := 0, 0; i < n; k++ {
+		chosen := k == i*src.Len()/n
+		if chosen {
+			i++
+		} else if r == nil {
+			continue
+		}
 		feed, err := src.Load(ctx, k)
 		if err != nil {
 			if src.Skip(k, err) {
@@ -465,7 +557,15 @@ func spread(ctx context.Context, src *calibration.Source, n int) ([]map[string]o
 			}
 			return nil, err
 		}
-		out = append(out, feedData(feed))
+		in := feedData(feed)
+		if r != nil {
+			if _, err := r.run(ctx, src.Sample(k), in); err != nil {
+				return nil, err
+			}
+		}
+		if chosen {
+			out = append(out, in)
+		}
 	}
 	return out, nil
 }
@@ -498,36 +598,55 @@ func (q *quantization) follow(ctx context.Context, plan *qdq.Plan, o auto.Option
 // Calibrate runs the samples through a prepared model and collects statistics
 // of the values that the plan wants.
 func Calibrate(ctx context.Context, m *graph.Model, plan *qdq.Plan, src *calibration.Source, o Options) (*calibration.Table, error) {
-	want, err := plan.Wants(m)
-	if err != nil {
-		return nil, err
-	}
-	return collect(ctx, m, want, src, o)
+	return calibrate(ctx, m, plan, src, o, calibration.CollectOptions{})
 }
 
-func collect(ctx context.Context, m *graph.Model, watch []quant.Watch, src *calibration.Source, o Options) (*calibration.Table, error) {
+func calibrate(ctx context.Context, m *graph.Model, plan *qdq.Plan, src *calibration.Source, o Options, co calibration.CollectOptions) (*calibration.Table, error) {
+	var err error
+	if co.Watch, err = plan.Wants(m); err != nil {
+		return nil, err
+	}
+	return collect(ctx, m, src, o, co)
+}
+
+// collect collects what co.Watch says; the rest of co follows from o, but for
+// what concerns the identity of the table and its checkpoints.
+func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Options, co calibration.CollectOptions) (*calibration.Table, error) {
 	prog, err := exec.Compile(m)
 	if err != nil {
 		return nil, err
 	}
-	return calibration.Collect(ctx, prog, src, calibration.CollectOptions{
-		Watch: watch, Threads: o.Threads, MaxBytes: o.MaxBytes,
-		Progress: func(done, total int) { o.progress("calibrate", done, total) },
-	})
+	if _, err := calibration.NewState(m.Graph, o.State); err != nil {
+		return nil, &OptionError{err}
+	}
+	co.Settings = calibration.TableOptions{
+		Bins: o.Bins, Limit: o.Samples, Batched: o.Source.Batched, Cast: o.Source.Cast, Image: o.Source.Image, Seed: o.Source.Seed,
+		Holdout: co.Settings.Holdout,
+	}
+	for _, f := range o.State {
+		co.Settings.State = append(co.Settings.State, f.String())
+	}
+	slices.Sort(co.Settings.State)
+	co.State, co.Threads, co.MaxBytes = o.State, o.Threads, o.MaxBytes
+	co.Progress = func(done, total int) { o.progress("calibrate", done, total) }
+	t, err := calibration.Collect(ctx, prog, src, co)
+	var other *calibration.ResumeError
+	if errors.As(err, &other) {
+		return nil, &OptionError{err}
+	}
+	return t, suggest(m, err)
 }
 
 // Compare runs the samples through both models and compares the outputs.
 func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, error) {
-	a, err := exec.Compile(ref)
+	a, err := newRunner(ref, o)
 	if err != nil {
 		return nil, err
 	}
-	b, err := exec.Compile(got)
+	b, err := newRunner(got, o)
 	if err != nil {
 		return nil, err
 	}
-	so := exec.SessionOptions{Threads: o.Threads, MaxBytes: o.MaxBytes}
-	sa, sb := a.NewSession(so), b.NewSession(so)
 	var names []string
 	for _, v := range ref.Graph.Outputs() {
 		names = append(names, v.Name())
@@ -536,17 +655,16 @@ func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source
 	for i := range src.Len() {
 		feed, err := src.Load(ctx, i)
 		if err != nil {
-			return nil, err
+			if src.Skip(i, err) {
+				continue
+			}
+			return nil, suggest(ref, err)
 		}
-		in := make(map[string]ops.Data, len(feed))
-		for k, t := range feed {
-			in[k] = t
-		}
-		x, err := sa.Run(ctx, in, nil, nil)
+		x, err := a.run(ctx, src.Sample(i), feedData(feed))
 		if err != nil {
 			return nil, err
 		}
-		y, err := sb.Run(ctx, in, nil, nil)
+		y, err := b.run(ctx, src.Sample(i), feedData(feed))
 		if err != nil {
 			return nil, err
 		}
@@ -556,6 +674,42 @@ func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source
 		o.progress("compare", i+1, src.Len())
 	}
 	return cmp.Outputs(), nil
+}
+
+// runner runs a model on samples in order.
+type runner struct {
+	session *exec.Session
+	state   *calibration.State
+	path    string
+}
+
+func newRunner(m *graph.Model, o Options) (*runner, error) {
+	prog, err := exec.Compile(m)
+	if err != nil {
+		return nil, err
+	}
+	state, err := calibration.NewState(m.Graph, o.State)
+	if err != nil {
+		return nil, &OptionError{err}
+	}
+	return &runner{session: prog.NewSession(exec.SessionOptions{Threads: o.Threads, MaxBytes: o.MaxBytes}), state: state}, nil
+}
+
+// run adds the state to the inputs in and runs the model.
+func (r *runner) run(ctx context.Context, sample calibration.Sample, in map[string]ops.Data) ([]ops.Data, error) {
+	if sample.Row == 0 || sample.Path != r.path {
+		r.state.Reset()
+		r.path = sample.Path
+	}
+	if err := r.state.Feed(in); err != nil {
+		return nil, err
+	}
+	out, err := r.session.Run(ctx, in, nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("sample %s: %w", strconv.Quote(sample.Name), err)
+	}
+	r.state.Keep(out)
+	return out, nil
 }
 
 // describe fills in what follows from the plan and the models.

@@ -1,9 +1,13 @@
 package calibration
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
@@ -23,6 +27,19 @@ type CollectOptions struct {
 	// holds all.
 	Shard, Shards, Total int
 
+	// State is fed back from sample to sample within a file; the samples of a
+	// file then run one after the other.
+	State []Feedback
+
+	// Resume is the table of an earlier run over the same samples that did not
+	// get through them. What it covers is not observed again.
+	Resume *Table
+	// Checkpoint is called with the table of the samples that are through: about
+	// every CheckpointEvery, and when ctx ends if the samples in flight get
+	// through within a short time. One call at a time.
+	Checkpoint      func(*Table) error
+	CheckpointEvery time.Duration
+
 	Threads  int   // samples that run at the same time; 0: one per processor
 	MaxBytes int64 // bound on the tensors of all runs together; 0: none
 	// Progress is called after each sample, one call at a time.
@@ -38,6 +55,19 @@ func ValueKey(v *graph.Value) string {
 	return v.Name()
 }
 
+// ResumeError says that CollectOptions.Resume is of another run.
+type ResumeError struct{ Err error }
+
+// Error says what differs.
+func (e *ResumeError) Error() string { return "cannot resume: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *ResumeError) Unwrap() error { return e.Err }
+
+// grace is how long samples in flight may go on after the end of the context,
+// so that a checkpoint can be made.
+const grace = 300 * time.Millisecond
+
 // Collect runs every sample of src through prog and observes values as they
 // are produced; no activation is kept. Samples run in parallel, each on one
 // thread; the statistics depend neither on that nor on the order in which
@@ -49,64 +79,153 @@ func Collect(ctx context.Context, prog *exec.Program, src *Source, o CollectOpti
 	if o.Shards == 0 {
 		o.Shards, o.Total = 1, src.Len()
 	}
-	workers := max(1, min(par.New(o.Threads).Threads(), src.Len()))
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	c := &collector{o: o, src: src, values: make([][]*Observer, workers), failed: src.Len()}
-	wanted := make([]bool, len(o.Watch))
-	for i, w := range o.Watch {
-		wanted[i] = w.Observe
+	if _, err := NewState(prog.Model().Graph, o.State); err != nil {
+		return nil, err
 	}
+	c := &collector{
+		o: o, src: src, prog: prog, failed: src.Len(),
+		runs: sequences(src, len(o.State) > 0), through: make([]bool, src.Len()), last: time.Now(),
+		wanted: make([]bool, len(o.Watch)),
+	}
+	for i, w := range o.Watch {
+		c.wanted[i] = w.Observe
+	}
+	if err := c.resume(); err != nil {
+		return nil, &ResumeError{err}
+	}
+	workers := max(1, min(par.New(o.Threads).Threads(), len(c.runs)))
+	c.values = make([][]*Observer, workers)
+
+	// Samples end with runCtx, which outlasts ctx a little where a checkpoint
+	// is to be made.
+	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	delay := time.Duration(0)
+	if o.Checkpoint != nil {
+		delay = grace
+	}
+	defer context.AfterFunc(ctx, func() {
+		if delay > 0 {
+			time.Sleep(delay)
+		}
+		stop()
+	})()
+
 	var wg sync.WaitGroup
 	for w := range workers {
 		c.values[w] = make([]*Observer, len(o.Watch))
 		session := prog.NewSession(exec.SessionOptions{Threads: 1, MaxBytes: o.MaxBytes / int64(workers)})
-		wg.Go(func() {
-			for {
-				i := c.take()
-				if i < 0 || ctx.Err() != nil {
-					return
-				}
-				if err := c.sample(ctx, session, i, w, wanted); err != nil {
-					c.fail(i, err)
-				}
-			}
-		})
+		wg.Go(func() { c.work(ctx, runCtx, session, w) })
 	}
 	wg.Wait()
+	if ctx.Err() != nil {
+		if o.Checkpoint != nil && !c.broken {
+			if err := c.checkpoint(); err != nil {
+				return nil, errors.Join(ctx.Err(), err)
+			}
+		}
+		return nil, ctx.Err()
+	}
 	if c.err != nil {
 		return nil, c.err
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	c.final = true
+	return c.table()
+}
+
+// sequences cuts the samples into what has to run one after the other: [from,
+// to).
+func sequences(src *Source, state bool) [][2]int {
+	var out [][2]int
+	for i := range src.Len() {
+		if !state || i == 0 || src.Sample(i).Row == 0 || src.Sample(i).Path != src.Sample(i-1).Path {
+			out = append(out, [2]int{i, i})
+		}
+		out[len(out)-1][1] = i + 1
 	}
-	return c.table(prog.Model())
+	return out
 }
 
 // collector is the state that the workers of Collect share.
 type collector struct {
 	o      CollectOptions
 	src    *Source
+	prog   *exec.Program
+	runs   [][2]int
+	wanted []bool
 	values [][]*Observer // by worker and value ID
+	done   []bool        // samples that Resume covers
 
-	mu     sync.Mutex
-	next   int
-	done   int
-	failed int // lowest sample that failed
-	err    error
+	// pause is held for reading while a sample runs, for writing while a
+	// checkpoint is made.
+	pause sync.RWMutex
+
+	mu      sync.Mutex
+	next    int
+	through []bool // samples that were observed or skipped
+	count   int
+	failed  int // lowest sample that failed
+	err     error
+	broken  bool // a sample was cut off while its values were observed
+	final   bool // the observers are not needed after this table
+	last    time.Time
 }
 
-// take returns the next sample to run, or -1. After a failure only samples
-// before the failed one are handed out, so that the error is that of the first
-// bad sample whatever the number of workers.
-func (c *collector) take() int {
+// resume marks the samples that an earlier run dealt with.
+func (c *collector) resume() error {
+	c.done = make([]bool, c.src.Len())
+	t := c.o.Resume
+	if t == nil {
+		return nil
+	}
+	if err := c.head().sameRun(t); err != nil {
+		return err
+	}
+	covered := map[int]bool{}
+	for _, k := range t.Done() {
+		covered[k] = true
+	}
+	for i := range c.src.Len() {
+		if c.done[i] = covered[c.src.Sample(i).Index]; c.done[i] {
+			c.count++
+			delete(covered, c.src.Sample(i).Index)
+		}
+	}
+	if len(covered) > 0 {
+		return errors.New("the earlier run holds samples that are not among these")
+	}
+	return nil
+}
+
+// sameRun returns an error unless u is a table of the same run and shard.
+func (t *Table) sameRun(u *Table) error {
+	for _, c := range []struct {
+		what string
+		same bool
+	}{
+		{"another model", t.Model == u.Model},
+		{"other data", t.Data == u.Data && t.Total == u.Total},
+		{"other options", t.Options.equal(u.Options)},
+		{"another shard", t.Shards == u.Shards && slices.Equal(t.Have, u.Have)},
+	} {
+		if !c.same {
+			return fmt.Errorf("the earlier run was of %s", c.what)
+		}
+	}
+	return nil
+}
+
+// take returns the next sequence to run. After a failure only those that begin
+// before the failed sample are handed out, so that the error is that of the
+// first bad sample whatever the number of workers.
+func (c *collector) take() (run [2]int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.next >= c.failed {
-		return -1
+	if c.next >= len(c.runs) || c.runs[c.next][0] >= c.failed {
+		return run, false
 	}
 	c.next++
-	return c.next - 1
+	return c.runs[c.next-1], true
 }
 
 func (c *collector) fail(i int, err error) {
@@ -117,19 +236,84 @@ func (c *collector) fail(i int, err error) {
 	}
 }
 
-func (c *collector) sample(ctx context.Context, session *exec.Session, i, worker int, wanted []bool) error {
+func (c *collector) work(ctx, runCtx context.Context, session *exec.Session, worker int) {
+	state, err := NewState(c.prog.Model().Graph, c.o.State)
+	if err != nil {
+		c.fail(0, err)
+		return
+	}
+	for {
+		run, ok := c.take()
+		if !ok {
+			return
+		}
+		state.Reset()
+		for i := run[0]; i < run[1]; i++ {
+			if ctx.Err() != nil {
+				return
+			}
+			if c.done[i] && len(c.o.State) == 0 {
+				continue
+			}
+			c.pause.RLock()
+			err := c.sample(runCtx, session, state, i, worker)
+			c.pause.RUnlock()
+			if err == nil {
+				err = c.maybeCheckpoint(ctx)
+			}
+			if err != nil {
+				c.fail(i, err)
+				break
+			}
+		}
+	}
+}
+
+// maybeCheckpoint makes a checkpoint if it is time for one.
+func (c *collector) maybeCheckpoint(ctx context.Context) error {
+	if c.o.Checkpoint == nil || ctx.Err() != nil {
+		return nil
+	}
+	c.mu.Lock()
+	due := time.Since(c.last) >= c.o.CheckpointEvery
+	if due {
+		c.last = time.Now()
+	}
+	c.mu.Unlock()
+	if !due {
+		return nil
+	}
+	c.pause.Lock()
+	defer c.pause.Unlock()
+	return c.checkpoint()
+}
+
+func (c *collector) checkpoint() error {
+	t, err := c.table()
+	if err != nil {
+		return err
+	}
+	return c.o.Checkpoint(t)
+}
+
+func (c *collector) sample(ctx context.Context, session *exec.Session, state *State, i, worker int) error {
 	feed, err := c.src.Load(ctx, i)
 	if err != nil {
-		if c.src.Skip(i, err) {
-			return nil
+		if !c.src.Skip(i, err) {
+			return err
 		}
-		return err
+		c.finish(i)
+		return nil
 	}
 	in := make(map[string]ops.Data, len(feed))
 	for k, t := range feed {
 		in[k] = t
 	}
 	info := c.src.Sample(i)
+	bad := func(err error) error { return &DataError{Path: info.Path, Sample: info.Name, Err: err} }
+	if err := state.Feed(in); err != nil {
+		return bad(err)
+	}
 	observers := c.values[worker]
 	tap := func(v *graph.Value, t *tensor.Tensor) error {
 		if t.DType() != tensor.Float32 {
@@ -152,27 +336,50 @@ func (c *collector) sample(ctx context.Context, session *exec.Session, i, worker
 		}
 		return nil
 	}
-	if _, err := session.Run(ctx, in, tap, wanted); err != nil {
+	wanted := c.wanted
+	if c.done[i] {
+		tap, wanted = nil, nil
+	}
+	out, err := session.Run(ctx, in, tap, wanted)
+	if err != nil {
+		c.mu.Lock()
+		c.broken = true
+		c.mu.Unlock()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return &DataError{Path: info.Path, Sample: info.Name, Err: err}
+		return bad(err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.done++
-	if c.o.Progress != nil {
-		c.o.Progress(c.done, c.src.Len())
+	state.Keep(out)
+	if !c.done[i] {
+		c.finish(i)
 	}
 	return nil
 }
 
-// table merges what the workers saw.
-func (c *collector) table(m *graph.Model) (*Table, error) {
-	t := &Table{
+// finish notes that sample i is through.
+func (c *collector) finish(i int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.through[i] = true
+	c.count++
+	if c.o.Progress != nil {
+		c.o.Progress(c.count, c.src.Len())
+	}
+}
+
+// head returns a table of the run without samples and values.
+func (c *collector) head() *Table {
+	return &Table{
 		Model: c.o.Model, Data: c.src.Hash(), Options: c.o.Settings, Total: c.o.Total,
 		Shards: c.o.Shards, Have: []int{c.o.Shard}, Values: map[string]*Stats{},
 	}
+}
+
+// table merges what the workers saw and the earlier run. Unless c.final is
+// set, both stay as they are.
+func (c *collector) table() (*Table, error) {
+	t := c.head()
 	skipped := map[int]bool{}
 	for _, e := range c.src.Skipped() {
 		for i := range c.src.Len() {
@@ -184,11 +391,17 @@ func (c *collector) table(m *graph.Model) (*Table, error) {
 		}
 	}
 	for i := range c.src.Len() {
-		if s := c.src.Sample(i); !skipped[s.Index] {
+		if s := c.src.Sample(i); c.through[i] && !skipped[s.Index] {
 			t.Samples = append(t.Samples, s.Index)
 		}
 	}
-	for g := range m.Scopes() {
+	if r := c.o.Resume; r != nil {
+		t.Samples = append(t.Samples, r.Samples...)
+		t.Skipped = append(t.Skipped, r.Skipped...)
+		slices.Sort(t.Samples)
+		slices.SortFunc(t.Skipped, func(a, b SkippedSample) int { return cmp.Compare(a.Index, b.Index) })
+	}
+	for g := range c.prog.Model().Scopes() {
 		for _, v := range g.Inputs() {
 			if err := c.add(t, v); err != nil {
 				return nil, err
@@ -210,25 +423,31 @@ func (c *collector) add(t *Table, v *graph.Value) error {
 	if v == nil || v.ID >= len(c.o.Watch) || !c.o.Watch[v.ID].Observe {
 		return nil
 	}
-	var all *Observer
-	for _, observers := range c.values {
-		switch ob := observers[v.ID]; {
-		case ob == nil:
-		case all == nil:
-			all = ob
-		default:
-			if err := all.Merge(ob); err != nil {
-				return graph.ValueError("calibrate", v, err)
-			}
-		}
-	}
-	if all == nil {
-		return nil
-	}
 	key := ValueKey(v)
 	if t.Values[key] != nil {
 		return graph.ValueError("calibrate", v, fmt.Errorf("two values are called %q", key))
 	}
-	t.Values[key] = all.Stats()
+	parts := make([]*Stats, 0, len(c.values)+1)
+	for _, observers := range c.values {
+		if ob := observers[v.ID]; ob != nil {
+			parts = append(parts, ob.Stats())
+		}
+	}
+	if c.o.Resume != nil && c.o.Resume.Values[key] != nil {
+		parts = append(parts, c.o.Resume.Values[key])
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	all := parts[0]
+	if !c.final {
+		all = all.Clone()
+	}
+	for _, p := range parts[1:] {
+		if err := all.Merge(p); err != nil {
+			return graph.ValueError("calibrate", v, err)
+		}
+	}
+	t.Values[key] = all
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/onnxq/onnxq/calibration/images"
 	"github.com/onnxq/onnxq/tensor"
@@ -108,8 +109,8 @@ func (e *DataError) Unwrap() error { return e.Err }
 
 // printable quotes a name that a terminal could not show.
 func printable(s string) string {
-	if q := strconv.Quote(s); q[1:len(q)-1] != s && !strings.ContainsAny(s, `"\`) {
-		return q
+	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) || !utf8.ValidString(s) {
+		return strconv.Quote(s)
 	}
 	return s
 }

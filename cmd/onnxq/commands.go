@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/onnxq/onnxq"
 	"github.com/onnxq/onnxq/calibration"
@@ -20,37 +18,12 @@ import (
 	"github.com/onnxq/onnxq/internal/atomicfile"
 	"github.com/onnxq/onnxq/internal/demo"
 	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/passes"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
-	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 )
-
-// progress returns a callback that draws a bar on stderr if that is a
-// terminal, once a stage has taken a second.
-func (e *env) progress(c *cli.Context) func(stage string, done, total int) {
-	f, ok := e.stderr.(*os.File)
-	if c.Bool("quiet") || !ok || !term.IsTerminal(int(f.Fd())) {
-		return nil
-	}
-	var bar *progressbar.ProgressBar
-	var current string
-	var began time.Time
-	return func(stage string, done, total int) {
-		if stage != current {
-			current, began, bar = stage, time.Now(), nil
-		}
-		if bar == nil && time.Since(began) > time.Second && done < total {
-			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(stage),
-				progressbar.OptionShowIts(), progressbar.OptionShowCount(), progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100*time.Millisecond))
-		}
-		if bar != nil {
-			_ = bar.Set(done)
-		}
-	}
-}
 
 // writeJSON writes v to a file, or to stdout for "-".
 func (e *env) writeJSON(path string, v any) error {
@@ -66,21 +39,18 @@ func (e *env) writeJSON(path string, v any) error {
 	return atomicfile.Write(path, 0o666, write)
 }
 
-// table returns where a command prints its table.
-func (e *env) table(c *cli.Context) io.Writer {
-	switch {
-	case c.Bool("quiet") || c.String("json") == "-":
-		return io.Discard
-	case c.String("output") == "-":
-		return e.stderr
-	}
-	return e.stdout
+func externalFlag() cli.Flag {
+	return &cli.StringFlag{Name: "external-data", Value: "auto", Usage: "store weights in a second file: auto (above 2 GiB), always or never"}
+}
+
+func inPlaceFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "in-place", Usage: "allow the output to replace the input"}
 }
 
 func (e *env) quantizeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "quantize", Usage: "quantize a model, the main job", ArgsUsage: "MODEL",
-		Flags: flagList(outputFlag("the quantized model; - is stdout"), dataFlags(), holdoutFlag(), []cli.Flag{
+		Flags: flagList(outputFlag("the quantized model; - is stdout, and the table then goes to stderr"), dataFlags(), holdoutFlag(), []cli.Flag{
 			&cli.StringSliceFlag{Name: "eval-data", Usage: "samples to measure the result on instead of held-out ones"},
 			&cli.StringFlag{Name: "plan", Usage: "do what `FILE` says, as written by onnxq plan"},
 			&cli.StringFlag{Name: "table", Usage: "take ranges from `FILE`, as written by onnxq calibrate"},
@@ -89,9 +59,8 @@ func (e *env) quantizeCommand() *cli.Command {
 			&cli.Float64Flag{Name: "min-coverage", Usage: "fail unless this `PERCENT` of multiply-adds runs on 8-bit integers"},
 			&cli.Float64Flag{Name: "max-drop", Usage: "fail if arg-max agreement drops by more than `X`, such as 0.005"},
 			&cli.BoolFlag{Name: "keep-failed", Usage: "write the model even if a demand is not met"},
-			&cli.StringFlag{Name: "external-data", Value: "auto", Usage: "store weights in a second file: auto (above 2 GiB), always or never"},
-			&cli.BoolFlag{Name: "in-place", Usage: "allow the output to replace the input"},
-		}, planFlags(), methodFlags(), runFlags(), jsonFlag()),
+			externalFlag(), inPlaceFlag(),
+		}, planFlags(), methodFlags(), binsFlag(), runFlags(), jsonFlag(), talkFlags()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -102,7 +71,10 @@ func (e *env) quantizeCommand() *cli.Command {
 				return err
 			}
 			o.Progress = e.progress(c)
-			out := c.String("output")
+			out, err := output(c, "the quantized model")
+			if err != nil {
+				return err
+			}
 			var res *onnxq.Result
 			if out == "-" {
 				res, err = e.quantizeToStdout(c, a[0], o)
@@ -112,7 +84,8 @@ func (e *env) quantizeCommand() *cli.Command {
 			if res == nil {
 				return err
 			}
-			printResult(e.table(c), a[0], out, res)
+			e.endProgress()
+			printResult(e.table(c), a[0], out, res, c.Bool("verbose"))
 			if path := c.String("json"); path != "" {
 				if jerr := e.writeJSON(path, res); jerr != nil && err == nil {
 					err = jerr
@@ -124,9 +97,6 @@ func (e *env) quantizeCommand() *cli.Command {
 }
 
 func (e *env) quantizeToStdout(c *cli.Context, in string, o onnxq.Options) (*onnxq.Result, error) {
-	if c.String("json") == "-" {
-		return nil, usagef("stdout can carry the model or the JSON, not both")
-	}
 	m, err := onnxq.Load(in)
 	if err != nil {
 		return nil, err
@@ -147,11 +117,14 @@ func (e *env) quantizeToStdout(c *cli.Context, in string, o onnxq.Options) (*onn
 	return res, err
 }
 
-func printResult(w io.Writer, in, out string, r *onnxq.Result) {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+func printResult(w io.Writer, in, out string, r *onnxq.Result, verbose bool) {
+	tw := columns(w)
 	defer tw.Flush()
 	row := func(k, format string, a ...any) { fmt.Fprintf(tw, "%s\t%s\n", k, fmt.Sprintf(format, a...)) }
-	row("model", "%s → %s", in, out)
+	if out == "-" {
+		out = "stdout"
+	}
+	row("model", "%s → %s", quoted(in), quoted(out))
 	row("mode", "%s for %s", r.Mode, r.Target)
 	row("nodes", "%d quantized of %d", r.Quantized, r.Nodes)
 	row("multiply-adds", "%.1f %% on 8-bit integers", 100*r.Int8MACs)
@@ -186,12 +159,20 @@ func printResult(w io.Writer, in, out string, r *onnxq.Result) {
 	if r.Quantized == 0 {
 		row("note", "nothing can be quantized: the output is the input, byte for byte")
 	}
-	printReasons(row, r)
+	printReasons(row, r, verbose)
+	if verbose {
+		for _, p := range r.Passes {
+			row("pass", "%s: %d changes", p.Pass, p.Count)
+		}
+		for _, w := range r.Weights {
+			row("weight", "%s (%s): %s → %s", quoted(w.Name), quoted(w.Op), human(w.BytesIn), human(w.BytesOut))
+		}
+	}
 	row("time", "%.2f s, peak memory %s", r.Seconds, human(r.PeakRSS))
 }
 
 // printReasons groups the nodes left float by reason, the most frequent first.
-func printReasons(row func(string, string, ...any), r *onnxq.Result) {
+func printReasons(row func(string, string, ...any), r *onnxq.Result, verbose bool) {
 	type group struct {
 		why   string
 		nodes []onnxq.FloatNode
@@ -199,7 +180,7 @@ func printReasons(row func(string, string, ...any), r *onnxq.Result) {
 	var groups []*group
 	byWhy := map[string]*group{}
 	for _, f := range r.Float {
-		if f.Why == "computes no real values" {
+		if f.Why == "computes no real values" && !verbose {
 			continue
 		}
 		g := byWhy[f.Why]
@@ -211,27 +192,35 @@ func printReasons(row func(string, string, ...any), r *onnxq.Result) {
 		g.nodes = append(g.nodes, f)
 	}
 	slices.SortStableFunc(groups, func(a, b *group) int { return len(b.nodes) - len(a.nodes) })
-	const most = 8
+	most, names := 8, 2
+	if verbose {
+		most, names = len(groups), len(r.Float)
+	}
 	for i, g := range groups {
 		if i == most {
-			row("", "… and %d more reasons; see --json", len(groups)-most)
+			row("", "… and %d more reasons: see them with -v or --json", len(groups)-most)
 			return
 		}
 		label := ""
 		if i == 0 {
 			label = "left float"
 		}
-		row(label, "%d: %s (%s)", len(g.nodes), g.why, sample(g.nodes))
+		row(label, "%d: %s (%s)", len(g.nodes), quoted(g.why), sample(g.nodes, names))
 	}
 }
 
-func sample(nodes []onnxq.FloatNode) string {
+// sample lists the first nodes by name.
+func sample(nodes []onnxq.FloatNode, most int) string {
 	var names []string
-	for _, n := range nodes[:min(2, len(nodes))] {
-		names = append(names, strconv.Quote(n.Node))
+	for _, n := range nodes[:min(most, len(nodes))] {
+		name := n.Node
+		if n.Scope != graph.MainScope {
+			name = n.Scope + "/" + name
+		}
+		names = append(names, quoted(name))
 	}
 	s := strings.Join(names, ", ")
-	if len(nodes) > 2 {
+	if len(nodes) > most {
 		s += ", …"
 	}
 	return s
@@ -240,115 +229,177 @@ func sample(nodes []onnxq.FloatNode) string {
 func (e *env) calibrateCommand() *cli.Command {
 	return &cli.Command{
 		Name: "calibrate", Usage: "collect activation statistics", ArgsUsage: "MODEL",
-		Flags: flagList(outputFlag("the table"), dataFlags(), holdoutFlag(), []cli.Flag{
+		Flags: flagList(outputFlag("the table; - is stdout"), dataFlags(), holdoutFlag(), []cli.Flag{
 			&cli.StringFlag{Name: "shard", Usage: "take part `I/N` of the samples, I from 0 to N-1"},
+			&cli.BoolFlag{Name: "resume", Usage: "go on where an earlier run that was stopped left off (it keeps OUT.partial)"},
 			&cli.StringFlag{Name: "plan", Usage: "observe what `FILE` wants, as written by onnxq plan"},
-		}, planFlags(), runFlags()),
+		}, planFlags(), binsFlag(), runFlags(), talkFlags()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
 				return err
 			}
-			o, err := e.options(c)
-			if err != nil {
+			o := onnxq.CalibrateOptions{Resume: c.Bool("resume")}
+			if o.Options, err = e.options(c); err != nil {
 				return err
 			}
-			shard, err := parseShard(c.String("shard"))
+			if o.Shard, o.Shards, err = parseShard(c.String("shard")); err != nil {
+				return err
+			}
+			out, err := output(c, "the table")
 			if err != nil {
 				return err
 			}
 			if len(o.Data) == 0 {
-				return usagef("calibrate needs --data")
+				return usagef("calibrate: say with --data where the samples are; see onnxq calibrate --help")
 			}
 			o.Progress = e.progress(c)
-			t, err := onnxq.CalibrateFile(c.Context, a[0], shard, o)
+			if out == "-" {
+				out = ""
+			}
+			t, err := onnxq.CalibrateFile(c.Context, a[0], out, o)
 			if err != nil {
 				return err
 			}
-			if err := t.Save(c.String("output")); err != nil {
-				return err
+			e.endProgress()
+			if out == "" {
+				return t.Encode(e.stdout)
 			}
-			fmt.Fprintf(e.table(c), "%d values of %d samples → %s\n", len(t.Values), len(t.Samples), c.String("output"))
-			return nil
+			_, err = fmt.Fprintf(e.table(c), "%d values of %d samples → %s\n", len(t.Values), len(t.Samples), quoted(out))
+			return err
 		},
 		Subcommands: []*cli.Command{
 			{
-				Name: "merge", Usage: "join the tables of shards", ArgsUsage: "TABLE...", Flags: outputFlag("the joined table"),
+				Name: "merge", Usage: "join the tables of shards", ArgsUsage: "TABLE...",
+				Flags: flagList(outputFlag("the joined table; - is stdout"), talkFlags()),
 				Action: func(c *cli.Context) error {
 					if c.NArg() == 0 {
-						return usagef("calibrate merge takes tables; see onnxq calibrate merge --help")
+						return usagef("calibrate merge: TABLE is missing; see onnxq calibrate merge --help")
 					}
-					var tables []*calibration.Table
-					for _, path := range c.Args().Slice() {
-						t, err := calibration.Load(path)
-						if err != nil {
-							return err
-						}
-						tables = append(tables, t)
-					}
-					t, err := calibration.Merge(tables...)
-					if err != nil {
-						return usagef("calibrate merge: %v", err)
-					}
-					return t.Save(c.String("output"))
-				},
-			},
-			{
-				Name: "diff", Usage: "which ranges moved, by how much", ArgsUsage: "A B",
-				Action: func(c *cli.Context) error {
-					a, err := args(c, "A", "B")
+					out, err := output(c, "the joined table")
 					if err != nil {
 						return err
 					}
-					return e.diff(a[0], a[1])
+					return e.merge(c, c.Args().Slice(), out)
+				},
+			},
+			{
+				Name: "diff", Usage: "which ranges moved, by how much", ArgsUsage: "BEFORE AFTER",
+				Flags: flagList(methodFlags(), jsonFlag(), talkFlags()),
+				Action: func(c *cli.Context) error {
+					a, err := args(c, "BEFORE", "AFTER")
+					if err != nil {
+						return err
+					}
+					o, err := e.options(c)
+					if err != nil {
+						return err
+					}
+					return e.diff(c, a[0], a[1], o)
 				},
 			},
 		},
 	}
 }
 
-func (e *env) diff(before, after string) error {
-	a, err := calibration.Load(before)
+func (e *env) merge(c *cli.Context, paths []string, out string) error {
+	var tables []*calibration.Table
+	for _, path := range paths {
+		t, err := readTable(path)
+		if err != nil {
+			return err
+		}
+		tables = append(tables, t)
+	}
+	t, err := calibration.Merge(tables...)
+	if err != nil {
+		return usagef("calibrate merge: %v (tables are counted from 1 in the order given)", err)
+	}
+	if out == "-" {
+		return t.Encode(e.stdout)
+	}
+	if err := t.Save(out); err != nil {
+		return err
+	}
+	w := e.table(c)
+	fmt.Fprintf(w, "%d values of %d samples → %s\n", len(t.Values), len(t.Samples), quoted(out))
+	if miss := t.Missing(); len(miss) > 0 {
+		fmt.Fprintf(w, "not complete: of %d shards these are missing: %v\n", t.Shards, miss)
+	}
+	return nil
+}
+
+func (e *env) diff(c *cli.Context, before, after string, o onnxq.Options) error {
+	a, err := readTable(before)
 	if err != nil {
 		return err
 	}
-	b, err := calibration.Load(after)
+	b, err := readTable(after)
 	if err != nil {
 		return err
 	}
-	tw := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
+	method := o.Method
+	if method == "" {
+		method = calibration.MinMax
+	}
+	type row struct {
+		Tensor string      `json:"tensor"`
+		Before *[2]float64 `json:"before"`
+		After  *[2]float64 `json:"after"`
+		Moved  float64     `json:"moved"`
+	}
+	bounds := func(r *quant.Range) *[2]float64 {
+		if r == nil {
+			return nil
+		}
+		return &[2]float64{r.Min, r.Max}
+	}
+	rows := []row{}
+	for _, ch := range calibration.Diff(a, b, method, o.MethodOptions) {
+		rows = append(rows, row{ch.Name, bounds(ch.A), bounds(ch.B), ch.Moved})
+	}
+	if path := c.String("json"); path != "" {
+		if err := e.writeJSON(path, rows); err != nil {
+			return err
+		}
+	}
+	w := e.table(c)
+	if len(rows) == 0 {
+		_, err := fmt.Fprintf(w, "no range of the %d values moved\n", len(a.Values))
+		return err
+	}
+	text := func(r *[2]float64) string {
+		if r == nil {
+			return "none"
+		}
+		return interval(r[0], r[1])
+	}
+	tw := columns(w)
 	fmt.Fprintln(tw, "TENSOR\tBEFORE\tAFTER\tMOVED")
-	for _, ch := range calibration.Diff(a, b, calibration.MinMax, calibration.MethodOptions{}) {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%.2f %%\n", quoted(ch.Name), interval(ch.A), interval(ch.B), 100*ch.Moved)
+	for _, r := range rows {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%.2f %%\n", quoted(r.Tensor), text(r.Before), text(r.After), 100*r.Moved)
 	}
 	return tw.Flush()
 }
 
-func interval(r *quant.Range) string {
-	if r == nil {
-		return "none"
-	}
-	return fmt.Sprintf("%.6g … %.6g", r.Min, r.Max)
-}
-
-func parseShard(s string) ([2]int, error) {
+// parseShard reads I/N; "" is 0/1.
+func parseShard(s string) (shard, shards int, err error) {
 	if s == "" {
-		return [2]int{0, 1}, nil
+		return 0, 1, nil
 	}
 	a, b, ok := strings.Cut(s, "/")
 	i, err1 := strconv.Atoi(a)
 	n, err2 := strconv.Atoi(b)
 	if !ok || err1 != nil || err2 != nil || i < 0 || n < 1 || i >= n {
-		return [2]int{}, usagef("--shard %q is not I/N with I from 0 to N-1", s)
+		return 0, 0, usagef("--shard %q is not I/N with I from 0 to N-1", s)
 	}
-	return [2]int{i, n}, nil
+	return i, n, nil
 }
 
 func (e *env) planCommand() *cli.Command {
 	return &cli.Command{
 		Name: "plan", Usage: "say what would be done to each node, and why", ArgsUsage: "MODEL",
-		Flags: flagList([]cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write the plan as JSON, to edit it and hand it back with --plan"}}, planFlags(), jsonFlag(),
-			[]cli.Flag{&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing but errors"}}),
+		Flags: flagList(outputFlag("write the plan as JSON, to edit it and hand it back with --plan; - is stdout"), planFlags(), jsonFlag(), talkFlags()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -357,6 +408,9 @@ func (e *env) planCommand() *cli.Command {
 			o, err := e.options(c)
 			if err != nil {
 				return err
+			}
+			if c.String("output") == "-" && c.String("json") == "-" {
+				return usagef("plan: -o and --json both want stdout; one of them is enough")
 			}
 			m, err := onnxq.Load(a[0])
 			if err != nil {
@@ -379,7 +433,8 @@ func (e *env) planCommand() *cli.Command {
 					return err
 				}
 			}
-			tw := tabwriter.NewWriter(e.table(c), 0, 0, 2, ' ', 0)
+			w := e.table(c)
+			tw := columns(w)
 			fmt.Fprintln(tw, "NODE\tOP\tDECISION\tWHY")
 			for _, n := range plan.Nodes {
 				name, decision := n.Node, string(n.How)
@@ -389,22 +444,17 @@ func (e *env) planCommand() *cli.Command {
 				if !n.Quantized {
 					decision = "float"
 				}
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", quoted(name), quoted(n.Op), decision, n.Why)
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", quoted(name), quoted(n.Op), decision, quoted(n.Why))
 			}
+			fmt.Fprintf(tw, "\n%d of %d nodes are quantized for %s\n", plan.Quantized(), len(plan.Nodes), plan.Target)
 			return tw.Flush()
 		},
 	}
 }
 
-// quoted returns s, with what a terminal could misread escaped.
-func quoted(s string) string {
-	q := strconv.Quote(s)
-	return q[1 : len(q)-1]
-}
-
 func (e *env) inspectCommand() *cli.Command {
 	return &cli.Command{
-		Name: "inspect", Usage: "what is in a model", ArgsUsage: "MODEL", Flags: jsonFlag(),
+		Name: "inspect", Usage: "what is in a model", ArgsUsage: "MODEL", Flags: flagList(jsonFlag(), talkFlags()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -429,23 +479,37 @@ func (e *env) inspectCommand() *cli.Command {
 func (e *env) prepareCommand() *cli.Command {
 	return &cli.Command{
 		Name: "prepare", Usage: "fold and fuse a model without quantizing it", ArgsUsage: "MODEL",
-		Flags: flagList([]cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "the prepared model"},
+		Flags: flagList(outputFlag("the prepared model; - is stdout"), []cli.Flag{
 			&cli.BoolFlag{Name: "list", Usage: "list the passes and what each needs"},
 			&cli.IntFlag{Name: "opset", Usage: "operator set to lift to", DefaultText: "what per-channel quantization needs"},
-			&cli.BoolFlag{Name: "in-place", Usage: "allow the output to replace the input"},
-			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing but errors"}}, jsonFlag()),
+			&cli.StringFlag{Name: "target", Value: "ort-cpu", Usage: "runtime to prepare for; see onnxq targets"},
+			externalFlag(), inPlaceFlag(),
+		}, jsonFlag(), talkFlags()),
 		Action: func(c *cli.Context) error {
 			if c.Bool("list") {
-				return onnxq.PrintPasses(e.stdout)
+				if _, err := args(c); err != nil {
+					return err
+				}
+				return onnxq.PrintPasses(e.table(c))
 			}
 			a, err := args(c, "MODEL")
 			if err != nil {
 				return err
 			}
-			if c.String("output") == "" {
-				return usagef("prepare needs -o OUT")
+			out, err := output(c, "the prepared model")
+			if err != nil {
+				return err
 			}
-			changes, err := onnxq.PrepareFile(c.Context, a[0], c.String("output"), onnxq.Options{Opset: c.Int("opset"), InPlace: c.Bool("in-place")})
+			o, err := e.options(c)
+			if err != nil {
+				return err
+			}
+			var changes []passes.Change
+			if out == "-" {
+				changes, err = e.prepareToStdout(c, a[0], o)
+			} else {
+				changes, err = onnxq.PrepareFile(c.Context, a[0], out, o)
+			}
 			if err != nil {
 				return err
 			}
@@ -454,7 +518,7 @@ func (e *env) prepareCommand() *cli.Command {
 					return err
 				}
 			}
-			tw := tabwriter.NewWriter(e.table(c), 0, 0, 2, ' ', 0)
+			tw := columns(e.table(c))
 			fmt.Fprintln(tw, "PASS\tCHANGES")
 			for _, ch := range changes {
 				fmt.Fprintf(tw, "%s\t%d\n", ch.Pass, ch.Count)
@@ -464,13 +528,25 @@ func (e *env) prepareCommand() *cli.Command {
 	}
 }
 
+func (e *env) prepareToStdout(c *cli.Context, in string, o onnxq.Options) ([]passes.Change, error) {
+	m, err := onnxq.Load(in)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	p, changes, err := onnxq.Prepare(c.Context, m, o)
+	if err != nil {
+		return nil, err
+	}
+	return changes, onnxfile.Write(c.Context, e.stdout, p)
+}
+
 func (e *env) runCommand() *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "run a model on samples and store the outputs", ArgsUsage: "MODEL",
-		Flags: flagList([]cli.Flag{
-			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "the folder for the outputs", Required: true},
+		Flags: flagList(outputFlag("the folder for the outputs"), []cli.Flag{
 			&cli.StringFlag{Name: "format", Value: "pb", Usage: "pb (DIR/SAMPLE/output_J.pb) or npz (DIR/SAMPLE.npz)"},
-		}, dataFlags(), runFlags()),
+		}, dataFlags(), runFlags(), talkFlags()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -480,8 +556,12 @@ func (e *env) runCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			dir, err := output(c, "the folder of results")
+			if err != nil {
+				return err
+			}
 			if len(o.Data) == 0 {
-				return usagef("run needs --data")
+				return usagef("run: say with --data where the samples are; see onnxq run --help")
 			}
 			format := c.String("format")
 			if format != "pb" && format != "npz" {
@@ -492,7 +572,6 @@ func (e *env) runCommand() *cli.Command {
 				return err
 			}
 			defer m.Close()
-			dir := c.String("output")
 			if err := os.MkdirAll(dir, 0o777); err != nil {
 				return err
 			}
@@ -503,8 +582,9 @@ func (e *env) runCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(e.table(c), "%d samples → %s\n", n, dir)
-			return nil
+			e.endProgress()
+			_, err = fmt.Fprintf(e.table(c), "%d samples → %s\n", n, quoted(dir))
+			return err
 		},
 	}
 }
@@ -530,17 +610,38 @@ func writeOutputs(dir, name, format string, m *graph.Model, outputs []ops.Data) 
 		return err
 	}
 	for i, v := range m.Graph.Outputs() {
-		t, ok := outputs[i].(*tensor.Tensor)
-		if !ok {
-			return fmt.Errorf("output %q is no tensor", v.Name())
-		}
-		b := onnxfile.EncodeTensor(v.Name(), t)
+		b := onnxfile.EncodeDatum(datum(v.Name(), outputs[i], v.Type))
 		err := atomicfile.Write(filepath.Join(folder, fmt.Sprintf("output_%d.pb", i)), 0o666, func(w io.Writer) error { _, err := w.Write(b); return err })
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// datum returns an output of a run in the form of its file.
+func datum(name string, d ops.Data, t graph.Type) *onnxfile.Datum {
+	var inner graph.Type
+	if t.Inner != nil {
+		inner = *t.Inner
+	}
+	switch d := d.(type) {
+	case *tensor.Tensor:
+		return &onnxfile.Datum{Name: name, Kind: graph.KindTensor, Tensor: d}
+	case ops.Sequence:
+		out := &onnxfile.Datum{Name: name, Kind: graph.KindSequence, Elem: inner.Kind}
+		for _, x := range d {
+			out.Items = append(out.Items, datum("", x, inner))
+		}
+		return out
+	case *ops.Optional:
+		out := &onnxfile.Datum{Name: name, Kind: graph.KindOptional, Elem: inner.Kind}
+		if d.Elem != nil {
+			out.Items = []*onnxfile.Datum{datum("", d.Elem, inner)}
+		}
+		return out
+	}
+	return &onnxfile.Datum{Name: name, Kind: graph.KindOptional, Elem: inner.Kind}
 }
 
 func (e *env) demoCommand() *cli.Command {
@@ -558,8 +659,11 @@ func (e *env) demoCommand() *cli.Command {
 
 func (e *env) targetsCommand() *cli.Command {
 	return &cli.Command{
-		Name: "targets", Usage: "list the runtimes to quantize for", Flags: jsonFlag(),
+		Name: "targets", Usage: "list the runtimes to quantize for", Flags: flagList(jsonFlag(), talkFlags()),
 		Action: func(c *cli.Context) error {
+			if _, err := args(c); err != nil {
+				return err
+			}
 			if path := c.String("json"); path != "" {
 				if err := e.writeJSON(path, targets.All()); err != nil {
 					return err
@@ -589,8 +693,11 @@ func (e *env) targetsCommand() *cli.Command {
 
 func (e *env) opsCommand() *cli.Command {
 	return &cli.Command{
-		Name: "ops", Usage: "list the operators that are understood", Flags: jsonFlag(),
+		Name: "ops", Usage: "list the operators that are understood", Flags: flagList(jsonFlag(), talkFlags()),
 		Action: func(c *cli.Context) error {
+			if _, err := args(c); err != nil {
+				return err
+			}
 			type row struct {
 				Domain   string `json:"domain"`
 				Op       string `json:"op"`
@@ -610,7 +717,7 @@ func (e *env) opsCommand() *cli.Command {
 					return err
 				}
 			}
-			tw := tabwriter.NewWriter(e.table(c), 0, 0, 2, ' ', 0)
+			tw := columns(e.table(c))
 			fmt.Fprintln(tw, "OPERATOR\tFROM OPSET\tVALUES\tRUNS")
 			for _, r := range rows {
 				runs := "yes"

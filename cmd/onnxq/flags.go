@@ -1,14 +1,18 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/onnxq/onnxq"
 	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/calibration/images"
 	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/targets"
@@ -19,6 +23,7 @@ import (
 type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	bar            progressBar
 }
 
 func flagList(groups ...[]cli.Flag) []cli.Flag {
@@ -30,7 +35,15 @@ func flagList(groups ...[]cli.Flag) []cli.Flag {
 }
 
 func outputFlag(what string) []cli.Flag {
-	return []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: what, Required: true}}
+	return []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: what}}
+}
+
+// talkFlags are those of every command that prints a table.
+func talkFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing but errors"},
+		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "print every detail"},
+	}
 }
 
 func jsonFlag() []cli.Flag {
@@ -40,7 +53,8 @@ func jsonFlag() []cli.Flag {
 func dataFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "data", Usage: "sample inputs: a folder or file of npz, npy, images, jsonl, safetensors or test_data_set_*, - for npz on stdin, or random:N; may be repeated"},
-		&cli.IntFlag{Name: "samples", Usage: "use the first `N` samples", DefaultText: "all"},
+		&cli.IntFlag{Name: "samples", Usage: "use `N` of the samples (rows with --batched, else files), spread evenly; the first ones with --state", DefaultText: "all"},
+		&cli.StringSliceFlag{Name: "state", Usage: "feed an output back as input of the next sample of a file, from zeros on: `INPUT=OUTPUT`; may be repeated"},
 		&cli.BoolFlag{Name: "batched", Usage: "cut the arrays of a file along axis 0 into samples"},
 		&cli.StringFlag{Name: "image", Usage: "how images become inputs, such as resize=256,crop=224,mean=127,std=128,layout=nchw,color=rgb"},
 		&cli.BoolFlag{Name: "cast", Usage: "convert samples of another element type"},
@@ -53,15 +67,18 @@ func runFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "threads", Usage: "threads to use", DefaultText: "one per processor"},
 		&cli.StringFlag{Name: "max-memory", Usage: "bound on the memory of tensors while a model runs, such as 500MiB"},
-		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing but errors"},
 	}
 }
 
 func methodFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "method", Value: "auto", Usage: "how ranges follow from samples: " + methodNames()},
-		&cli.Float64Flag{Name: "percentile", Value: 99.999, Usage: "share of values, in percent, that the percentile method keeps"},
+		&cli.StringFlag{Name: "method", Value: "auto", Usage: "how ranges follow from samples: " + strings.Join(methodNames(), ", ")},
+		&cli.Float64Flag{Name: "percentile", Value: 99.999, Usage: "share of values, in percent, that --method percentile keeps"},
 	}
+}
+
+func binsFlag() []cli.Flag {
+	return []cli.Flag{&cli.IntFlag{Name: "bins", Value: calibration.DefaultBins, Usage: "histogram bins on each side of 0"}}
 }
 
 func holdoutFlag() []cli.Flag {
@@ -99,15 +116,31 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		InPlace:              c.Bool("in-place"),
 		KeepFailed:           c.Bool("keep-failed"),
 		Threads:              c.Int("threads"),
+		Bins:                 c.Int("bins"),
 		Source: calibration.Options{
 			Batched: c.Bool("batched"), Cast: c.Bool("cast"), Image: c.String("image"),
 			Seed: c.Uint64("seed"), SkipBad: c.Int("skip-bad-samples"), Stdin: e.stdin,
 		},
 	}
-	for _, name := range []string{"samples", "threads", "skip-bad-samples", "holdout", "opset"} {
-		if c.Int(name) < 0 {
-			return o, usagef("--%s is %d, want 0 or more", name, c.Int(name))
+	for _, name := range []string{"samples", "threads", "skip-bad-samples", "holdout", "opset", "bins"} {
+		if n := c.Int(name); n < 0 || n == 0 && c.IsSet(name) && (name == "samples" || name == "opset" || name == "bins") {
+			return o, usagef("--%s is %d, which is too little", name, n)
 		}
+	}
+	if o.Bins > calibration.MaxBins {
+		return o, usagef("--bins is %d, want at most %d", o.Bins, calibration.MaxBins)
+	}
+	if r := o.Source.Image; r != "" {
+		if _, err := images.ParseRecipe(r); err != nil {
+			return o, usagef("--image: %v", err)
+		}
+	}
+	for _, s := range c.StringSlice("state") {
+		f, ok := parseState(s)
+		if !ok {
+			return o, usagef("--state %q is not INPUT=OUTPUT", s)
+		}
+		o.State = append(o.State, f)
 	}
 	if c.IsSet("holdout") {
 		n := c.Int("holdout")
@@ -132,12 +165,14 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 				return o, usagef("--method: %v", err)
 			}
 		}
-		if p := c.Float64("percentile"); p != 0 {
-			if !(p > 50 && p <= 100) {
-				return o, usagef("--percentile is %v, want more than 50 and at most 100", p)
-			}
-			o.MethodOptions.Percentile = p
+		p := c.Float64("percentile")
+		if c.IsSet("percentile") && o.Method != calibration.Percentile {
+			return o, usagef("--percentile goes with --method percentile, not %s", m)
 		}
+		if !(p > 50 && p <= 100) {
+			return o, usagef("--percentile is %v, want more than 50 and at most 100", p)
+		}
+		o.MethodOptions.Percentile = p
 	}
 	switch g := c.String("granularity"); g {
 	case "", "channel":
@@ -146,8 +181,9 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 	default:
 		return o, usagef("--granularity %q is none of tensor, channel", g)
 	}
-	for name, types := range map[string][]string{"activations": {"", "u8", "i8"}, "weights": {"", "i8", "u8"}} {
-		if !contains(types, c.String(name)) {
+	types := []string{"", "u8", "i8"}
+	for _, name := range []string{"activations", "weights"} {
+		if !slices.Contains(types, c.String(name)) {
 			return o, usagef("--%s %q is none of u8, i8", name, c.String(name))
 		}
 	}
@@ -175,10 +211,21 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 			return o, err
 		}
 	}
-	for name, to := range map[string]**float64{"min-sqnr": &o.MinSQNR, "min-coverage": &o.MinCoverage, "max-drop": &o.MaxDrop} {
-		if c.IsSet(name) {
-			v := c.Float64(name)
-			*to = &v
+	for _, d := range []struct {
+		name   string
+		to     **float64
+		lo, hi float64
+	}{
+		{"min-sqnr", &o.MinSQNR, -1000, 1000},
+		{"min-coverage", &o.MinCoverage, 0, 100},
+		{"max-drop", &o.MaxDrop, 0, 1},
+	} {
+		if c.IsSet(d.name) {
+			v := c.Float64(d.name)
+			if !(v >= d.lo && v <= d.hi) {
+				return o, usagef("--%s is %v, want %v to %v", d.name, v, d.lo, d.hi)
+			}
+			*d.to = &v
 		}
 	}
 	if o.MaxBytes, err = parseBytes(c.String("max-memory")); err != nil {
@@ -190,28 +237,25 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		}
 	}
 	if path := c.String("table"); path != "" {
-		if o.Table, err = calibration.Load(path); err != nil {
+		if o.Table, err = readTable(path); err != nil {
 			return o, err
 		}
 	}
 	return o, nil
 }
 
-func methodNames() string {
+func methodNames() []string {
 	names := []string{"auto"}
 	for _, m := range calibration.Methods() {
 		names = append(names, string(m))
 	}
-	return strings.Join(names, ", ")
+	return names
 }
 
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
+// parseState reads INPUT=OUTPUT, divided at the first sign.
+func parseState(s string) (calibration.Feedback, bool) {
+	in, out, ok := strings.Cut(s, "=")
+	return calibration.Feedback{Input: in, Output: out}, ok && in != "" && out != ""
 }
 
 // parseAlgorithms reads the comma list of --algorithm.
@@ -276,13 +320,48 @@ func readPlan(path string) (*qdq.Plan, error) {
 	return p, nil
 }
 
+// readTable reads a calibration table; bad contents are an error of usage.
+func readTable(path string) (*calibration.Table, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	t, err := calibration.Load(path)
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return nil, usageError{err.Error()}
+	}
+	return t, err
+}
+
 // args returns exactly n positional arguments.
 func args(c *cli.Context, names ...string) ([]string, error) {
 	got := c.Args().Slice()
-	if len(got) != len(names) {
-		return nil, usagef("%s takes %s, got %d arguments; see onnxq %[1]s --help", c.Command.FullName(), strings.Join(names, " "), len(got))
+	name := commandName(c)
+	switch {
+	case len(got) == len(names):
+		return got, nil
+	case len(got) < len(names):
+		return nil, usagef("%s: %s is missing; see onnxq %[1]s --help", name, names[len(got)])
+	case len(names) == 0:
+		return nil, usagef("%s takes no arguments, but there is %q", name, got[0])
 	}
-	return got, nil
+	return nil, usagef("%s takes only %s, but there is also %q; see onnxq %[1]s --help", name, strings.Join(names, " and "), got[len(names)])
+}
+
+// commandName returns the words that chose the command.
+func commandName(c *cli.Context) string {
+	return strings.TrimPrefix(c.Command.HelpName, "onnxq ")
+}
+
+// output returns the value of -o, which has to be there.
+func output(c *cli.Context, what string) (string, error) {
+	o := c.String("output")
+	if o == "" {
+		return "", usagef("%s: say with -o where %s goes; see onnxq %[1]s --help", commandName(c), what)
+	}
+	if o == "-" && c.String("json") == "-" {
+		return "", usagef("stdout can carry the result or the JSON, not both")
+	}
+	return o, nil
 }
 
 func human(n int64) string {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -51,21 +52,29 @@ type stopped struct{ signal os.Signal }
 func (s stopped) Error() string { return "stopped by signal: " + s.signal.String() }
 
 // run is the whole command; it returns the exit code.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	app := newApp(stdin, stdout, stderr)
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
+	e := &env{stdin: stdin, stdout: stdout, stderr: stderr}
+	defer func() {
+		if r := recover(); r != nil {
+			e.endProgress()
+			fmt.Fprintf(stderr, "onnxq: internal error, please report it with ONNXQ_TRACE=1 set: %s\n", printable(fmt.Sprint(r)))
+			if os.Getenv("ONNXQ_TRACE") != "" {
+				stderr.Write(debug.Stack())
+			}
+			code = exitInternal
+		}
+	}()
+	app := newApp(e)
 	err := app.RunContext(ctx, reorder(app, args))
+	e.endProgress()
 	if err == nil {
 		return 0
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	code := exitCode(err)
-	if code == -int(syscall.EPIPE) {
-		return 0
-	}
-	fmt.Fprintf(stderr, "onnxq: %s\n", strings.TrimSpace(err.Error()))
-	return code
+	fmt.Fprintf(stderr, "onnxq: %s\n", printable(strings.TrimSpace(err.Error())))
+	return exitCode(err)
 }
 
 // usageError marks errors of the command line.
@@ -78,12 +87,15 @@ func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(fo
 func exitCode(err error) int {
 	var (
 		usage    usageError
+		option   *onnxq.OptionError
 		glob     *qdq.GlobError
 		content  *onnxfile.ContentError
 		place    *graph.Error
 		data     *calibration.DataError
 		contract *onnxq.ContractError
+		limit    *onnxfile.LimitError
 		path     *fs.PathError
+		link     *os.LinkError
 		stop     stopped
 		defect   *exec.PanicError
 	)
@@ -93,23 +105,24 @@ func exitCode(err error) int {
 			return 143
 		}
 		return 130
-	case errors.Is(err, syscall.EPIPE):
-		return -int(syscall.EPIPE)
-	case errors.As(err, &usage), errors.As(err, &glob):
+	case errors.As(err, &usage), errors.As(err, &option), errors.As(err, &glob):
 		return exitUsage
 	case errors.As(err, &contract):
 		return exitContract
-	case errors.As(err, &data), errors.Is(err, onnxq.ErrNoData):
-		return exitData
-	case errors.Is(err, exec.ErrLimit):
-		return exitLimit
 	case errors.As(err, &defect):
 		return exitInternal
+	case errors.Is(err, exec.ErrLimit), errors.As(err, &limit):
+		return exitLimit
+	case errors.As(err, &data), errors.Is(err, onnxq.ErrNoData):
+		return exitData
 	case errors.As(err, &content):
 		return exitModel
-	case errors.As(err, &path), errors.Is(err, fs.ErrNotExist):
+	case errors.As(err, &path), errors.As(err, &link), errors.Is(err, fs.ErrNotExist), errors.Is(err, onnxfile.ErrChanged):
 		return exitFile
 	case errors.As(err, &place):
+		if place.Stage == "plan" {
+			return exitUsage
+		}
 		return exitModel
 	}
 	return exitInternal
@@ -130,19 +143,38 @@ func version() string {
 	return v
 }
 
-func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
-	e := &env{stdin: stdin, stdout: stdout, stderr: stderr}
+// exitCodes are shown in the help and the manual page.
+var exitCodes = [][2]string{
+	{"0", "done"},
+	{"1", "internal error"},
+	{"2", "the command line is wrong, or a file that it names as an option"},
+	{"3", "the contents of the model are wrong"},
+	{"4", "the samples are wrong or missing"},
+	{"5", "a model cannot be read, or a result not be written"},
+	{"6", "a limit was hit"},
+	{"7", "a demand such as --min-sqnr was not met"},
+	{"130, 143", "stopped by a signal"},
+}
+
+func newApp(e *env) *cli.App {
+	cli.VersionFlag = &cli.BoolFlag{Name: "version", Usage: "print the version"}
+	var codes strings.Builder
+	for _, c := range exitCodes {
+		fmt.Fprintf(&codes, "\n%s: %s", c[0], c[1])
+	}
 	app := &cli.App{
 		Name:                      "onnxq",
 		Usage:                     "quantize ONNX models",
+		UsageText:                 "onnxq quantize MODEL -o OUT --data SAMPLES\nonnxq COMMAND --help",
+		Description:               "Exit codes:" + codes.String(),
 		Version:                   version(),
-		Writer:                    stdout,
-		ErrWriter:                 stderr,
-		Reader:                    stdin,
+		Writer:                    e.stdout,
+		ErrWriter:                 e.stderr,
+		Reader:                    e.stdin,
 		HideHelpCommand:           true,
 		DisableSliceFlagSeparator: true,
 		ExitErrHandler:            func(*cli.Context, error) {},
-		OnUsageError:              func(_ *cli.Context, err error, _ bool) error { return usageError{err.Error()} },
+		OnUsageError:              func(_ *cli.Context, err error, _ bool) error { return usagef("%s; see onnxq --help", flagText(err)) },
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return usagef("unknown command %q; see onnxq --help", c.Args().First())
@@ -151,48 +183,66 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			e.quantizeCommand(), e.calibrateCommand(), e.planCommand(), e.inspectCommand(), e.prepareCommand(),
-			e.runCommand(), e.demoCommand(), e.targetsCommand(), e.opsCommand(),
+			e.runCommand(), e.demoCommand(), e.targetsCommand(), e.opsCommand(), e.completionCommand(), e.manCommand(),
 		},
 	}
-	setUsageErrors(app.Commands)
+	setUsageErrors(app.Commands, "")
 	return app
 }
 
-func setUsageErrors(commands []*cli.Command) {
+// flagText is what the flag parser says, in our words.
+func flagText(err error) string {
+	s := err.Error()
+	if name, ok := strings.CutPrefix(s, "flag provided but not defined: -"); ok {
+		if len(name) > 1 {
+			name = "-" + name
+		}
+		return "unknown flag -" + name
+	}
+	if name, ok := strings.CutPrefix(s, "flag needs an argument: -"); ok {
+		if len(name) > 1 {
+			name = "-" + name
+		}
+		return "flag -" + name + " needs a value"
+	}
+	return s
+}
+
+func setUsageErrors(commands []*cli.Command, parent string) {
 	for _, c := range commands {
-		name := c.FullName()
+		name := parent + c.Name
 		c.HideHelpCommand = true
 		c.OnUsageError = func(_ *cli.Context, err error, _ bool) error {
-			return usagef("%s: %s; see onnxq %s --help", name, err, name)
+			return usagef("%s: %s; see onnxq %[1]s --help", name, flagText(err))
 		}
-		setUsageErrors(c.Subcommands)
+		setUsageErrors(c.Subcommands, name+" ")
 	}
 }
 
-// reorder moves flags before positional arguments, since the parser stops at
-// the first of these. What follows "--" stays positional.
+// reorder moves command names to the front and flags before positional
+// arguments, since the parser stops at the first of these. What follows "--"
+// stays positional.
 func reorder(app *cli.App, args []string) []string {
 	if len(args) < 2 || strings.HasPrefix(args[1], "-") {
 		return args
 	}
 	out := []string{args[0]}
-	commands, flags := app.Commands, app.Flags
-	rest := args[1:]
-	for len(rest) > 0 {
-		next := find(commands, rest[0])
-		if next == nil {
+	commands, rest := app.Commands, args[1:]
+	var flags []cli.Flag
+	for at := 0; at >= 0; {
+		c := find(commands, rest[at])
+		if c == nil {
 			break
 		}
-		out = append(out, rest[0])
-		rest, commands, flags = rest[1:], next.Subcommands, next.Flags
-	}
-	values := map[string]bool{}
-	for _, f := range flags {
-		_, isBool := f.(*cli.BoolFlag)
-		for _, n := range f.Names() {
-			values[n] = !isBool
+		out = append(out, rest[at])
+		rest = append(slices.Clone(rest[:at]), rest[at+1:]...)
+		commands, flags = c.Subcommands, c.Flags
+		for _, sub := range commands {
+			flags = append(slices.Clone(flags), sub.Flags...)
 		}
+		at = firstPositional(rest, takesValue(flags))
 	}
+	takes := takesValue(flags)
 	var named, positional []string
 	for len(rest) > 0 {
 		a := rest[0]
@@ -201,12 +251,11 @@ func reorder(app *cli.App, args []string) []string {
 		case a == "--":
 			positional = append(positional, rest...)
 			rest = nil
-		case len(a) < 2 || a[0] != '-':
+		case !isFlag(a):
 			positional = append(positional, a)
 		default:
 			named = append(named, a)
-			name := strings.TrimLeft(a, "-")
-			if values[name] && len(rest) > 0 {
+			if takes(a) && len(rest) > 0 {
 				named = append(named, rest[0])
 				rest = rest[1:]
 			}
@@ -217,6 +266,35 @@ func reorder(app *cli.App, args []string) []string {
 		out = append(append(out, "--"), positional...)
 	}
 	return out
+}
+
+// isFlag reports whether a stands for a flag; "-" alone is a value.
+func isFlag(a string) bool { return len(a) > 1 && a[0] == '-' }
+
+// takesValue tells the flags whose value is the next argument.
+func takesValue(flags []cli.Flag) func(arg string) bool {
+	values := map[string]bool{}
+	for _, f := range flags {
+		_, isBool := f.(*cli.BoolFlag)
+		for _, n := range f.Names() {
+			values[n] = !isBool
+		}
+	}
+	return func(arg string) bool { return values[strings.TrimLeft(arg, "-")] }
+}
+
+// firstPositional returns the place of the first argument that is neither a
+// flag nor the value of one, or -1.
+func firstPositional(args []string, takes func(string) bool) int {
+	for i := 0; i < len(args) && args[i] != "--"; i++ {
+		if !isFlag(args[i]) {
+			return i
+		}
+		if takes(args[i]) {
+			i++
+		}
+	}
+	return -1
 }
 
 func find(commands []*cli.Command, name string) *cli.Command {
