@@ -188,19 +188,36 @@ func (op *binary[T, R]) left(dst []R, a T, b []T) {
 	}
 }
 
-// shortRow is the length below which rows are computed element by element.
-const shortRow = 8
+const (
+	shortRow = 8  // length below which several rows are computed at a time
+	tileSize = 64 // most elements of such rows
+)
+
+// tileRows returns rows [r, r+rows) of operand i, one behind the other: in place,
+// where they lie so, else in buf.
+func tileRows[T any](buf, src []T, l *lanes, i, r, rows int) []T {
+	n, at, step := l.n, l.at[i]+r*l.skip[i], l.step[i]
+	if step == 1 && (l.skip[i] == n || rows == 1) {
+		return src[at : at+rows*n]
+	}
+	buf = buf[:rows*n]
+	for o := 0; o < len(buf); o += n {
+		row := buf[o : o+n]
+		for k := range row {
+			row[k] = src[at+k*step]
+		}
+		at += l.skip[i]
+	}
+	return buf
+}
 
 func (op *binary[T, R]) lanes(dst []R, a, b []T, l *lanes) {
 	if l.n < shortRow {
-		o, pa, pb := l.out, l.at[0], l.at[1]
-		for range l.rows {
-			for k := range l.n {
-				dst[o] = op.f(a[pa+k*l.step[0]], b[pb+k*l.step[1]])
-				o++
-			}
-			pa += l.skip[0]
-			pb += l.skip[1]
+		var bufA, bufB [tileSize]T
+		per := tileSize / l.n
+		for r := 0; r < l.rows; r += per {
+			rows := min(per, l.rows-r)
+			op.vector(dst[l.out+r*l.n:][:rows*l.n], tileRows(bufA[:], a, l, 0, r, rows), tileRows(bufB[:], b, l, 1, r, rows))
 		}
 		return
 	}

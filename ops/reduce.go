@@ -68,6 +68,9 @@ func newLayout(shape []int, reduced []bool) *layout {
 
 // base returns where output o (row of outputs o) begins in the input.
 func (l *layout) base(o int) int {
+	if len(l.kept) == 1 {
+		return o * l.kept[0].stride
+	}
 	at := 0
 	for i := len(l.kept) - 1; i >= 0; i-- {
 		s := l.kept[i]
@@ -118,6 +121,14 @@ func (r *reduceBy[T, A]) run(c *Call, dst, src []T, l *layout) error {
 		return c.For(len(dst), max(1, reduceWork/l.count), func(lo, hi int) {
 			for o := lo; o < hi; o++ {
 				acc := r.start
+				if n < shortRow && len(l.over) == 0 {
+					at := l.base(o)
+					for _, x := range src[at : at+n] {
+						acc = r.step(acc, x)
+					}
+					dst[o] = r.finish(acc, n)
+					continue
+				}
 				l.each(l.base(o), func(at int) {
 					if r.row != nil {
 						acc = r.row(acc, src[at:at+n])

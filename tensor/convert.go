@@ -323,6 +323,12 @@ func Convert(dst, src *Tensor, lo, hi int, o ConvertOptions) error {
 		}
 	case !d.Convertible() || !s.Convertible():
 		return fmt.Errorf("no conversion from %v to %v", s, d)
+	case d == Float32:
+		Read(src, lo, view[float32](dst, lo, hi-lo))
+	case d == Float64:
+		Read(src, lo, view[float64](dst, lo, hi-lo))
+	case d == Int64:
+		Read(src, lo, view[int64](dst, lo, hi-lo))
 	case s == Float64:
 		convertVia[float64](dst, src, lo, hi, o)
 	case s.IsFloat():
