@@ -237,6 +237,35 @@ func (r *recycled) Reuse(_ *Call, _ int, d tensor.DType, shape []int) (*tensor.T
 
 func (*recycled) Scratch(n int) ([]byte, error) { return tensor.AlignedBytes(n), nil }
 
+// TestPropagatedChoice follows the usual way of replacing a -1 in a shape:
+// Where(Equal(shape, -1), size, shape), with a constant condition as well.
+func TestPropagatedChoice(t *testing.T) {
+	model := graph.NewModel(10, graph.Opset{Version: 21})
+	g := model.Graph
+	value := func(name string) *graph.Value { return g.NewValue(name, graph.Type{}) }
+	node := func(op string, ins ...*graph.Value) *graph.Value {
+		out := value(op)
+		g.Append(g.NewNode(graph.OpKey{Type: op}, op, ins, []*graph.Value{out}))
+		return out
+	}
+	shape := g.NewInitializer("shape", tensor.Of([]int64{2, -1, 4}))
+	size := g.NewInitializer("size", tensor.Of([]int64{7}))
+	minus := g.NewInitializer("minus", tensor.Scalar(int64(-1)))
+	cond := g.NewInitializer("cond", tensor.Of([]bool{true, false, true}))
+	chosen := node("Where", node("Equal", shape, minus), size, shape)
+	constant := node("Where", cond, size, shape)
+	types, err := Infer(model)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := types.Dims(chosen); fmt.Sprint(got) != "[2 7 4]" {
+		t.Errorf("chosen %v", got)
+	}
+	if got, _ := types.Dims(constant); fmt.Sprint(got) != "[7 -1 7]" {
+		t.Errorf("chosen by a constant %v", got)
+	}
+}
+
 func BenchmarkElementwise(b *testing.B) {
 	rng := rand.New(rand.NewPCG(7, 8))
 	for _, c := range []struct {

@@ -150,12 +150,12 @@ func (t *Types) contents(v *graph.Value) ([]graph.Dim, bool) {
 	return dimsOf(v.Const)
 }
 
-// dimsOf returns the elements of a short int32 or int64 tensor.
+// dimsOf returns the elements of a short int32, int64 or boolean tensor.
 func dimsOf(v *tensor.Tensor) ([]graph.Dim, bool) {
-	if v.Len() > maxPropagated || v.DType() != tensor.Int64 && v.DType() != tensor.Int32 {
+	if d := v.DType(); v.Len() > maxPropagated || d != tensor.Int64 && d != tensor.Int32 && d != tensor.Bool {
 		return nil, false
 	}
-	ints, err := intsOf(v)
+	ints, err := tensor.Int64s(v)
 	if err != nil {
 		return nil, false
 	}
