@@ -106,24 +106,27 @@ func minMaxColumns(lows, highs, src []float32) (nans, infs int) {
 // are added in pairs j and j+8, then j+4, j+2, j+1.
 func Moments(src []float32) (sum, squares, magnitudes float64) {
 	var s [3][16]float64
-	n := momentsVec(ptr(src), len(src), &s)
+	addMoments(src, &s)
+	return foldLanes(&s[0]), foldLanes(&s[1]), foldLanes(&s[2])
+}
+
+func addMoments(src []float32, s *[3][16]float64) {
+	n := momentsVec(ptr(src), len(src), s)
 	for i, x := range src[n:] {
 		v := float64(x)
 		s[0][i%16] += v
 		s[1][i%16] += float64(v * v)
 		s[2][i%16] += math.Abs(v)
 	}
-	return foldLanes(&s[0]), foldLanes(&s[1]), foldLanes(&s[2])
 }
 
 // foldLanes adds lanes j and j+8, then j+4, j+2, j+1.
 func foldLanes(s *[16]float64) float64 {
-	for h := 8; h > 0; h /= 2 {
-		for j := range h {
-			s[j] += s[j+h]
-		}
+	var a [8]float64
+	for j := range a {
+		a[j] = s[j] + s[j+8]
 	}
-	return s[0]
+	return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
 }
 
 // Histogram adds the elements of src to counts: bin b, of width 2^k, counts the

@@ -181,14 +181,16 @@ func ExpLinear(dst, src []float32, positive, negative, rate float32) {
 
 // ReduceSum returns the sum of src, as Moments adds it up.
 func ReduceSum(src []float32) float64 {
-	s, _, _ := Moments(src)
-	return s
+	var s [3][16]float64
+	addMoments(src, &s)
+	return foldLanes(&s[0])
 }
 
 // ReduceSumSquares returns the sum of the squares of src, as Moments adds it up.
 func ReduceSumSquares(src []float32) float64 {
-	_, s, _ := Moments(src)
-	return s
+	var s [3][16]float64
+	addMoments(src, &s)
+	return foldLanes(&s[1])
 }
 
 // ReduceMin returns the least element of src, NaN where one is NaN, and +Inf for
@@ -280,7 +282,9 @@ func LogSoftmax(dst, src []float32) {
 // too, or it is nil. dst is at least as long as src and may be src.
 func LayerNorm(dst, src, gamma, beta []float32, epsilon float32) (mean, inverse float32) {
 	dst, gamma = dst[:len(src)], gamma[:len(src)]
-	sum, squares, _ := Moments(src)
+	var s [3][16]float64
+	addMoments(src, &s)
+	sum, squares := foldLanes(&s[0]), foldLanes(&s[1])
 	n := float64(len(src))
 	m := sum / n
 	variance := squares/n - float64(m*m)

@@ -95,7 +95,8 @@ func transposeBlocks[T any](dst []T, ldd int, src []T, lds, r0, r1, c0, c1 int) 
 // MaxRow stores in dst[i] the greatest src[i*stride + k*dilation] for
 // 0 <= k < taps, NaN where one is NaN: a row of max pooling without padding.
 // taps, stride and dilation are at least 1, and src has at least
-// (len(dst)-1)*stride + (taps-1)*dilation + 1 elements.
+// (len(dst)-1)*stride + (taps-1)*dilation + 1 elements. dst and src do not
+// overlap.
 func MaxRow(dst, src []float32, taps, dilation, stride int) {
 	n := poolRowVec(maxRows, dst, src, taps, dilation, stride)
 	for i := n; i < len(dst); i++ {
@@ -142,7 +143,12 @@ func poolRowVec(op int, dst, src []float32, taps, dilation, stride int) int {
 	if stride == 2 && cap(src) == need {
 		n-- // the form for stride 2 reads one element more
 	}
-	return poolRowLevel(op, ptr(dst), ptr(src), n&^7, taps, dilation, stride)
+	done := poolRowLevel(op, ptr(dst), ptr(src), n&^7, taps, dilation, stride)
+	if 0 < done && done < n { // the last eight, some of them again
+		poolRowLevel(op, &dst[n-8], &src[(n-8)*stride], 8, taps, dilation, stride)
+		return n
+	}
+	return done
 }
 
 // MaxU8 stores the greater of a[i] and b[i] in dst[i]. a and b are at least as

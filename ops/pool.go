@@ -269,13 +269,18 @@ func reduceWindows[T tensor.Number](c *Call, g *geometry, x, y []T, planes int, 
 // reduceAxis slides the window along axis d only, over rows of inner
 // elements.
 func reduceAxis[T tensor.Number](g *geometry, d int, x, y []T, inner int, f pooling[T]) {
-	fill(y, f.zero)
 	if inner > 1 {
 		for o := range g.out[d] {
 			lo, hi, pos := g.taps(d, o)
-			for range hi - lo {
-				f.into(y[o*inner:][:inner], x[pos*inner:])
+			row := y[o*inner:][:inner]
+			if lo == hi {
+				fill(row, f.zero)
+				continue
+			}
+			copy(row, x[pos*inner:])
+			for range hi - lo - 1 {
 				pos += g.dilation[d]
+				f.into(row, x[pos*inner:])
 			}
 		}
 		return
@@ -285,6 +290,7 @@ func reduceAxis[T tensor.Number](g *geometry, d int, x, y []T, inner int, f pool
 		if _, to := g.valid(d, g.kernel[d]-1); from < to { // windows that lie inside
 			f.row(y[from:to], x[from*s-g.begin[d]:], g.kernel[d], g.dilation[d], s)
 			edge := func(lo, hi int) {
+				fill(y[lo:hi], f.zero)
 				for o := lo; o < hi; o++ {
 					first, last, pos := g.taps(d, o)
 					for range last - first {
@@ -298,6 +304,7 @@ func reduceAxis[T tensor.Number](g *geometry, d int, x, y []T, inner int, f pool
 			return
 		}
 	}
+	fill(y, f.zero)
 	var picked [64]T
 	for k := range g.kernel[d] {
 		lo, hi := g.valid(d, k)
