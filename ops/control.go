@@ -28,6 +28,11 @@ func controlSpecs() []Spec {
 			Attrs: []AttrSpec{body, {Name: "num_scan_inputs", Kind: graph.AttrInt, Required: true},
 				ints("scan_input_axes"), ints("scan_output_axes"), ints("scan_input_directions"), ints("scan_output_directions"), ints("directions")},
 			Infer: inferScan, Compile: compileScan},
+		{Type: "SequenceMap", Since: 17, Flow: Opaque, Pure: true,
+			In:    []Port{{Name: "input_sequence"}, {Name: "additional_inputs", Optional: true, Variadic: true}},
+			Out:   []Port{{Name: "out_sequence", Variadic: true}},
+			Attrs: []AttrSpec{body},
+			Infer: inferSequenceMap, Compile: compileSequenceMap},
 	}
 }
 
@@ -643,4 +648,77 @@ func (s *scan) runBatch(c *Call, body Body, in []*tensor.Tensor) error {
 		c.Outs[i] = t
 	}
 	return nil
+}
+
+// mapBody returns the body of a SequenceMap.
+func mapBody(n *graph.Node) (*graph.Graph, error) {
+	g := bodyOf(n, "body")
+	if g == nil || len(g.Inputs()) != n.NumInputs() || len(g.Outputs()) < len(n.Outputs()) {
+		return nil, fmt.Errorf("the body does not take %d inputs to %d outputs", n.NumInputs(), len(n.Outputs()))
+	}
+	return g, nil
+}
+
+func inferSequenceMap(c *Inference) error {
+	g, err := mapBody(c.Node)
+	if err != nil {
+		return err
+	}
+	for i, v := range g.Inputs() {
+		t := c.In(i)
+		if t.Kind == graph.KindSequence && t.Inner != nil {
+			t = *t.Inner
+		}
+		bodyInput(v, t)
+	}
+	if err := c.Graph(g); err != nil {
+		return err
+	}
+	for i := range c.Node.Outputs() {
+		c.Out(i, sequenceOf(g.Outputs()[i].Type))
+	}
+	return nil
+}
+
+func compileSequenceMap(s *Site) (Kernel, error) {
+	g, err := mapBody(s.Node)
+	if err != nil {
+		return nil, s.Errorf("%v", err)
+	}
+	body, err := s.Body(g)
+	if err != nil {
+		return nil, err
+	}
+	return func(c *Call) error {
+		first, err := c.sequence(0)
+		if err != nil {
+			return err
+		}
+		outs := make([]Sequence, len(c.Outs))
+		for k := range first {
+			if err := c.Ctx.Err(); err != nil {
+				return err
+			}
+			args := append([]Data(nil), c.Ins...)
+			for i, d := range args {
+				if seq, ok := d.(Sequence); ok {
+					if len(seq) != len(first) {
+						return fmt.Errorf("sequences of %d and %d elements", len(first), len(seq))
+					}
+					args[i] = seq[k]
+				}
+			}
+			got, err := body.Run(c, args)
+			if err != nil {
+				return err
+			}
+			for i := range outs {
+				outs[i] = append(outs[i], got[i])
+			}
+		}
+		for i, seq := range outs {
+			c.Outs[i] = seq
+		}
+		return nil
+	}, nil
 }

@@ -265,8 +265,7 @@ func concat(c *Call, parts []Data, attr int64) error {
 		if n == 0 {
 			continue
 		}
-		cp := strided{dims: []int{outer, n}, src: []int{n, 1}, dst: []int{row, 1}, do: at}
-		if err := copyRows(c, out, t, &cp); err != nil {
+		if err := copyRows(c, out, t, outer, n, at, row, 0, n); err != nil {
 			return err
 		}
 		at += n
@@ -274,14 +273,25 @@ func concat(c *Call, parts []Data, attr int64) error {
 	return nil
 }
 
-// copyRows is cp.copy for a copy of contiguous rows; one long row is split.
-func copyRows(c *Call, dst, src *tensor.Tensor, cp *strided) error {
-	if cp.dims[0] == 1 && cp.dims[1] > 2*pieceElems && dst.DType() != tensor.String {
-		w := dst.DType().Bits() / 8
-		d, s := dst.Bytes()[cp.do*w:], src.Bytes()[cp.so*w:]
-		return c.For(cp.dims[1]*w, 8*pieceElems, func(lo, hi int) { copy(d[lo:hi], s[lo:hi]) })
+// copyRows copies outer rows of n elements to dst, the first to element at and
+// each further one step on, from src, likewise.
+func copyRows(c *Call, dst, src *tensor.Tensor, outer, n, at, step, from, stride int) error {
+	d, s := cellsOf(dst), cellsOf(src)
+	switch {
+	case outer*n <= pieceElems || d.w == 0:
+		for o := range outer {
+			d.put(at+o*step, s, from+o*stride, n)
+		}
+		return nil
+	case outer == 1:
+		to, of := d.b[at*d.w:(at+n)*d.w], s.b[from*d.w:]
+		return c.For(len(to), 8*pieceElems, func(lo, hi int) { copy(to[lo:hi], of[lo:hi]) })
 	}
-	return cp.copy(c, dst, src)
+	return c.For(outer, max(1, pieceElems/n), func(lo, hi int) {
+		for o := lo; o < hi; o++ {
+			d.put(at+o*step, s, from+o*stride, n)
+		}
+	})
 }
 
 // splitSizes returns the sizes of n parts of an axis of size d: sizes if they
@@ -406,8 +416,7 @@ func compileSplit(s *Site) (Kernel, error) {
 				return err
 			}
 			if n := k * inner; n > 0 {
-				cp := strided{dims: []int{outer, n}, src: []int{row, 1}, dst: []int{n, 1}, so: at}
-				if err := copyRows(c, out, x, &cp); err != nil {
+				if err := copyRows(c, out, x, outer, n, 0, n, at, row); err != nil {
 					return err
 				}
 				at += n

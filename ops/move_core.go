@@ -363,7 +363,17 @@ func tiledCopy[T any](c *Call, dst, src []T, s *strided, b int) error {
 			b0 := w % strips * tile
 			b1 := min(b0+tile, nb)
 			done := 0
-			if sa > 0 && db > 0 { // no axis is reversed
+			switch {
+			case na < tile/4: // the other axis makes the longer loop
+				for k := range na {
+					q, p := s.do+at.ob+b0*db+k, s.so+at.oa+k*sa
+					for _, v := range src[p+b0 : p+b1] {
+						dst[q] = v
+						q += db
+					}
+				}
+				done = na
+			case sa > 0 && db > 0: // no axis is reversed
 				kernels.Transpose(dst[s.do+at.ob+b0*db:], db, src[s.so+at.oa+b0:], sa, na, b1-b0)
 				done = na
 			}
