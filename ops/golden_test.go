@@ -72,9 +72,9 @@ func (g *goldenTensor) tensor(t *testing.T) *tensor.Tensor {
 	return out.Clone()
 }
 
-// runGolden computes the cases of a file, with the inputs fed at run time and
-// with all inputs but the first as initializers, on one and on two threads.
-func runGolden(t *testing.T, file string) {
+// readGolden returns the cases of a file.
+func readGolden(t *testing.T, file string) []goldenCase {
+	t.Helper()
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -86,32 +86,48 @@ func runGolden(t *testing.T, file string) {
 	if len(cases) == 0 {
 		t.Fatal("no cases")
 	}
-	for _, gc := range cases {
+	return cases
+}
+
+// single returns the node with its inputs.
+func (gc *goldenCase) single(t *testing.T) single {
+	t.Helper()
+	s := single{op: graph.OpKey{Domain: gc.Domain, Type: gc.Op}, opset: gc.Opset}
+	for _, a := range gc.Attrs {
+		attr := &graph.Attr{Name: a.Name, Kind: a.Kind, I: a.I, F: float32(a.F), S: a.S, Ints: a.Ints, Strings: a.Strings}
+		for _, v := range a.Floats {
+			attr.Floats = append(attr.Floats, float32(v))
+		}
+		if a.T != nil {
+			attr.T = a.T.tensor(t)
+		}
+		s.attrs = append(s.attrs, attr)
+	}
+	for _, in := range gc.Inputs {
+		if in == nil {
+			s.ins = append(s.ins, nil)
+		} else {
+			s.ins = append(s.ins, in.tensor(t))
+		}
+	}
+	for _, out := range gc.Outputs {
+		s.outs = append(s.outs, out != nil)
+	}
+	return s
+}
+
+// runGolden computes the cases of a file, with the inputs fed at run time and
+// with all inputs but the first as initializers, on one and on two threads.
+func runGolden(t *testing.T, file string) {
+	for _, gc := range readGolden(t, file) {
 		t.Run(gc.Name, func(t *testing.T) {
-			s := single{op: graph.OpKey{Domain: gc.Domain, Type: gc.Op}, opset: gc.Opset}
-			for _, a := range gc.Attrs {
-				attr := &graph.Attr{Name: a.Name, Kind: a.Kind, I: a.I, F: float32(a.F), S: a.S, Ints: a.Ints, Strings: a.Strings}
-				for _, v := range a.Floats {
-					attr.Floats = append(attr.Floats, float32(v))
-				}
-				if a.T != nil {
-					attr.T = a.T.tensor(t)
-				}
-				s.attrs = append(s.attrs, attr)
-			}
+			s := gc.single(t)
 			var fed, fixed []bool
 			for i, in := range gc.Inputs {
 				fed, fixed = append(fed, in != nil && in.Const), append(fixed, in != nil && (in.Const || i > 0))
-				if in == nil {
-					s.ins = append(s.ins, nil)
-				} else {
-					s.ins = append(s.ins, in.tensor(t))
-				}
 			}
 			var want []*tensor.Tensor
-			s.outs = nil
 			for _, out := range gc.Outputs {
-				s.outs = append(s.outs, out != nil)
 				if out == nil {
 					want = append(want, nil)
 				} else {

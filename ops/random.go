@@ -237,7 +237,7 @@ func compileMultinomial(s *Site) (Kernel, error) {
 		}
 		g := newGenerator(n)
 		sums := make([]float64, classes)
-		picks := make([]int64, samples)
+		picks := make([]int64, min(samples, 1<<12))
 		for r := range rows {
 			row := logits[r*classes : (r+1)*classes]
 			top, total := math.Inf(-1), 0.0
@@ -248,14 +248,20 @@ func compileMultinomial(s *Site) (Kernel, error) {
 				total += math.Exp(v - top)
 				sums[i] = total
 			}
-			for i := range picks {
-				u, k := g.uniform()*total, 0
-				for k < classes-1 && sums[k] <= u {
-					k++
+			for at := 0; at < int(samples); at += len(picks) {
+				if err := c.Ctx.Err(); err != nil {
+					return err
 				}
-				picks[i] = int64(k)
+				some := picks[:min(len(picks), int(samples)-at)]
+				for i := range some {
+					u, k := g.uniform()*total, 0
+					for k < classes-1 && sums[k] <= u {
+						k++
+					}
+					some[i] = int64(k)
+				}
+				tensor.Write(out, r*int(samples)+at, some)
 			}
-			tensor.Write(out, r*int(samples), picks)
 		}
 		return nil
 	}, nil

@@ -115,6 +115,8 @@ func (r *resizing) plan(in []int, scales []float32, sizes []int64, roi []float64
 		out[i] = resized{in: d, out: d, scale: 1, to: 1}
 	}
 	switch {
+	case len(scales) > 0 && len(sizes) > 0:
+		return nil, fmt.Errorf("both scales %v and sizes %v", scales, sizes)
 	case len(scales) > 0 && len(scales) == len(ax):
 		for i, a := range ax {
 			s := scales[i]

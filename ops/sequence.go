@@ -278,6 +278,9 @@ func compileSplitToSequence(s *Site) (Kernel, error) {
 		if err != nil {
 			return err
 		}
+		if isPacked(x.DType()) {
+			return fmt.Errorf("element type %v", x.DType())
+		}
 		shape := append([]int{}, x.Shape()...)
 		d := shape[axis]
 		var parts []int

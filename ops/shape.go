@@ -548,7 +548,10 @@ func compileSqueeze(s *Site) (Kernel, error) {
 func inferUnsqueeze(c *Inference) error {
 	in := c.Shape(0)
 	axes, given, known := c.list("axes", 13, 1)
-	if in == nil || !known || !given {
+	if !given && known {
+		return c.Errorf("axes are missing")
+	}
+	if in == nil || !known {
 		if d := c.Shape(1); in != nil && len(d) == 1 && d[0].Known && d[0].Size >= 0 && d[0].Size <= maxPropagated {
 			c.Tensor(0, c.Elem(0), graph.UnknownShape(len(in)+int(d[0].Size)))
 			return nil
@@ -576,6 +579,9 @@ func inferUnsqueeze(c *Inference) error {
 
 func compileUnsqueeze(s *Site) (Kernel, error) {
 	list := s.list("axes", 13, 1)
+	if !list.given {
+		return nil, s.Errorf("axes are missing")
+	}
 	return func(c *Call) error {
 		axes, err := list.get(c)
 		if err != nil {
@@ -898,7 +904,7 @@ func compileEyeLike(s *Site) (Kernel, error) {
 		}
 		rows, cols := x.Shape()[0], x.Shape()[1]
 		one := tensor.New(dtype, 1)
-		if !dtype.Convertible() {
+		if !dtype.Convertible() || isPacked(dtype) {
 			return fmt.Errorf("element type %v has no 1", dtype)
 		}
 		tensor.Write(one, 0, []float64{1})

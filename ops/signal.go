@@ -186,7 +186,7 @@ func (f *fft) inverse(x []complex128) {
 }
 
 // maxTransform bounds the length of a Fourier transform.
-const maxTransform = 1 << 28
+const maxTransform = 1 << 24
 
 // dftAxis returns the axis of a DFT, given as an attribute before version 20.
 func dftAxis(axis int64, rank int) (int, error) {
@@ -308,7 +308,7 @@ func compileDFT(s *Site) (Kernel, error) {
 			return err
 		}
 		out, err := newNumbers(c, x.DType(), shape)
-		if err != nil {
+		if err != nil || out.Len() == 0 {
 			return err
 		}
 		y := make([]float64, out.Len())
@@ -429,7 +429,7 @@ func compileSTFT(s *Site) (Kernel, error) {
 			return err
 		}
 		out, err := newNumbers(c, x.DType(), []int{in[0], frames, bins, 2})
-		if err != nil {
+		if err != nil || out.Len() == 0 {
 			return err
 		}
 		y := make([]float64, out.Len())

@@ -488,7 +488,7 @@ func inferRois(c *Inference, h, w int64) error {
 }
 
 // maxSamples bounds the places at which one region of interest is sampled.
-const maxSamples = 1 << 24
+const maxSamples = 1 << 22
 
 func compileRoiAlign(s *Site) (Kernel, error) {
 	n := s.Node
