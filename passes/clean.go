@@ -1,6 +1,7 @@
 package passes
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/onnxq/onnxq/graph"
@@ -14,7 +15,7 @@ func removeIdentities(s *State) error {
 			if x == nil || y == nil || !changesNothing(n) {
 				continue
 			}
-			if slices.ContainsFunc(n.Outputs()[1:], func(v *graph.Value) bool { return v != nil && len(v.Uses()) > 0 }) {
+			if anyUsed(n, 1) {
 				continue
 			}
 			if y.ReplaceWith(x) {
@@ -38,6 +39,9 @@ func changesNothing(n *graph.Node) bool {
 		return true
 	case "Dropout":
 		mode := n.Input(2)
+		if n.Opset() < 7 && n.Int("is_test", 0) == 0 {
+			return false
+		}
 		return n.Opset() < 12 || mode == nil || mode.IsConst() && mode.Const.DType() == tensor.Bool && mode.Const.Len() == 1 && mode.Const.Bytes()[0] == 0
 	case "Cast":
 		return x.Type.IsTensor() && x.Type.Elem != tensor.Undefined && int64(x.Type.Elem) == n.Int("to", 0)
@@ -51,6 +55,8 @@ func changesNothing(n *graph.Node) bool {
 			}
 		}
 		return len(perm) > 0
+	case "Slice":
+		return takesAll(n)
 	case "Reshape", "Expand":
 		a, ok := x.Type.Shape.Dims()
 		b, ok2 := y.Type.Shape.Dims()
@@ -60,6 +66,23 @@ func changesNothing(n *graph.Node) bool {
 		return pads != nil && !slices.ContainsFunc(pads, func(p int64) bool { return p != 0 })
 	}
 	return false
+}
+
+// takesAll reports whether a Slice selects everything in order: its steps are
+// positive and no size changes.
+func takesAll(n *graph.Node) bool {
+	if steps := n.Input(4); steps != nil && n.Opset() >= 10 {
+		if !steps.IsConst() {
+			return false
+		}
+		list, err := tensor.Int64s(steps.Const)
+		if err != nil || slices.ContainsFunc(list, func(x int64) bool { return x <= 0 }) {
+			return false
+		}
+	}
+	a, ok := n.Input(0).Type.Shape.Dims()
+	b, ok2 := n.Output(0).Type.Shape.Dims()
+	return ok && ok2 && slices.Equal(a, b)
 }
 
 // removeDead works from the innermost graphs outwards, since a node that goes
@@ -116,6 +139,84 @@ func shareConstants(s *State) error {
 			s.Changes++
 		}
 		g.RemoveInitializers(func(v *graph.Value) bool { return gone[v] })
+	}
+	return nil
+}
+
+// nestedLimit is the size in bytes from which equal constants of different
+// graphs are looked for.
+const nestedLimit = 1 << 10
+
+// shareNestedConstants moves constants that several branches hold to the
+// innermost graph around them.
+func shareNestedConstants(s *State) error {
+	graphs := mainGraphs(s.Model)
+	if len(graphs) == 1 {
+		return nil
+	}
+	type kind struct {
+		dtype tensor.DType
+		shape string
+	}
+	alike := map[kind][]*graph.Value{}
+	var order []kind
+	gone := map[*graph.Value]bool{}
+	for _, g := range graphs {
+		for _, v := range g.Initializers() {
+			if !v.IsConst() || v.IsInput() || v.IsOutput() || len(v.Const.Bytes()) < nestedLimit {
+				continue
+			}
+			k := kind{v.Const.DType(), tensor.ShapeString(v.Const.Shape())}
+			if alike[k] == nil {
+				order = append(order, k)
+			}
+			alike[k] = append(alike[k], v)
+		}
+	}
+	for _, k := range order {
+		var shared []*graph.Value
+		if len(alike[k]) == 1 {
+			continue
+		}
+	next:
+		for _, v := range alike[k] {
+			for i, w := range shared {
+				if v.Graph() == w.Graph() || !bytes.Equal(v.Const.Bytes(), w.Const.Bytes()) {
+					continue
+				}
+				around := commonGraph(v.Graph(), w.Graph())
+				if around == nil {
+					continue
+				}
+				if w.Graph() != around {
+					shared[i] = around.NewInitializer(w.Name(), w.Const)
+					w.ReplaceUses(shared[i])
+					gone[w] = true
+				}
+				v.ReplaceUses(shared[i])
+				gone[v] = true
+				s.Changes++
+				continue next
+			}
+			shared = append(shared, v)
+		}
+	}
+	if len(gone) > 0 {
+		for _, g := range graphs {
+			g.RemoveInitializers(func(v *graph.Value) bool { return gone[v] })
+		}
+	}
+	return nil
+}
+
+// commonGraph returns the innermost graph that a and b both are or lie in.
+func commonGraph(a, b *graph.Graph) *graph.Graph {
+	for ; a != nil; a = a.Outer() {
+		for c := b; c != nil; c = c.Outer() {
+			if a == c {
+				return a
+			}
+		}
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func fusePads(s *State) error {
 				continue
 			}
 			uses := slices.Clone(n.Output(0).Uses())
-			if len(uses) == 0 || slices.ContainsFunc(uses, func(u graph.Use) bool { return !takesPads(u, g, rank-2) }) {
+			if len(uses) == 0 || slices.ContainsFunc(uses, func(u graph.Use) bool { return !takesPads(u, g, pads[2:rank], pads[rank+2:]) }) {
 				continue
 			}
 			for _, u := range uses {
@@ -72,8 +72,8 @@ func fusePads(s *State) error {
 
 // takesPads reports whether the reader of a padded value can do the padding of
 // its spatial axes itself.
-func takesPads(u graph.Use, g *graph.Graph, spatial int) bool {
-	n := u.Node
+func takesPads(u graph.Use, g *graph.Graph, begin, end []int64) bool {
+	n, spatial := u.Node, len(begin)
 	if n == nil || u.Index != 0 || n.Graph() != g || !isOp(n, "Conv", "AveragePool") {
 		return false
 	}
@@ -88,9 +88,22 @@ func takesPads(u graph.Use, g *graph.Graph, spatial int) bool {
 	if pads != nil && len(pads) != 2*spatial {
 		return false
 	}
-	if n.Op.Type == "AveragePool" {
-		own := slices.ContainsFunc(pads, func(p int64) bool { return p != 0 })
-		return n.Int("ceil_mode", 0) == 0 && (!own || n.Int("count_include_pad", 0) == 1)
+	if n.Op.Type == "Conv" {
+		return true
+	}
+	own := slices.ContainsFunc(pads, func(p int64) bool { return p != 0 })
+	kernel := n.Ints("kernel_shape")
+	if len(kernel) != spatial || n.Int("ceil_mode", 0) != 0 || own && n.Int("count_include_pad", 0) != 1 {
+		return false
+	}
+	for i, k := range kernel { // runtimes refuse windows that lie outside
+		b, e := begin[i], end[i]
+		if pads != nil {
+			b, e = b+pads[i], e+pads[spatial+i]
+		}
+		if b >= k || e >= k {
+			return false
+		}
 	}
 	return true
 }
@@ -134,8 +147,7 @@ func fuseScales(s *State) error {
 	return nil
 }
 
-// layer describes the weight of a Conv, ConvTranspose or Gemm: element i
-// belongs to output channel (i / inner) % stride-wise as channel computes it.
+// layer is a Conv, ConvTranspose or Gemm with constant weight and bias.
 type layer struct {
 	node     *graph.Node
 	w        []float32
@@ -176,8 +188,13 @@ func layerOf(n *graph.Node) *layer {
 		if l.bias = constFloats(b); l.bias == nil {
 			return nil
 		}
-		if len(l.bias) == 1 && l.channels > 1 && n.Op.Type == "Gemm" {
-			l.bias = slices.Repeat(l.bias, l.channels)
+		if n.Op.Type == "Gemm" {
+			if s := b.Const.Shape(); len(s) > 2 || len(s) == 2 && s[0] != 1 {
+				return nil
+			}
+			if len(l.bias) == 1 && l.channels > 1 {
+				l.bias = slices.Repeat(l.bias, l.channels)
+			}
 		}
 		if len(l.bias) != l.channels {
 			return nil
@@ -226,7 +243,7 @@ func fuseBehind(n *graph.Node) bool {
 	}
 	y := n.Output(0)
 	next := y.OnlyUse()
-	if next == nil || next.Graph() != n.Graph() {
+	if next == nil || next.Graph() != n.Graph() || next.Output(0) == nil {
 		return false
 	}
 	f := affineOf(next, y, l)
@@ -323,7 +340,7 @@ func batchNorm(n *graph.Node, channels int) *affine {
 	if n.Int("training_mode", 0) != 0 || n.Opset() < 9 && n.Int("spatial", 1) != 1 {
 		return nil
 	}
-	if slices.ContainsFunc(n.Outputs()[1:], func(v *graph.Value) bool { return v != nil && len(v.Uses()) > 0 }) {
+	if anyUsed(n, 1) {
 		return nil
 	}
 	var p [4][]float32
@@ -415,7 +432,7 @@ func fuseMatMulAdd(s *State) error {
 			}
 			cols := w.Const.Shape()[1]
 			b := constFloats(c)
-			if len(b) != cols && len(b) != 1 || c.Const.Rank() > 2 || c.Const.Rank() == 2 && c.Const.Shape()[0] != 1 {
+			if len(b) == 0 || len(b) != cols && len(b) != 1 || c.Const.Rank() > 2 || c.Const.Rank() == 2 && c.Const.Shape()[0] != 1 {
 				continue
 			}
 			if !add.Output(0).ReplaceWith(y) {
