@@ -14,12 +14,12 @@ func (m *Model) Verify() error {
 	if m.Graph == nil {
 		return errors.New("verify: model has no graph")
 	}
-	v := verifier{m: m, defined: make([]bool, m.nextValue)}
-	if err := v.graph(m.Graph, nil); err != nil {
+	v := verifier{m: m, defined: make([]bool, m.nextValue), visible: map[string]*Value{}}
+	if err := v.graph(m.Graph); err != nil {
 		return err
 	}
 	for _, f := range m.Functions {
-		if err := v.graph(f.Body, nil); err != nil {
+		if err := v.graph(f.Body); err != nil {
 			return err
 		}
 	}
@@ -29,11 +29,11 @@ func (m *Model) Verify() error {
 type verifier struct {
 	m       *Model
 	defined []bool // by value ID: visible at this point
+	visible map[string]*Value
 }
 
-func (c *verifier) graph(g *Graph, outer map[string]*Value) error {
-	names := make(map[string]*Value, len(outer))
-	var mine []*Value
+func (c *verifier) graph(g *Graph) error {
+	var mine, hidden []*Value // hidden: of graphs around g, by inputs and initializers of g
 	define := func(v *Value) error {
 		switch {
 		case v.graph != g:
@@ -48,18 +48,25 @@ func (c *verifier) graph(g *Graph, outer map[string]*Value) error {
 		if v.name == "" {
 			return ValueError("verify", v, errors.New("value has no name"))
 		}
-		if w := names[v.name]; w != nil && w != v {
-			return ValueError("verify", v, errors.New("two values of one graph have this name"))
+		if w := c.visible[v.name]; w != nil {
+			switch {
+			case w.graph == g:
+				return ValueError("verify", v, errors.New("two values of one graph have this name"))
+			case v.def != nil:
+				return ValueError("verify", v, errors.New("shadows a value of an outer graph"))
+			}
+			hidden = append(hidden, w)
 		}
-		if outer[v.name] != nil && v.def != nil {
-			return ValueError("verify", v, errors.New("shadows a value of an outer graph"))
-		}
-		names[v.name] = v
+		c.visible[v.name] = v
 		return nil
 	}
 	defer func() {
 		for _, v := range mine {
 			c.defined[v.ID] = false
+			delete(c.visible, v.name)
+		}
+		for _, v := range hidden {
+			c.visible[v.name] = v
 		}
 	}()
 
@@ -91,7 +98,7 @@ func (c *verifier) graph(g *Graph, outer map[string]*Value) error {
 		if count++; count > g.numNodes {
 			return NodeError("verify", n, errors.New("node list is longer than its count"))
 		}
-		if err := c.node(n, names, outer); err != nil {
+		if err := c.node(n); err != nil {
 			return err
 		}
 		for i, v := range n.outputs {
@@ -132,7 +139,7 @@ func (c *verifier) graph(g *Graph, outer map[string]*Value) error {
 	return nil
 }
 
-func (c *verifier) node(n *Node, names, outer map[string]*Value) error {
+func (c *verifier) node(n *Node) error {
 	if n.Op.Type == "" {
 		return NodeError("verify", n, errors.New("node has no operator type"))
 	}
@@ -157,14 +164,7 @@ func (c *verifier) node(n *Node, names, outer map[string]*Value) error {
 			if s.parent != n {
 				return NodeError("verify", n, fmt.Errorf("graph in attribute %q does not know its node", a.Name))
 			}
-			all := make(map[string]*Value, len(names)+len(outer))
-			for k, v := range outer {
-				all[k] = v
-			}
-			for k, v := range names {
-				all[k] = v
-			}
-			if err := c.graph(s, all); err != nil {
+			if err := c.graph(s); err != nil {
 				return err
 			}
 		}

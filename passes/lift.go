@@ -118,6 +118,7 @@ func (s *State) raiseIR(version int64) {
 		}
 	}
 	s.Model.IRVersion = version
+	s.Changes++
 }
 
 // lifter is what the adapters of one lift share.

@@ -59,6 +59,8 @@ type Change struct {
 }
 
 var prepare = []Pass{
+	{Name: "raise-ir", Run: func(s *State) error { s.raiseIR(4); return nil },
+		Does: "Raises the IR version to 4, from which on initializers need not be inputs; those that had to be are inputs no more."},
 	{Name: "inline-functions", Run: inlineFunctions,
 		Does: "Puts the bodies of local functions in the place of their calls and drops the functions."},
 	{Name: "lift-constants", Run: liftConstants, After: []string{"inline-functions"},

@@ -1,0 +1,249 @@
+package passes
+
+import (
+	"math"
+	"testing"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+type vals = []*graph.Value
+
+// batchNorm appends a BatchNormalization with made-up statistics.
+func (b *builder) batchNorm(x *graph.Value, name string, channels int, attrs ...*graph.Attr) *graph.Value {
+	return b.op("BatchNormalization", name, vals{x, b.rand(name+"_scale", channels), b.rand(name+"_b", channels), b.rand(name+"_mean", channels), b.positive(name+"_var", channels)}, attrs...)
+}
+
+// TestPasses prepares small models and compares outputs before and after, and
+// the operators that remain.
+func TestPasses(t *testing.T) {
+	f32 := tensor.Float32
+	for _, c := range []struct {
+		name  string
+		opset int
+		ir    int64
+		build func(*builder)
+		want  string
+	}{
+		{"conv bn relu", 13, 7, func(b *builder) {
+			x := b.float("x", "N", 3, 8, 8)
+			y := b.op("Conv", "c", vals{x, b.rand("w", 4, 3, 3, 3)}, graph.Ints("pads", 1, 1, 1, 1))
+			b.out(f32, 4, b.op("Relu", "y", vals{b.batchNorm(y, "bn", 4)}))
+		}, "Conv Relu"},
+		{"conv 1-D, groups, dilations, bias, bn", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 4, 17)
+			y := b.op("Conv", "c", vals{x, b.rand("w", 6, 2, 3), b.rand("bias", 6)}, graph.Int("group", 2), graph.Ints("dilations", 2), graph.Ints("strides", 2))
+			b.out(f32, 3, b.batchNorm(y, "bn", 6))
+		}, "Conv"},
+		{"conv 3-D, auto_pad, bn", 15, 8, func(b *builder) {
+			x := b.float("x", 1, 2, 5, 6, 7)
+			y := b.op("Conv", "c", vals{x, b.rand("w", 3, 2, 3, 3, 3)}, graph.String("auto_pad", "SAME_UPPER"), graph.Ints("strides", 2, 2, 2))
+			b.out(f32, 5, b.batchNorm(y, "bn", 3))
+		}, "Conv"},
+		{"depthwise conv, mul, add, sub, div", 13, 7, func(b *builder) {
+			x := b.float("x", 1, 4, 6, 6)
+			y := b.op("Conv", "c", vals{x, b.rand("w", 4, 1, 3, 3)}, graph.Int("group", 4))
+			y = b.op("Mul", "m", vals{b.rand("k", 1, 4, 1, 1), y})
+			y = b.op("Add", "a", vals{y, b.rand("k2", 4, 1, 1)})
+			y = b.op("Sub", "s", vals{y, b.scalar("k3", 0.25)})
+			b.out(f32, 4, b.op("Div", "y", vals{y, b.positive("k4", 1)}))
+		}, "Conv"},
+		{"constant minus conv stays", 13, 7, func(b *builder) {
+			y := b.op("Conv", "c", vals{b.float("x", 1, 2, 4, 4), b.rand("w", 2, 2, 1, 1)})
+			b.out(f32, 4, b.op("Sub", "y", vals{b.rand("k", 2, 1, 1), y}))
+		}, "Conv Sub"},
+		{"add along the width stays", 13, 7, func(b *builder) {
+			y := b.op("Conv", "c", vals{b.float("x", 1, 4, 4, 4), b.rand("w", 4, 4, 1, 1)})
+			b.out(f32, 4, b.op("Add", "y", vals{y, b.rand("k", 4)}))
+		}, "Conv Add"},
+		{"add that adds axes stays", 13, 7, func(b *builder) {
+			y := b.op("Conv", "c", vals{b.float("x", 1, 4, 4), b.rand("w", 4, 4, 1)})
+			b.out(f32, 4, b.op("Add", "y", vals{y, b.rand("k", 2, 1, 4, 1)}))
+		}, "Conv Add"},
+		{"convtranspose with groups, bn", 13, 7, func(b *builder) {
+			x := b.float("x", 1, 4, 5, 5)
+			y := b.op("ConvTranspose", "c", vals{x, b.rand("w", 4, 3, 2, 2), b.rand("bias", 6)}, graph.Int("group", 2), graph.Ints("strides", 2, 2))
+			b.out(f32, 4, b.batchNorm(y, "bn", 6))
+		}, "ConvTranspose"},
+		{"gemm with transB, bn", 13, 7, func(b *builder) {
+			y := b.op("Gemm", "c", vals{b.float("x", "N", 5), b.rand("w", 4, 5), b.rand("bias", 1, 4)}, graph.Int("transB", 1), graph.Float("alpha", 0.5), graph.Float("beta", 2))
+			b.out(f32, 2, b.batchNorm(y, "bn", 4))
+		}, "Gemm"},
+		{"gemm without bias, mul", 13, 7, func(b *builder) {
+			y := b.op("Gemm", "c", vals{b.float("x", 3, 5), b.rand("w", 5, 4)})
+			b.out(f32, 2, b.op("Mul", "y", vals{y, b.rand("k", 4)}))
+		}, "Gemm"},
+		{"gemm with a bias for each row stays", 13, 7, func(b *builder) {
+			y := b.op("Gemm", "c", vals{b.float("x", 4, 5), b.rand("w", 5, 4), b.rand("bias", 4, 1)})
+			b.out(f32, 2, b.op("Mul", "y", vals{y, b.rand("k", 4)}))
+		}, "Gemm Mul"},
+		{"gemm with a scalar bias", 11, 6, func(b *builder) {
+			b.out(f32, 2, b.op("Gemm", "y", vals{b.float("x", 4, 5), b.rand("w", 5, 3), b.scalar("bias", 0.5)}, graph.Float("beta", 3)))
+		}, "Gemm"},
+		{"matmul add", 13, 7, func(b *builder) {
+			y := b.op("MatMul", "m", vals{b.float("x", 4, 5), b.rand("w", 5, 3)})
+			b.out(f32, 2, b.op("Add", "y", vals{b.rand("bias", 3), y}))
+		}, "Gemm"},
+		{"matmul add of a column stays", 13, 7, func(b *builder) {
+			y := b.op("MatMul", "m", vals{b.float("x", 3, 5), b.rand("w", 5, 3)})
+			b.out(f32, 2, b.op("Add", "y", vals{b.rand("bias", 3, 1), y}))
+		}, "MatMul Add"},
+		{"bn with zero variance", 13, 7, func(b *builder) {
+			y := b.op("Conv", "c", vals{b.float("x", 1, 2, 4, 4), b.rand("w", 2, 2, 1, 1)})
+			b.out(f32, 4, b.op("BatchNormalization", "y", vals{y, b.floats("s", 1, 2), b.floats("b", 0, 1), b.floats("m", 0.5, -1), b.floats("v", 0, 0)}))
+		}, "Conv"},
+		{"bn that divides by zero stays", 13, 7, func(b *builder) {
+			y := b.op("Conv", "c", vals{b.float("x", 1, 2, 4, 4), b.rand("w", 2, 2, 1, 1)})
+			b.out(f32, 4, b.op("BatchNormalization", "y", vals{y, b.floats("s", 1, 2), b.floats("b", 0, 1), b.floats("m", 0.5, -1), b.floats("v", 1, 0)}, graph.Float("epsilon", 0)))
+		}, "Conv BatchNormalization"},
+		{"bn before conv", 13, 7, func(b *builder) {
+			y := b.batchNorm(b.float("x", 1, 4, 6, 6), "bn", 4)
+			b.out(f32, 4, b.op("Conv", "y", vals{y, b.rand("w", 6, 2, 3, 3), b.rand("bias", 6)}, graph.Int("group", 2)))
+		}, "Conv"},
+		{"bn before padded conv stays", 13, 7, func(b *builder) {
+			y := b.batchNorm(b.float("x", 1, 4, 6, 6), "bn", 4)
+			b.out(f32, 4, b.op("Conv", "y", vals{y, b.rand("w", 6, 4, 3, 3)}, graph.Ints("pads", 0, 1, 0, 0)))
+		}, "BatchNormalization Conv"},
+		{"bn of an output stays", 13, 7, func(b *builder) {
+			y := b.op("Conv", "c", vals{b.float("x", 1, 2, 4, 4), b.rand("w", 2, 2, 1, 1)})
+			b.out(f32, 4, y, b.batchNorm(y, "y", 2))
+		}, "Conv BatchNormalization"},
+		{"shared weight", 13, 7, func(b *builder) {
+			x, w := b.float("x", 1, 2, 4, 4), b.rand("w", 2, 2, 1, 1)
+			y := b.batchNorm(b.op("Conv", "c", vals{x, w}), "bn", 2)
+			b.out(f32, 4, b.op("Conv", "y", vals{y, w}, graph.Ints("pads", 1, 1, 1, 1)))
+		}, "Conv Conv"},
+		{"weight that is an output", 13, 7, func(b *builder) {
+			x, w := b.float("x", 1, 2, 4, 4), b.rand("w", 2, 2, 1, 1)
+			b.out(f32, 4, b.batchNorm(b.op("Conv", "c", vals{x, w}), "bn", 2), w)
+		}, "Conv"},
+		{"constants that are outputs", 13, 7, func(b *builder) {
+			k := b.op("Constant", "k", nil, graph.TensorAttr("value", tensor.Of([]float32{1, 2}, 2)))
+			s := b.op("Add", "s", vals{k, k})
+			b.out(f32, 1, k, s, b.op("Add", "y", vals{b.float("x", 2), s}))
+		}, "Constant Add Add"},
+		{"identity that is an output", 13, 7, func(b *builder) {
+			x := b.float("x", 2)
+			y := b.op("Relu", "r", vals{x})
+			b.out(f32, 1, b.op("Identity", "y", vals{y}), b.op("Identity", "z", vals{y}), b.op("Identity", "w", vals{x}), b.op("Neg", "n", vals{y}))
+		}, "Relu Identity Identity Neg"},
+		{"what changes nothing", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 3, 4)
+			y := b.op("Cast", "a", vals{x}, graph.Int("to", 1))
+			y = b.op("Transpose", "b", vals{y}, graph.Ints("perm", 0, 1, 2))
+			y = b.op("Reshape", "c", vals{y, b.ints("shape", 0, 3, -1)})
+			y = b.op("Expand", "d", vals{y, b.ints("ones", 1, 1)})
+			y = b.op("Concat", "e", vals{y}, graph.Int("axis", 1))
+			y = b.op("Pad", "f", vals{y, b.ints("pads", 0, 0, 0, 0, 0, 0)})
+			y = b.op("Slice", "g", vals{y, b.ints("starts", 0), b.ints("ends", math.MaxInt64), b.ints("axes", 1)})
+			y = b.op("Dropout", "h", vals{y})
+			b.out(f32, 3, b.op("Relu", "y", vals{y}))
+		}, "Relu"},
+		{"what seems to change nothing", 13, 7, func(b *builder) {
+			x := b.float("x", 3, 3)
+			y := b.op("Slice", "g", vals{x, b.ints("starts", -1), b.ints("ends", math.MinInt64), b.ints("axes", 1), b.ints("steps", -1)})
+			y = b.op("Transpose", "b", vals{y})
+			y = b.op("Pad", "f", vals{y, b.ints("pads", 1, 0, -1, 0)})
+			b.out(f32, 2, b.op("Relu", "y", vals{y}))
+		}, "Slice Transpose Pad Relu"},
+		{"chain of shapes", 13, 7, func(b *builder) {
+			x := b.float("x", "N", 3, 4)
+			s := b.op("Shape", "s", vals{x})
+			n := b.op("Gather", "n", vals{s, b.g.NewInitializer("zero", tensor.Scalar(int64(0)))}, graph.Int("axis", 0))
+			u := b.op("Unsqueeze", "u", vals{n, b.ints("axes", 0)})
+			c := b.op("Concat", "cat", vals{u, b.ints("rest", 12)}, graph.Int("axis", 0))
+			b.out(f32, 2, b.op("Reshape", "y", vals{x, c}))
+		}, "Reshape"},
+		{"pad into conv", 13, 7, func(b *builder) {
+			x := b.float("x", 1, 2, 5, 6)
+			y := b.op("Pad", "p", vals{x, b.ints("pads", 0, 0, 0, 1, 0, 0, 2, 1)})
+			b.out(f32, 4, b.op("Conv", "y", vals{y, b.rand("w", 3, 2, 3, 3)}, graph.Ints("pads", 1, 0, 0, 1)),
+				b.op("Conv", "z", vals{y, b.rand("w2", 3, 2, 2, 2)}, graph.String("auto_pad", "VALID")))
+		}, "Conv Conv"},
+		{"pads that cannot move", 13, 7, func(b *builder) {
+			x := b.float("x", 1, 2, 5, 6)
+			w := b.rand("w", 3, 2, 2, 2)
+			p1 := b.op("Pad", "p1", vals{x, b.ints("pads", 0, 0, 1, 1, 0, 0, 1, 1), b.scalar("half", 0.5)})
+			p2 := b.op("Pad", "p2", vals{x, b.ints("pads2", 0, 0, 1, 1, 0, 0, -1, 1)})
+			p3 := b.op("Pad", "p3", vals{x, b.ints("pads3", 0, 0, 1, 1, 0, 0, 1, 1)}, graph.String("mode", "edge"))
+			p4 := b.op("Pad", "p4", vals{x, b.ints("pads4", 0, 0, 1, 1, 0, 0, 1, 1)})
+			b.out(f32, 4, b.op("Conv", "y1", vals{p1, w}), b.op("Conv", "y2", vals{p2, w}), b.op("Conv", "y3", vals{p3, w}),
+				b.op("Conv", "y4", vals{p4, w}, graph.String("auto_pad", "SAME_LOWER")), b.op("MaxPool", "y5", vals{p4}, graph.Ints("kernel_shape", 2, 2)))
+		}, "Pad Pad Pad Pad Conv Conv Conv Conv MaxPool"},
+		{"pad into averagepool", 13, 7, func(b *builder) {
+			x := b.float("x", 1, 2, 6, 6)
+			y := b.op("Pad", "p", vals{x, b.ints("pads", 0, 0, 1, 1, 0, 0, 1, 0)})
+			b.out(f32, 4, b.op("AveragePool", "y", vals{y}, graph.Ints("kernel_shape", 3, 3), graph.Ints("strides", 2, 2)))
+		}, "AveragePool"},
+		{"pad beyond the window of averagepool stays", 13, 7, func(b *builder) {
+			x := b.float("x", 1, 2, 6, 6)
+			y := b.op("Pad", "p", vals{x, b.ints("pads", 0, 0, 2, 2, 0, 0, 2, 2)})
+			b.out(f32, 4, b.op("AveragePool", "y", vals{y}, graph.Ints("kernel_shape", 2, 2)))
+		}, "Pad AveragePool"},
+		{"values captured by branches", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 3)
+			cond := b.in("cond", tensor.Bool)
+			k := b.op("Constant", "k", nil, graph.TensorAttr("value", tensor.Of([]float32{1, 2, 3}, 3)))
+			y := b.op("Identity", "id", vals{b.op("Relu", "r", vals{x})})
+			unused := b.op("Neg", "unused", vals{y})
+			_ = unused
+			yes := b.body(func(s *builder) { s.out(f32, 2, s.op("Add", "yes", vals{y, k})) })
+			no := b.body(func(s *builder) { s.out(f32, 2, s.op("Identity", "no", vals{y})) })
+			b.out(f32, 2, b.op("If", "y", vals{cond}, graphAttr("then_branch", yes), graphAttr("else_branch", no)))
+		}, "Relu If[Add][Identity]"},
+		{"constants inside a loop", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 2)
+			body := b.body(func(s *builder) {
+				s.in("i", tensor.Int64)
+				c := s.in("c", tensor.Bool)
+				v := s.float("v", 2, 2)
+				k := s.op("Constant", "k", nil, graph.TensorAttr("value", tensor.Of([]float32{2}, 1)))
+				s.out(tensor.Bool, 0, s.op("Identity", "c2", vals{c}))
+				s.out(f32, 2, s.op("Mul", "v2", vals{v, s.op("Sqrt", "q", vals{k})}))
+			})
+			b.out(f32, 2, b.op("Loop", "y", vals{b.g.NewInitializer("m", tensor.Scalar(int64(3))), nil, x}, graphAttr("body", body)))
+		}, "Loop[Identity Mul]"},
+		{"weights of branches are stored once", 13, 7, func(b *builder) {
+			x := b.float("x", 1, 32)
+			cond := b.in("cond", tensor.Bool)
+			branch := func() *graph.Graph {
+				return b.body(func(s *builder) {
+					w := s.op("Transpose", b.m.UniqueName("t"), vals{s.op("Constant", b.m.UniqueName("k"), nil, graph.TensorAttr("value", noise(&s.rng, 32, 32)))})
+					s.out(f32, 2, s.op("MatMul", b.m.UniqueName("mm"), vals{x, w}))
+				})
+			}
+			b.out(f32, 2, b.op("If", "y", vals{cond}, graphAttr("then_branch", branch()), graphAttr("else_branch", branch())))
+		}, "If[MatMul][MatMul]"},
+		{"initializers as inputs of IR 3", 8, 3, func(b *builder) {
+			x := b.float("x", 1, 2, 4, 4)
+			w, k := b.rand("w", 2, 2, 1, 1), b.rand("k", 2, 1, 1)
+			b.g.AddInput(w)
+			b.g.AddInput(k)
+			b.out(f32, 4, b.op("Add", "y", vals{b.op("Conv", "c", vals{x, w}), k}))
+		}, "Conv"},
+		{"inputs with defaults stay", 8, 4, func(b *builder) {
+			x := b.float("x", 1, 2, 4, 4)
+			w, k := b.rand("w", 2, 2, 1, 1), b.rand("k", 2, 1, 1)
+			b.g.AddInput(w)
+			b.g.AddInput(k)
+			b.out(f32, 4, b.op("Add", "y", vals{b.op("Conv", "c", vals{x, w}), k}))
+		}, "Conv Add"},
+		{"quantized weight is not folded", 13, 7, func(b *builder) {
+			w := b.g.NewInitializer("w", tensor.Of([]int8{1, 2, 3, 4}, 2, 2))
+			d := b.op("DequantizeLinear", "d", vals{w, b.scalar("s", 0.5)})
+			b.out(f32, 2, b.op("MatMul", "y", vals{b.float("x", 2, 2), d}))
+		}, "DequantizeLinear MatMul"},
+		{"a constant that would grow the model is not made", 13, 7, func(b *builder) {
+			big := b.op("ConstantOfShape", "big", vals{b.ints("shape", 100, 100)})
+			b.out(f32, 2, b.op("Add", "y", vals{b.float("x", 1, 100), big}))
+		}, "ConstantOfShape Add"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := checkEqual(t, build(c.ir, c.opset, c.build), Options{}, 1e-6)
+			if got := opsOf(m.Graph); got != c.want {
+				t.Errorf("left with %s\nwant      %s", got, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,194 @@
+package passes
+
+import (
+	"context"
+	"fmt"
+	"math/rand"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// chain is a model of n nodes, one behind the other, with shape arithmetic,
+// constants and branches in between.
+func chain(n int) *graph.Model {
+	return build(7, 11, func(b *builder) {
+		x := b.float("x", "N", 4)
+		cond := b.in("cond", tensor.Bool)
+		w := b.rand("w", 4, 4)
+		for i := 0; i < n; i += 8 {
+			name := func(s string) string { return fmt.Sprint(s, i) }
+			k := b.op("Constant", name("k"), nil, graph.TensorAttr("value", tensor.Of([]int64{4})))
+			s := b.op("Shape", name("s"), vals{x})
+			g := b.op("Slice", name("g"), vals{s, b.ints(name("b"), 0), b.ints(name("e"), 1)})
+			c := b.op("Concat", name("c"), vals{g, k}, graph.Int("axis", 0))
+			r := b.op("Reshape", name("r"), vals{x, c})
+			m := b.op("MatMul", name("m"), vals{r, w})
+			a := b.op("Add", name("a"), vals{m, b.rand(name("bias"), 4)})
+			x = b.op("Softmax", name("x"), vals{a})
+			if i%80 == 0 {
+				branch := func() *graph.Graph {
+					return b.body(func(s *builder) { s.out(tensor.Float32, 2, s.op("Neg", b.m.UniqueName("neg"), vals{x})) })
+				}
+				x = b.op("If", name("if"), vals{cond}, graphAttr("then_branch", branch()), graphAttr("else_branch", branch()))
+			}
+		}
+		b.out(tensor.Float32, 2, x)
+	})
+}
+
+func prepareTime(t testing.TB, n int) time.Duration {
+	best := time.Hour
+	for range 2 {
+		m := chain(n)
+		start := time.Now()
+		if _, err := Prepare(context.Background(), m, Options{MinOpset: 21, Check: true}); err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, time.Since(start))
+	}
+	return best
+}
+
+// TestLinear holds Prepare, checks included, to time that grows with the
+// number of nodes and no faster.
+func TestLinear(t *testing.T) {
+	short, long := prepareTime(t, 2500), prepareTime(t, 10000)
+	t.Logf("2,500 nodes: %v, 10,000 nodes: %v", short, long)
+	if long > 10*short+100*time.Millisecond {
+		t.Errorf("4 times the nodes take %v instead of %v", long, short)
+	}
+}
+
+func BenchmarkPrepare(b *testing.B) {
+	for _, n := range []int{5000, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				m := chain(n)
+				b.StartTimer()
+				if _, err := Prepare(context.Background(), m, Options{MinOpset: 21}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// shuffle puts the nodes of g into another topological order.
+func shuffle(g *graph.Graph, rng *rand.Rand) {
+	waiting := map[*graph.Node]int{}
+	readers := map[*graph.Node][]*graph.Node{}
+	var ready []*graph.Node
+	for n := range g.Nodes() {
+		reads := map[*graph.Node]bool{}
+		var visit func(n *graph.Node)
+		visit = func(m *graph.Node) {
+			for _, v := range m.Inputs() {
+				if v != nil && v.Graph() == g && v.DefNode() != nil {
+					reads[v.DefNode()] = true
+				}
+			}
+			for _, a := range m.Attrs {
+				for _, s := range a.Subgraphs() {
+					for k := range s.Nodes() {
+						visit(k)
+					}
+					for _, v := range s.Outputs() {
+						if v.Graph() == g && v.DefNode() != nil {
+							reads[v.DefNode()] = true
+						}
+					}
+				}
+			}
+		}
+		visit(n)
+		for d := range reads {
+			readers[d] = append(readers[d], n)
+		}
+		if waiting[n] = len(reads); len(reads) == 0 {
+			ready = append(ready, n)
+		}
+	}
+	byID := func(a, b *graph.Node) int { return a.ID - b.ID }
+	var order []*graph.Node
+	for len(ready) > 0 {
+		i := rng.Intn(len(ready))
+		n := ready[i]
+		ready = slices.Delete(ready, i, i+1)
+		order = append(order, n)
+		next := slices.SortedFunc(slices.Values(readers[n]), byID)
+		for _, r := range next {
+			if waiting[r]--; waiting[r] == 0 {
+				ready = append(ready, r)
+			}
+		}
+	}
+	for _, n := range order[1:] {
+		if n != g.Last() {
+			last := g.Last()
+			g.MoveBefore(n, last)
+			g.MoveBefore(last, n)
+		}
+	}
+}
+
+// TestShuffled prepares models whose independent nodes stand in another order:
+// outputs and the operators that remain do not depend on it.
+func TestShuffled(t *testing.T) {
+	for _, r := range reals(t) {
+		if len(r.model) > 4<<20 {
+			continue
+		}
+		t.Run(r.name, func(t *testing.T) {
+			count := func(m *graph.Model) map[string]int {
+				c := map[string]int{}
+				for g := range m.Scopes() {
+					for n := range g.Nodes() {
+						c[n.Op.String()]++
+					}
+				}
+				return c
+			}
+			plain := decode(t, r.model)
+			want, err := compute(decode(t, r.model), r.sample(t, 0))
+			if err != nil {
+				t.Logf("NOT COMPARED in the executor: %v", err)
+			}
+			if _, err := Prepare(context.Background(), plain, Options{MinOpset: 18, Check: true}); err != nil {
+				t.Fatal(err)
+			}
+			for seed := range int64(2) {
+				m := decode(t, r.model)
+				rng := rand.New(rand.NewSource(seed))
+				for g := range m.Scopes() {
+					if g.NumNodes() > 0 {
+						shuffle(g, rng)
+					}
+				}
+				if err := m.Verify(); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := Prepare(context.Background(), m, Options{MinOpset: 18, Check: true}); err != nil {
+					t.Fatal(err)
+				}
+				if a, b := fmt.Sprint(count(m)), fmt.Sprint(count(plain)); a != b {
+					t.Errorf("seed %d: left with %s, in the order of the file %s", seed, a, b)
+				}
+				if want == nil {
+					continue
+				}
+				got, err := compute(m, r.sample(t, 0))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := compare(got, want, 2e-5); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
