@@ -42,3 +42,13 @@ func mapFile(f *os.File, info fs.FileInfo, path string) (*mapping, error) {
 
 // isFault reports whether the system refused to read from a mapping.
 func isFault(err error) bool { return errors.Is(err, unix.EFAULT) }
+
+// dropPages tells the system that the whole pages of data[from:to], a mapping,
+// need not stay in memory.
+func dropPages(data []byte, from, to int) {
+	page := unix.Getpagesize()
+	from, to = (from+page-1)/page*page, to/page*page
+	if from < to {
+		unix.Madvise(data[from:to], unix.MADV_DONTNEED) // a failure costs memory only
+	}
+}

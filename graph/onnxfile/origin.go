@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"unsafe"
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/tensor"
@@ -85,6 +86,35 @@ func (o *origin) unchanged() error {
 		}
 	}
 	return nil
+}
+
+// release gives back the memory of what has been read of b, if b lies in a
+// mapped file: the next access reads it again. Saving a model thus takes up no
+// more memory than a few tensors.
+func (o *origin) release(b []byte) {
+	if len(b) < releaseMin {
+		return
+	}
+	for _, m := range o.mappings() {
+		if m.unmap != nil {
+			if off, ok := offsetIn(m.data, b); ok {
+				dropPages(m.data, off, off+len(b))
+				return
+			}
+		}
+	}
+}
+
+// releaseMin is the least number of bytes worth a system call.
+const releaseMin = 1 << 20
+
+// offsetIn returns where b starts in data, if it lies in it.
+func offsetIn(data, b []byte) (int, bool) {
+	d, p := uintptr(unsafe.Pointer(unsafe.SliceData(data))), uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	if p < d || p-d > uintptr(len(data)) || uintptr(len(b)) > uintptr(len(data))-(p-d) {
+		return 0, false
+	}
+	return int(p - d), true
 }
 
 func originOf(m *graph.Model) *origin {

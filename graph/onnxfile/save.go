@@ -68,14 +68,14 @@ func Save(ctx context.Context, m *graph.Model, path string, opt SaveOptions) err
 			return &fs.PathError{Op: "write", Path: path, Err: errors.New("a symbolic link can not get external data: readers would look for it beside the link")}
 		}
 		h := sha256.New()
-		if err := Guard(func() error { return e.ext.write(ctx, h) }); err != nil {
+		if err := Guard(func() error { return e.writeExternal(h) }); err != nil {
 			return e.sourceError(err)
 		}
 		e.ext.location = dataName(path, h)
 		data = filepath.Join(filepath.Dir(path), e.ext.location)
 		_, statErr := os.Lstat(data)
 		err := atomicfile.Write(data, 0o666, func(w io.Writer) error {
-			return Guard(func() error { return e.ext.write(ctx, w) })
+			return Guard(func() error { return e.writeExternal(w) })
 		})
 		if err != nil {
 			return e.sourceError(err)
@@ -197,22 +197,23 @@ func (p *externalPlan) add(t *tensor.Tensor) {
 	p.size = off + size
 }
 
-func (p *externalPlan) write(ctx context.Context, w io.Writer) error {
+func (e *encoder) writeExternal(w io.Writer) error {
 	var zero [pageAlign]byte
 	pos := int64(0)
-	for _, t := range p.order {
-		at := p.places[t]
+	for _, t := range e.ext.order {
+		at := e.ext.places[t]
 		if _, err := w.Write(zero[:at.offset-pos]); err != nil {
 			return err
 		}
 		for b := t.Bytes(); len(b) > 0; {
-			if err := ctx.Err(); err != nil {
+			if err := e.ctx.Err(); err != nil {
 				return err
 			}
 			k := min(len(b), chunk)
 			if _, err := w.Write(b[:k]); err != nil {
 				return err
 			}
+			e.origin.release(b[:k])
 			b = b[k:]
 		}
 		pos = at.offset + at.length

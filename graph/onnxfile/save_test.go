@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -440,4 +441,37 @@ func TestGuardLeavesBugs(t *testing.T) {
 		}
 	}()
 	Guard(func() error { panic("a bug") })
+}
+
+func BenchmarkOpen(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "m.onnx")
+	if err := Save(ctx, weights(8<<20), path, SaveOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		m, err := Open(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		m.Close()
+	}
+}
+
+// BenchmarkNodes loads and writes a model of 10,000 nodes and small tensors.
+func BenchmarkNodes(b *testing.B) {
+	sizes := make([]int, 10000)
+	for i := range sizes {
+		sizes[i] = 1
+	}
+	file := write(b, weights(sizes...))
+	b.SetBytes(int64(len(file)))
+	for b.Loop() {
+		m, err := Decode(file)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := Write(ctx, io.Discard, m); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

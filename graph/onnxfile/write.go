@@ -84,6 +84,7 @@ func (e *encoder) bulk(b []byte) {
 		}
 		k := min(len(b), chunk)
 		e.put(b[:k])
+		e.origin.release(b[:k])
 		b = b[k:]
 	}
 }
