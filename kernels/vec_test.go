@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -146,6 +147,26 @@ func TestUnaryEveryFloat(t *testing.T) {
 			}
 		}
 	}
+}
+
+func FuzzUnary(f *testing.F) {
+	f.Add([]byte("\x00\x00\x80\x3f\x00\x00\xc0\x7f\x00\x00\x80\xff\x01\x00\x00\x80 some more bytes"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		src := make([]float32, len(raw)/4)
+		for i := range src {
+			src[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
+		}
+		defer func(l Level) { level = l }(level)
+		want, got := make([]float32, len(src)), make([]float32, len(src))
+		for op, name := range unaryNames {
+			level = Generic
+			Unary(UnaryOp(op), want, src)
+			for _, level = range levels()[1:] {
+				Unary(UnaryOp(op), got, src)
+				wantSame(t, name+" "+level.String(), got, want, src)
+			}
+		}
+	})
 }
 
 // TestUnaryValues has the defining values at the edges.
