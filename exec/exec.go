@@ -61,8 +61,12 @@ type step struct {
 
 // Compile prepares m to be run. The model must not be changed afterwards. The
 // error names the first node that has no kernel or does not fit its operator.
+//
+// Groups of DequantizeLinear, operator and QuantizeLinear that ONNX Runtime
+// runs on integers run on integers here as well; float values inside of them
+// cannot be tapped.
 func Compile(m *graph.Model) (*Program, error) {
-	main, err := compileGraph(m.Graph, nil)
+	main, err := compileGraph(integerForm(m).Graph, nil)
 	if err != nil {
 		return nil, err
 	}
