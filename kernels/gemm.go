@@ -8,6 +8,7 @@ import (
 )
 
 //go:generate go run -C _gen ./gemm -out ../gemm_amd64.s -stubs ../gemm_stub_amd64.go -pkg kernels
+//go:generate go run -C _gen ./gemmneon -out ../gemm_arm64.s
 
 // Matrix is a row-major matrix inside Data whose rows start Ld elements apart.
 // With Trans set, Data holds the transposed matrix: element (i, j) is
@@ -118,24 +119,30 @@ func gemmTileGo(t *gemmTile) {
 			s = [8]float32{s0, s1, s2, s3, s4, s5, s6, s7}
 			copy(c[j:], s[:])
 		}
-		if t.rowBias != nil {
-			for j := range c {
-				c[j] += t.rowBias[i]
-			}
+		gemmEpilogue(t, i)
+	}
+}
+
+// gemmEpilogue applies the epilogue of t to row i.
+func gemmEpilogue(t *gemmTile, i int) {
+	c := t.c[i*t.ldc:][:t.columns]
+	if t.rowBias != nil {
+		for j := range c {
+			c[j] += t.rowBias[i]
 		}
-		if t.colBias != nil {
-			for j := range c {
-				c[j] += t.colBias[j]
-			}
+	}
+	if t.colBias != nil {
+		for j := range c {
+			c[j] += t.colBias[j]
 		}
-		if t.res != nil {
-			for j, x := range t.res[i*t.ldr:][:t.columns] {
-				c[j] += x
-			}
+	}
+	if t.res != nil {
+		for j, x := range t.res[i*t.ldr:][:t.columns] {
+			c[j] += x
 		}
-		for j, x := range c {
-			c[j] = clamp32(x, t.lo, t.hi)
-		}
+	}
+	for j, x := range c {
+		c[j] = clamp32(x, t.lo, t.hi)
 	}
 }
 

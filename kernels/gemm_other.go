@@ -2,10 +2,6 @@
 
 package kernels
 
-func gemmKernel(_ Level, t *gemmTile, _ bool) { gemmTileGo(t) }
-
-func tapKernel(_ Level, t *tapTile) { tapTileGo(t) }
-
 func qKernel(_ Level, t *qTile, words []int32, floats []float32) { qTileGo(t, words, floats) }
 
 func byteSum(_ Level, p []byte, flip byte) int32 { return byteSumGo(p, flip) }

@@ -1,0 +1,7 @@
+//go:build (!amd64 && !arm64) || noasm
+
+package kernels
+
+func gemmKernel(_ Level, t *gemmTile, _ bool) { gemmTileGo(t) }
+
+func tapKernel(_ Level, t *tapTile) { tapTileGo(t) }
