@@ -125,12 +125,15 @@ func isFloat32ish(d tensor.DType) bool { return d == tensor.Float32 || isHalf(d)
 
 // get returns the kernel for g, whose output along each axis is surplus
 // elements longer than its pads imply (transposed convolutions only).
-func (p *preparedConv) get(w, bias []float32, g *geometry, surplus [3]int, cin, cout, groups int, f *Fusion, transposed bool) (*kernels.Conv, error) {
+func (p *preparedConv) get(weights *tensor.Tensor, bias []float32, g *geometry, surplus [3]int, cin, cout, groups int, f *Fusion, transposed bool) (*kernels.Conv, error) {
 	if p.weights != nil {
 		if l := p.last.Load(); l != nil && l.begin == g.begin && l.end == g.end && l.surplus == surplus {
 			return l.conv, nil
 		}
-		w = p.weights
+	}
+	w := p.weights
+	if w == nil {
+		w = tensor.As[float32](weights)
 	}
 	if bias != nil || f != nil && f.Bias != nil {
 		sum := append([]float32(nil), bias...)
@@ -233,7 +236,7 @@ func (cv *convolution) run(c *Call) error {
 		if err != nil {
 			return err
 		}
-		conv, err := cv.ready.get(tensor.As[float32](w), vector[float32](b), g, [3]int{}, ch, m, cv.group, cv.fused, false)
+		conv, err := cv.ready.get(w, vector[float32](b), g, [3]int{}, ch, m, cv.group, cv.fused, false)
 		if err != nil {
 			return err
 		}
@@ -621,7 +624,7 @@ func (t *convTranspose) run(c *Call) error {
 		if err != nil {
 			return err
 		}
-		conv, err := t.ready.get(tensor.As[float32](w), vector[float32](b), g, surplus, ch, m, t.group, t.fused, true)
+		conv, err := t.ready.get(w, vector[float32](b), g, surplus, ch, m, t.group, t.fused, true)
 		if err != nil {
 			return err
 		}

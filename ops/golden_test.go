@@ -117,7 +117,8 @@ func (gc *goldenCase) single(t *testing.T) single {
 }
 
 // runGolden computes the cases of a file, with the inputs fed at run time and
-// with all inputs but the first as initializers, on one and on two threads.
+// with all inputs but the first as initializers, on one and on two threads, which
+// must give the same bits.
 func runGolden(t *testing.T, file string) {
 	for _, gc := range readGolden(t, file) {
 		t.Run(gc.Name, func(t *testing.T) {
@@ -136,8 +137,22 @@ func runGolden(t *testing.T, file string) {
 			}
 			s.consts = fed
 			s.check(t, gc.Rtol, gc.Atol, want...)
-			s.consts, s.threads = fixed, 2
+			s.consts, s.threads = fixed, 1
+			one, err := s.run()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.threads = 2
 			s.check(t, gc.Rtol, gc.Atol, want...)
+			two, err := s.run()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, d := range one {
+				if a, ok := d.(*tensor.Tensor); ok && !a.Equal(two[i].(*tensor.Tensor)) {
+					t.Errorf("output %d depends on the number of threads", i)
+				}
+			}
 		})
 	}
 }

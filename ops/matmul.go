@@ -243,7 +243,7 @@ func matmulRun[T float32 | float64 | int32 | int64 | uint32 | uint64](m *matmul,
 	if err != nil {
 		return err
 	}
-	x, w, y := tensor.As[T](ta), tensor.As[T](tb), tensor.As[T](out)
+	x, y := tensor.As[T](ta), tensor.As[T](out)
 	if len(y) == 0 {
 		return nil
 	}
@@ -253,6 +253,10 @@ func matmulRun[T float32 | float64 | int32 | int64 | uint32 | uint64](m *matmul,
 	if len(b.batch) == 0 && !m.a.trans && !m.a.transBatch {
 		rows, count = rows*count, 1
 		a.batch, batch = nil, nil
+	}
+	var w []T
+	if m.packed == nil || count > 1 {
+		w = tensor.As[T](tb) // a copy where a file holds it unaligned
 	}
 	if y32, ok := any(y).([]float32); ok {
 		return m.run32(c, any(x).([]float32), any(w).([]float32), y32, out, &a, &b, batch, count, rows, n, k)

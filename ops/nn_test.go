@@ -112,7 +112,18 @@ func TestHalf(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	rt := func(shape ...int) Data { return randomTensor(r, shape...) }
+	u8 := func(shape ...int) Data { return tensor.New(tensor.Uint8, shape...) }
 	op := func(name string) graph.OpKey { return graph.OpKey{Type: name} }
+	ml := func(name string) graph.OpKey { return graph.OpKey{Domain: mlDomain, Type: name} }
+	// tree returns a node whose true branch leads to node or leaf kid.
+	tree := func(kid, leaf, feature int64) []*graph.Attr {
+		return []*graph.Attr{
+			graph.Ints("tree_roots", 0), graph.Ints("nodes_featureids", feature), graph.TensorAttr("nodes_modes", tensor.Of([]uint8{0})),
+			graph.TensorAttr("nodes_splits", tensor.Of([]float32{0})), graph.Ints("nodes_truenodeids", kid), graph.Ints("nodes_trueleafs", leaf),
+			graph.Ints("nodes_falsenodeids", 0), graph.Ints("nodes_falseleafs", 1), graph.TensorAttr("leaf_weights", tensor.Of([]float32{1})),
+			graph.Ints("leaf_targetids", 0),
+		}
+	}
 	for _, s := range []single{
 		{op: op("Conv"), ins: []Data{rt(1, 3, 5, 5), rt(4, 2, 3, 3)}},
 		{op: op("Conv"), ins: []Data{rt(1, 4, 5, 5), rt(4, 2, 3, 3)}, attrs: []*graph.Attr{graph.Int("group", 0)}},
@@ -131,8 +142,26 @@ func TestRefusals(t *testing.T) {
 		{op: op("MatMul"), ins: []Data{rt(), rt(3)}},
 		{op: op("Gemm"), ins: []Data{rt(2, 3), rt(3, 4), rt(3)}},
 		{op: op("Gemm"), ins: []Data{rt(2, 3), rt(4)}},
+		{op: op("QuantizeLinear"), ins: []Data{rt(2, 3), rt(2)}},
+		{op: op("QuantizeLinear"), ins: []Data{rt(2, 3), rt(3), tensor.New(tensor.Uint8, 2)}},
+		{op: op("QuantizeLinear"), ins: []Data{rt(2, 3), rt(3), tensor.New(tensor.Int64, 3)}},
+		{op: op("DequantizeLinear"), ins: []Data{rt(2, 3), rt()}},
+		{op: op("DequantizeLinear"), ins: []Data{u8(2, 6), rt(2, 3), u8(2, 3)}, attrs: []*graph.Attr{graph.Int("block_size", 5)}},
+		{op: op("MatMulInteger"), ins: []Data{u8(2, 3), u8(2, 3)}},
+		{op: op("MatMulInteger"), ins: []Data{u8(2, 3), u8(3, 2), nil, u8(3)}},
+		{op: op("QLinearConv"), ins: []Data{u8(1, 2, 3, 3), rt(), u8(), u8(2, 2, 1, 1), rt(3), u8(), rt(), u8()}},
+		{op: op("LSTM"), ins: []Data{rt(2, 1, 3), rt(1, 8, 3), rt(1, 8, 3)}},
+		{op: op("LSTM"), ins: []Data{rt(2, 1, 3), rt(1, 8, 3), rt(1, 8, 2), rt(1, 9)}},
+		{op: op("LSTM"), ins: []Data{rt(2, 1, 3), rt(1, 8, 3), rt(1, 8, 2), nil, tensor.Of([]int32{3})}},
+		{op: op("GRU"), ins: []Data{rt(2, 1, 3), rt(1, 6, 3), rt(1, 6, 2)}, attrs: []*graph.Attr{graph.String("direction", "sideways")}},
+		{op: ml("ArrayFeatureExtractor"), ins: []Data{rt(2, 3), tensor.Of([]int64{3})}},
+		{op: ml("Scaler"), ins: []Data{rt(2, 3)}, attrs: []*graph.Attr{graph.Floats("scale", 1, 2), graph.Floats("offset", 1, 2)}},
+		{op: ml("TreeEnsemble"), ins: []Data{rt(2, 3)}, attrs: tree(0, 0, 0)},
+		{op: ml("TreeEnsemble"), ins: []Data{rt(2, 3)}, attrs: tree(7, 1, 0)},
+		{op: ml("TreeEnsemble"), ins: []Data{rt(2, 3)}, attrs: tree(0, 1, 3)},
+		{op: ml("TreeEnsemble"), ins: []Data{rt(2, 3)}, attrs: tree(1, 1, 0)},
 	} {
-		s.opset = 13
+		s.opset = 21
 		if _, err := s.run(); err == nil {
 			t.Errorf("%v%v: no error", s.op, s.ins)
 		}

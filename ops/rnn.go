@@ -281,8 +281,12 @@ func recur[T float32 | float64](rn *recurrence, c *Call) error {
 	if x.Rank() != 3 || x.Shape()[2] != w.Shape()[2] {
 		return fmt.Errorf("input %v for weights %v", x, w)
 	}
+	var ws, rs []T
+	if rn.w == nil {
+		ws, rs = tensor.As[T](w), tensor.As[T](r)
+	}
 	return unroll(rn, c, hidden, func(d int) (xm, hm, h2 multiplier[T]) {
-		return multipliers(rn, tensor.As[T](w), tensor.As[T](r), x.Shape()[2], hidden, d)
+		return multipliers(rn, ws, rs, x.Shape()[2], hidden, d)
 	})
 }
 
