@@ -284,3 +284,59 @@ func (r nodeMaker) mutate(x *tensor.Tensor) *tensor.Tensor {
 	}
 	return x
 }
+
+// TestOpenShapes infers sensible nodes with sizes of their inputs replaced by
+// symbols, which name the size they stand for, or left out, and checks that
+// what is inferred holds for the computed outputs.
+func TestOpenShapes(t *testing.T) {
+	r := nodeMaker{rand.New(rand.NewPCG(3, 4))}
+	for _, name := range []string{"move", "resize", "text", "vision"} {
+		dims, open := 0, 0
+		for _, c := range readGolden(t, "testdata/golden/"+name+".json") {
+			for range 4 {
+				s := c.single(t)
+				for range s.ins {
+					s.consts = append(s.consts, r.IntN(3) > 0)
+				}
+				n := s.node()
+				for _, v := range n.Inputs() {
+					if v == nil || v.IsConst() {
+						continue
+					}
+					for i, d := range v.Type.Shape {
+						switch r.IntN(3) {
+						case 0:
+							v.Type.Shape[i] = graph.Sym(fmt.Sprint("size ", d.Size))
+						case 1:
+							v.Type.Shape[i] = graph.Dim{}
+						}
+					}
+					if r.IntN(9) == 0 {
+						v.Type.Shape = nil
+					}
+				}
+				if _, err := Infer(n.Graph().Model()); err != nil {
+					t.Fatalf("%v: %v", s, err)
+				}
+				for i, v := range n.Outputs() {
+					if v == nil || v.Type.Shape == nil {
+						continue
+					}
+					want := c.Outputs[i].tensor(t).Shape()
+					if len(v.Type.Shape) != len(want) {
+						t.Fatalf("%v: output %d is inferred as %v, has shape %v", s, i, v.Type, want)
+					}
+					for k, d := range v.Type.Shape {
+						dims++
+						if !d.Known && d.Sym == "" {
+							open++
+						} else if d.Known && d.Size != int64(want[k]) || !d.Known && d.Sym != fmt.Sprint("size ", want[k]) {
+							t.Fatalf("%v: output %d is inferred as %v, has shape %v", s, i, v.Type, want)
+						}
+					}
+				}
+			}
+		}
+		t.Logf("%s: %d of %d dimensions are left open", name, open, dims)
+	}
+}
