@@ -27,11 +27,10 @@ func unpack(c *Call, t *tensor.Tensor) (*tensor.Tensor, error) {
 	if err != nil {
 		return nil, err
 	}
-	width := t.DType().Bits()
-	per, mask := 8/width, byte(1)<<width-1
-	dst, src := u.Bytes(), t.Bytes()
-	for i := range dst {
-		dst[i] = src[i/per] >> (i % per * width) & mask
+	if t.DType().Bits() == 4 {
+		kernels.Unpack4(u.Bytes(), t.Bytes())
+	} else {
+		kernels.Unpack2(u.Bytes(), t.Bytes())
 	}
 	return u, nil
 }
@@ -42,12 +41,10 @@ func pack(c *Call, u *tensor.Tensor, dtype tensor.DType) (*tensor.Tensor, error)
 	if err != nil {
 		return nil, err
 	}
-	width := dtype.Bits()
-	per := 8 / width
-	dst, src := t.Bytes(), u.Bytes()
-	clear(dst)
-	for i, v := range src {
-		dst[i/per] |= v << (i % per * width)
+	if dtype.Bits() == 4 {
+		kernels.Pack4(t.Bytes(), u.Bytes())
+	} else {
+		kernels.Pack2(t.Bytes(), u.Bytes())
 	}
 	return t, nil
 }
@@ -478,6 +475,10 @@ func lookupCopy[T any](c *Call, dst, src []T, l *lookup, fill T) error {
 	m := l.maps[k]
 	runs := spans(m)
 	single := block == 1 && len(runs)*3 > len(m)
+	doubled := single && len(m) == 2*l.src[k] // every element twice
+	for i, x := range m {
+		doubled = doubled && x == i/2
+	}
 	row := len(m) * block
 	st := rowMajor(l.src)
 	outer := volume(l.dst[:k])
@@ -507,6 +508,11 @@ func lookupCopy[T any](c *Call, dst, src []T, l *lookup, fill T) error {
 			case p < 0:
 				for i := range out {
 					out[i] = fill
+				}
+			case doubled:
+				for i, v := range src[p : p+l.src[k]] {
+					two := out[2*i : 2*i+2 : 2*i+2]
+					two[0], two[1] = v, v
 				}
 			case single:
 				in := src[p : p+l.src[k]]
