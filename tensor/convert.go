@@ -97,35 +97,72 @@ func Read[T Real](t *Tensor, from int, dst []T) {
 		convert(dst, view[uint32](t, from, n))
 	case Uint64:
 		convert(dst, view[uint64](t, from, n))
-	case Float16:
-		for i, h := range view[uint16](t, from, n) {
-			dst[i] = number[T](Float16ToFloat32(h))
+	case Float16, BFloat16, Float8E4M3FN, Float8E4M3FNUZ, Float8E5M2, Float8E5M2FNUZ, Float8E8M0, Float4E2M1:
+		if f, ok := any(dst).([]float32); ok {
+			t.readSmall(f, from)
+			return
 		}
-	case BFloat16:
-		for i, h := range view[uint16](t, from, n) {
-			dst[i] = number[T](BFloat16ToFloat32(h))
+		var buf [256]float32
+		for len(dst) > 0 {
+			f := buf[:min(len(dst), len(buf))]
+			t.readSmall(f, from)
+			convert(dst, f)
+			dst, from = dst[len(f):], from+len(f)
 		}
-	case Float8E4M3FN, Float8E4M3FNUZ, Float8E5M2, Float8E5M2FNUZ, Float8E8M0:
-		table := byteTables()[t.dtype]
-		for i, b := range view[uint8](t, from, n) {
-			dst[i] = number[T](table[b])
-		}
-	case Float4E2M1:
-		table := byteTables()[t.dtype]
-		for i := range dst {
-			dst[i] = number[T](table[t.packed(from+i)])
-		}
-	case Uint4, Uint2:
-		for i := range dst {
-			dst[i] = T(t.packed(from + i))
-		}
-	case Int4, Int2:
-		shift := 8 - t.dtype.Bits()
-		for i := range dst {
-			dst[i] = T(int64(int8(t.packed(from+i)<<shift) >> shift))
+	case Uint4, Uint2, Int4, Int2:
+		var buf [256]int8
+		for len(dst) > 0 {
+			codes := buf[:min(len(dst), len(buf))]
+			t.unpack(codes, from)
+			convert(dst, codes)
+			dst, from = dst[len(codes):], from+len(codes)
 		}
 	default:
 		panic(fmt.Sprintf("tensor: Read of %v", t))
+	}
+}
+
+// readSmall reads a floating-point type of at most 16 bits.
+func (t *Tensor) readSmall(dst []float32, from int) {
+	switch t.dtype {
+	case Float16:
+		for i, h := range view[uint16](t, from, len(dst)) {
+			dst[i] = Float16ToFloat32(h)
+		}
+	case BFloat16:
+		for i, h := range view[uint16](t, from, len(dst)) {
+			dst[i] = BFloat16ToFloat32(h)
+		}
+	case Float4E2M1:
+		table := byteTables()[Float4E2M1]
+		for i := range dst {
+			dst[i] = table[t.data[(from+i)/2]>>((from+i)%2*4)&15]
+		}
+	default:
+		table := byteTables()[t.dtype]
+		for i, b := range t.data[from : from+len(dst)] {
+			dst[i] = table[b]
+		}
+	}
+}
+
+// unpack reads an integer type of 2 or 4 bits.
+func (t *Tensor) unpack(dst []int8, from int) {
+	signed := t.dtype.IsSigned()
+	if t.dtype.Bits() == 4 {
+		for i := range dst {
+			dst[i] = int8(t.data[(from+i)/2] >> ((from + i) % 2 * 4) & 15)
+			if signed {
+				dst[i] = dst[i] << 4 >> 4
+			}
+		}
+		return
+	}
+	for i := range dst {
+		dst[i] = int8(t.data[(from+i)/4] >> ((from + i) % 4 * 2) & 3)
+		if signed {
+			dst[i] = dst[i] << 6 >> 6
+		}
 	}
 }
 
@@ -170,6 +207,12 @@ func write[T Real](t *Tensor, from int, src []T, o ConvertOptions) {
 		}
 	case Float16:
 		dst := view[uint16](t, from, n)
+		if f, ok := any(src).([]float32); ok {
+			for i, x := range f {
+				dst[i] = Float16FromFloat32(x)
+			}
+			return
+		}
 		for i, x := range src {
 			if f := float32(x); T(f) == x {
 				dst[i] = Float16FromFloat32(f)
@@ -179,6 +222,12 @@ func write[T Real](t *Tensor, from int, src []T, o ConvertOptions) {
 		}
 	case BFloat16:
 		dst := view[uint16](t, from, n)
+		if f, ok := any(src).([]float32); ok {
+			for i, x := range f {
+				dst[i] = BFloat16FromFloat32(x)
+			}
+			return
+		}
 		for i, x := range src {
 			if f := float32(x); T(f) == x {
 				dst[i] = BFloat16FromFloat32(f)
@@ -217,19 +266,13 @@ func float4Code(x float64) uint8 {
 	return uint8(float4.encode(x, true))
 }
 
-// packed returns the bits of element i of a type of 2 or 4 bits.
-func (t *Tensor) packed(i int) uint8 {
-	bits := t.dtype.Bits()
-	per := 8 / bits
-	return t.data[i/per] >> (i % per * bits) & (1<<bits - 1)
-}
-
+// setPacked stores element i of a type of 2 or 4 bits.
 func (t *Tensor) setPacked(i int, code uint8) {
-	bits := t.dtype.Bits()
-	per := 8 / bits
-	mask := uint8(1<<bits-1) << (i % per * bits)
-	b := &t.data[i/per]
-	*b = *b&^mask | code<<(i%per*bits)&mask
+	at, shift, mask := i/2, i%2*4, uint8(15)
+	if t.dtype.Bits() == 2 {
+		at, shift, mask = i/4, i%4*2, 3
+	}
+	t.data[at] = t.data[at]&^(mask<<shift) | code&mask<<shift
 }
 
 // view returns n elements of t from from on. It aliases t where the memory is
