@@ -179,7 +179,32 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 	}
 	p := m.Clone()
 	changes, err := passes.Prepare(ctx, p, passes.Options{MinOpset: need})
-	return p, changes, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return p, changes, o.checkRanges(p)
+}
+
+// checkRanges returns an error if a range is given for a tensor that a
+// prepared model does not have.
+func (o *Options) checkRanges(m *graph.Model) error {
+	left := maps.Clone(o.Ranges)
+	for g := range m.Scopes() {
+		for _, v := range g.Inputs() {
+			delete(left, v.Name())
+		}
+		for n := range g.Nodes() {
+			for _, v := range n.Outputs() {
+				if v != nil {
+					delete(left, v.Name())
+				}
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		return optionErrorf("a range is given for tensor %q, which is not computed once the model is prepared; onnxq prepare shows what is", name)
+	}
+	return nil
 }
 
 // MakePlan decides what to quantize in a prepared model.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -47,6 +48,13 @@ func inPlaceFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "in-place", Usage: "allow the output to replace the input"}
 }
 
+func inPlaceHint(err error) error {
+	if errors.Is(err, onnxfile.ErrInput) {
+		return fmt.Errorf("%w; --in-place replaces it", err)
+	}
+	return err
+}
+
 func (e *env) quantizeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "quantize", Usage: "quantize a model, the main job", ArgsUsage: "MODEL",
@@ -82,7 +90,7 @@ func (e *env) quantizeCommand() *cli.Command {
 				res, err = onnxq.Quantize(c.Context, a[0], out, o)
 			}
 			if res == nil {
-				return err
+				return inPlaceHint(err)
 			}
 			e.endProgress()
 			printResult(e.table(c), a[0], out, res, c.Bool("verbose"))
@@ -511,7 +519,7 @@ func (e *env) prepareCommand() *cli.Command {
 				changes, err = onnxq.PrepareFile(c.Context, a[0], out, o)
 			}
 			if err != nil {
-				return err
+				return inPlaceHint(err)
 			}
 			if path := c.String("json"); path != "" {
 				if err := e.writeJSON(path, changes); err != nil {
@@ -707,7 +715,7 @@ func (e *env) opsCommand() *cli.Command {
 			}
 			var rows []row
 			for _, s := range ops.All() {
-				rows = append(rows, row{s.Domain, s.Type, s.Since, s.Flow.String(), s.Compile != nil})
+				rows = append(rows, row{s.Domain, s.Type, max(s.Since, 1), s.Flow.String(), s.Compile != nil})
 			}
 			slices.SortFunc(rows, func(a, b row) int {
 				return strings.Compare(a.Domain+"\x00"+a.Op, b.Domain+"\x00"+b.Op)

@@ -255,7 +255,10 @@ func reorder(app *cli.App, args []string) []string {
 			positional = append(positional, a)
 		default:
 			named = append(named, a)
-			if takes(a) && len(rest) > 0 {
+			if takes(a) {
+				if len(rest) == 0 {
+					return append(out, named...) // which the parser refuses
+				}
 				named = append(named, rest[0])
 				rest = rest[1:]
 			}

@@ -41,6 +41,10 @@ func (e *LimitError) Error() string {
 // rewritten while it was in use.
 var ErrChanged = errors.New("the file was changed while in use")
 
+// ErrInput is the cause of an error about a destination that is the file the
+// model was loaded from, without SaveOptions.InPlace.
+var ErrInput = errors.New("the file is the input")
+
 func withPath(path string, err error) string {
 	if path == "" {
 		return err.Error()

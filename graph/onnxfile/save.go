@@ -120,7 +120,7 @@ func checkDestination(o *origin, path string, opt SaveOptions) error {
 			return &fs.PathError{Op: "write", Path: path, Err: errors.New("the file holds external data of the input")}
 		}
 		if !opt.InPlace {
-			return &fs.PathError{Op: "write", Path: path, Err: errors.New("the file is the input")}
+			return &fs.PathError{Op: "write", Path: path, Err: ErrInput}
 		}
 	}
 	return nil
