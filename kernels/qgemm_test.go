@@ -214,6 +214,42 @@ func TestByteSum(t *testing.T) {
 	})
 }
 
+// Any shape and any bytes give the defined sums at every level.
+func FuzzQGemm(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 255, 128, 127, 0}, uint8(3), uint8(5), uint8(7), uint8(1), int8(-5))
+	f.Add([]byte{255}, uint8(13), uint8(33), uint8(9), uint8(6), int8(127))
+	f.Fuzz(func(t *testing.T, data []byte, m8, n8, k8, mode uint8, z int8) {
+		m, n, k := int(m8%40)+1, int(n8%70)+1, int(k8%50)
+		bytes := func(size, from int) []byte {
+			d := make([]byte, size)
+			for i := range d {
+				if len(data) > 0 {
+					d[i] = data[(i+from)%len(data)] + byte(i/max(1, len(data)))
+				}
+			}
+			return d
+		}
+		a := QMatrix{Data: bytes(m*k, 0), Ld: k, Signed: mode&1 != 0}
+		b := QMatrix{Data: bytes(n*k, 3), Ld: n, Signed: mode&2 != 0}
+		if mode&4 != 0 {
+			b.Trans, b.Ld = true, k
+		}
+		zb := []int32{int32(z) / 2}
+		want := qSums(m, n, k, a, int32(z), b, zb)
+		defer func(l Level) { level = l }(level)
+		for _, l := range levels() {
+			level = l
+			got := make([]int32, m*n)
+			QGemm(nil, m, a, int32(z), PackQB(k, n, b, zb), &QOut{Ld: n, Words: got})
+			for i := range got {
+				if got[i] != want[i] {
+					t.Fatalf("%v: element %d of %dx%dx%d is %d, want %d", l, i, m, n, k, got[i], want[i])
+				}
+			}
+		}
+	})
+}
+
 func BenchmarkQGemm(b *testing.B) {
 	r := rand.New(rand.NewPCG(25, 26))
 	for _, c := range []gemmCase{{1024, 1024, 1024}, {3136, 64, 64}, {128, 384, 384}, {1, 1024, 1024}} {
