@@ -104,7 +104,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.equalize, s.clip} {
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.clip, s.equalize} {
 		next, err := step(ctx, best)
 		if err != nil {
 			return nil, err
