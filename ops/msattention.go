@@ -33,6 +33,16 @@ func msAttentionSpecs() []Spec {
 			Infer: inferMSAttention, Compile: compileMSAttention,
 		},
 		{
+			Domain: msDomain, Type: "QAttention", Flow: Opaque, Pure: true,
+			In: []Port{
+				{Name: "input"}, {Name: "weight"}, {Name: "bias"}, {Name: "input_scale"}, {Name: "weight_scale"}, optional("mask_index", Index),
+				optional("input_zero_point", Ignore), optional("weight_zero_point", Ignore), state("past"),
+			},
+			Out:   []Port{{Name: "output", Role: Activation}, state("present")},
+			Attrs: append(attrs(graph.AttrInt, "do_rotary", "num_heads", "past_present_share_buffer", "unidirectional"), floats...),
+			Infer: inferMSAttention, Compile: compileQAttention,
+		},
+		{
 			Domain: msDomain, Type: "MultiHeadAttention", Flow: Compute, Pure: true,
 			In: []Port{
 				{Name: "query", Role: Activation}, optional("key", Activation), optional("value", Activation), optional("bias", Bias),
@@ -72,7 +82,11 @@ func inferMSAttention(c *Inference) error {
 	} else if len(w) == 2 && w[1].Known {
 		hidden = graph.D(w[1].Size / 3)
 	}
-	c.Tensor(0, c.Elem(0), graph.Shape{bareDim(x[0]), bareDim(x[1]), hidden})
+	t := c.Elem(0)
+	if c.Node.Op.Type == "QAttention" {
+		t = c.Elem(2)
+	}
+	c.Tensor(0, t, graph.Shape{bareDim(x[0]), bareDim(x[1]), hidden})
 	return nil
 }
 
@@ -161,16 +175,14 @@ func maskSum(p *padding, extra *scoreMask[float32], causal bool, past int) func(
 }
 
 func compileMSAttention(s *Site) (Kernel, error) {
-	n := s.Node
-	heads, causal := int(n.Int("num_heads", 0)), n.Int("unidirectional", 0) != 0
-	sizes := n.Ints("qkv_hidden_sizes")
-	if heads < 1 || sizes != nil && len(sizes) != 3 {
-		return nil, s.Errorf("num_heads is %d, qkv_hidden_sizes %v", heads, sizes)
+	p, err := newProjected(s)
+	if err != nil {
+		return nil, err
 	}
-	if n.Int("do_rotary", 0) != 0 || n.Int("past_present_share_buffer", 0) != 0 {
-		return nil, s.Errorf("do_rotary and past_present_share_buffer are not supported")
+	heads, sizes := p.heads, s.Node.Ints("qkv_hidden_sizes")
+	if sizes != nil && len(sizes) != 3 {
+		return nil, s.Errorf("qkv_hidden_sizes is %v", sizes)
 	}
-	filter, scale := n.Float("mask_filter_value", -10000), n.Float("scale", 0)
 	var packed *kernels.PackedB
 	if w := s.Const(1); w != nil && w.Rank() == 2 && isFloat32ish(w.DType()) {
 		packed = packMatrix(w, false, 1)
@@ -203,17 +215,74 @@ func compileMSAttention(s *Site) (Kernel, error) {
 		} else {
 			kernels.Gemm(c.Pool, batch*length, cols, in, a, kernels.Matrix{Data: tensor.As[float32](w), Ld: cols}, qkv, cols, ep)
 		}
-		at := &attend[float32]{batch: batch, qHeads: heads, kvHeads: heads, qLen: length, kvLen: length, dim: size[0] / heads, vDim: size[2] / heads, scale: scale}
-		view := func(off, dim int) headsOf { return headsOf{qkv[min(off, len(qkv)):], length * cols, dim, cols} }
-		at.q, at.k, at.v = view(0, at.dim), view(size[0], at.dim), view(2*size[0], at.vDim)
-		past := c.In(4)
-		if past != nil || c.wants(1) {
-			if err := presentPair(c, at, past); err != nil {
-				return err
-			}
-		}
-		return finishAttention(c, at, 3, 5, -1, filter, causal)
+		return p.attend(c, qkv, batch, length, size, 3, 4, 5)
 	}), nil
+}
+
+// projected is an attention whose query, key and value are one product.
+type projected struct {
+	heads         int
+	causal        bool
+	filter, scale float32
+}
+
+func newProjected(s *Site) (*projected, error) {
+	n := s.Node
+	p := &projected{
+		heads: int(n.Int("num_heads", 0)), causal: n.Int("unidirectional", 0) != 0,
+		filter: n.Float("mask_filter_value", -10000), scale: n.Float("scale", 0),
+	}
+	if p.heads < 1 {
+		return nil, s.Errorf("num_heads is %d", p.heads)
+	}
+	if n.Int("do_rotary", 0) != 0 || n.Int("past_present_share_buffer", 0) != 0 {
+		return nil, s.Errorf("do_rotary and past_present_share_buffer are not supported")
+	}
+	return p, nil
+}
+
+// attend computes the outputs from qkv, rows of query, key and value of the
+// given sizes. The last arguments are the indices of inputs.
+func (p *projected) attend(c *Call, qkv []float32, batch, length int, size [3]int, mask, past, extra int) error {
+	cols := size[0] + size[1] + size[2]
+	a := &attend[float32]{
+		batch: batch, qHeads: p.heads, kvHeads: p.heads, qLen: length, kvLen: length,
+		dim: size[0] / p.heads, vDim: size[2] / p.heads, scale: p.scale,
+	}
+	view := func(off, dim int) headsOf { return headsOf{qkv[min(off, len(qkv)):], length * cols, dim, cols} }
+	a.q, a.k, a.v = view(0, a.dim), view(size[0], a.dim), view(2*size[0], a.vDim)
+	if t := c.In(past); t != nil || c.wants(1) {
+		if err := presentPair(c, a, t); err != nil {
+			return err
+		}
+	}
+	return finishAttention(c, a, mask, extra, -1, p.filter, p.causal)
+}
+
+// compileQAttention compiles a QAttention: the projection is a product of
+// codes.
+func compileQAttention(s *Site) (Kernel, error) {
+	p, err := newProjected(s)
+	if err != nil {
+		return nil, err
+	}
+	q := &intMatMul{op: s.Node.Op.Type, ports: intPortsOf(s.Node.Op.Type), alpha: 1}
+	if err := q.pack(s); err != nil {
+		return nil, err
+	}
+	return func(c *Call) error {
+		x, w := c.In(0), c.In(1)
+		if x.Rank() != 3 || w.Rank() != 2 || w.Shape()[1]%(3*p.heads) != 0 {
+			return fmt.Errorf("input %v, weights %v", x, w)
+		}
+		sub := *c
+		sub.Mem, sub.Outs = freshMemory{c.Mem}, make([]Data, 1)
+		if err := q.run(&sub); err != nil {
+			return err
+		}
+		qkv, hidden := sub.Outs[0].(*tensor.Tensor), w.Shape()[1]/3
+		return p.attend(c, tensor.As[float32](qkv), x.Shape()[0], x.Shape()[1], [3]int{hidden, hidden, hidden}, 5, 8, -1)
+	}, nil
 }
 
 // headsOf are heads in float32.

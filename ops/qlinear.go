@@ -64,6 +64,8 @@ func intPortsOf(op string) intPorts {
 		return intPorts{a: 0, b: 1, aScale: 2, bScale: 3, aZero: 4, bZero: 5, bias: 6, yScale: -1, yZero: -1}
 	case "DynamicQuantizeMatMul":
 		return intPorts{a: 0, b: 1, bScale: 2, bZero: 3, bias: 4, aScale: -1, aZero: -1, yScale: -1, yZero: -1, dynamic: true}
+	case "QAttention":
+		return intPorts{a: 0, b: 1, bias: 2, aScale: 3, bScale: 4, aZero: 6, bZero: 7, yScale: -1, yZero: -1}
 	case "QGemm":
 		return intPorts{a: 0, aScale: 1, aZero: 2, b: 3, bScale: 4, bZero: 5, bias: 6, yScale: 7, yZero: 8}
 	}
@@ -80,7 +82,7 @@ func (p *intPorts) resultType(op string, elem func(i int) tensor.DType, has func
 	switch {
 	case op == "MatMulInteger" || op == "ConvInteger":
 		return tensor.Int32
-	case op == "MatMulIntegerToFloat" || op == "DynamicQuantizeMatMul":
+	case op == "MatMulIntegerToFloat" || op == "DynamicQuantizeMatMul" || op == "QAttention":
 		return tensor.Float32
 	case op == "QGemm" && !has(p.yScale):
 		return tensor.Float32
@@ -137,19 +139,27 @@ type intMatMul struct {
 func compileIntMatMul(s *Site) (Kernel, error) {
 	q := &intMatMul{op: s.Node.Op.Type, ports: intPortsOf(s.Node.Op.Type), alpha: s.Node.Float("alpha", 1)}
 	q.a, q.b = orders(s.Node)
+	if err := q.pack(s); err != nil {
+		return nil, err
+	}
+	return q.run, nil
+}
+
+// pack packs the right operand if it is a constant matrix.
+func (q *intMatMul) pack(s *Site) error {
 	b, z := s.Const(q.ports.b), s.Const(q.ports.bZero)
 	if b != nil && b.Rank() == 2 && isByte(b.DType()) && (z != nil || !s.Has(q.ports.bZero)) {
 		zero, err := integers(z)
 		if err != nil {
-			return nil, s.Errorf("%w", err)
+			return s.Errorf("%w", err)
 		}
 		o := newOperand(b.Shape(), q.b, false)
 		if len(zero) > 1 && len(zero) != o.cols {
-			return nil, s.Errorf("zero point %v for %v", z, b)
+			return s.Errorf("zero point %v for %v", z, b)
 		}
 		q.packed = packCodes(b, 0, &o, zero)
 	}
-	return q.run, nil
+	return nil
 }
 
 // packCodes packs the matrix of t that begins at element off.

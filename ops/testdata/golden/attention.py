@@ -50,4 +50,10 @@ cases += [
     run("GroupQueryAttention", [q, k, v, None, None, i32(3, 3), i32(4), None, None, None, None, f(N)], name="gqa_sink", **gqa),
     run("GroupQueryAttention", [q, k, v, None, None, i32(3, 3), i32(4)], name="gqa_smooth", smooth_softmax=1, scale=0.2, **gqa),
 ]
+u, wq = rng.integers(0, 256, (B, S, 10)).astype(np.uint8), rng.integers(-128, 128, (10, 3 * D)).astype(np.int8)
+q8 = [u, wq, f(3 * D), np.float32(0.01), np.abs(f(3 * D)) * 0.01]
+cases += [
+    run("QAttention", q8 + [i32(3, 2), np.uint8(120), np.zeros(3 * D, np.int8)], domain=MS, name="qatt", num_heads=N, rtol=1e-4, atol=1e-4),
+    run("QAttention", q8[:4] + [np.float32(0.01), None, np.uint8(120), np.int8(0), past], outputs=2, domain=MS, name="qatt_past", num_heads=N, unidirectional=1, rtol=1e-4, atol=1e-4),
+]
 write("attention.json", cases)
