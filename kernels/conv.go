@@ -164,8 +164,9 @@ func (c *Conv) out(spatial []int) (out [3]int, err error) {
 	in := c.in(spatial)
 	size := max(c.spec.Cin, c.spec.Cout)
 	for i, a := range c.axes {
-		if in[i] < 1 || in[i] > maxConvSize {
-			return out, fmt.Errorf("convolution of spatial shape %v", spatial)
+		const most = math.MaxInt >> 2
+		if in[i] < 1 || in[i] > most/a.stride || a.kernel > most/a.dilation {
+			return out, fmt.Errorf("convolution of spatial shape %v with kernel_shape %v", spatial, c.spec.Kernel)
 		}
 		extent := (a.kernel-1)*a.dilation + 1
 		if c.transposed {

@@ -55,13 +55,11 @@ func (c *Conv) planes(out [3]int) planes {
 	return p
 }
 
-func (p planes) volume() int { return p.depth * p.height * p.width }
-
 // modest tells whether the padded form is not much larger than the image, as
 // it is unless pads or dilations exceed it.
 func (p planes) modest(in, out [3]int) bool {
 	limit := 8*(volume(in)+volume(out)) + 1<<12
-	return p.depth <= limit && p.depth*p.height <= limit && p.volume() <= limit
+	return p.depth <= limit && p.height <= limit/p.depth && p.width <= limit/(p.depth*p.height)
 }
 
 // fill copies a channel into its padded, split form.

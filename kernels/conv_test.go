@@ -252,10 +252,17 @@ func TestConvErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, spatial := range [][]int{{5}, {2, 5}, {0, 5}, {1 << 25, 5}} {
+	for _, spatial := range [][]int{{5}, {2, 5}, {0, 5}, {math.MaxInt, 5}} {
 		if _, err := c.Out(spatial); err == nil {
 			t.Errorf("%v: no error", spatial)
 		}
+	}
+	long, err := NewConvTranspose(ConvSpec{Cin: 1, Cout: 1, Groups: 1, Kernel: []int{1}, Stride: []int{1 << 20}}, make([]float32, 1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := long.Out([]int{math.MaxInt >> 10}); err == nil {
+		t.Error("long output: no error")
 	}
 	if out, err := c.Out([]int{5, 4}); err != nil || fmt.Sprint(out) != "[3 2]" {
 		t.Errorf("Out = %v, %v", out, err)
