@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/tensor"
@@ -96,8 +97,18 @@ func (c *Inference) Out(i int, t graph.Type) {
 	}
 }
 
-// Tensor states that output i is a tensor; a nil shape is an unknown rank.
+// Tensor states that output i is a tensor; a nil shape is an unknown rank. A
+// size below 0, which the kernel will refuse, is left open.
 func (c *Inference) Tensor(i int, elem tensor.DType, shape graph.Shape) {
+	negative := func(d graph.Dim) bool { return d.Known && d.Size < 0 }
+	if slices.ContainsFunc(shape, negative) {
+		shape = slices.Clone(shape)
+		for k, d := range shape {
+			if negative(d) {
+				shape[k] = graph.Dim{}
+			}
+		}
+	}
 	c.Out(i, graph.TensorType(elem, shape))
 }
 
