@@ -656,6 +656,17 @@ func (m *call) readOnce(slot int) bool {
 	return n == 1
 }
 
+// Free implements ops.Memory.
+func (m *call) Free(t *tensor.Tensor) {
+	for i, b := range m.pending {
+		if b.holds(t) {
+			m.pending = slices.Delete(m.pending, i, i+1)
+			m.frame.run.session.mem.release(b)
+			return
+		}
+	}
+}
+
 // Scratch implements ops.Memory.
 func (m *call) Scratch(n int) ([]byte, error) {
 	b, err := m.frame.run.session.mem.get(n)

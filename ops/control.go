@@ -248,6 +248,8 @@ func compileLoop(s *Site) (Kernel, error) {
 		ins := make([]Data, 2+carried)
 		copy(ins[2:], c.Ins[min(2, len(c.Ins)):])
 		scans := make([][]Data, len(g.Outputs())-1-carried)
+		keep := held{}
+		keep.hold(ins[2:])
 		for k := int64(0); k < steps && cond; k++ {
 			if err := c.Ctx.Err(); err != nil {
 				return err
@@ -262,10 +264,12 @@ func compileLoop(s *Site) (Kernel, error) {
 					return err
 				}
 			}
-			copy(ins[2:], out[1:1+carried])
 			for i := range scans {
 				scans[i] = append(scans[i], out[1+carried+i])
 			}
+			keep.hold(out[1+carried:])
+			keep.free(c, ins[2:], out[1:1+carried])
+			copy(ins[2:], out[1:1+carried])
 		}
 		for i := range c.Outs {
 			if i < carried {
@@ -288,6 +292,39 @@ func oneOf[T tensor.Number](v T, vector bool) *tensor.Tensor {
 		return tensor.Of([]T{v})
 	}
 	return tensor.Scalar(v)
+}
+
+// held is the memory that a loop cannot do without until it ends, by address.
+type held map[*byte]bool
+
+func (h held) hold(values []Data) {
+	for _, d := range values {
+		if t, ok := d.(*tensor.Tensor); ok && len(t.Bytes()) > 0 {
+			h[&t.Bytes()[0]] = true
+		}
+	}
+}
+
+// free gives back the memory of the values carried into a step, unless it is
+// held or the values that the step carries on lie in it.
+func (h held) free(c *Call, before, after []Data) {
+	for _, d := range after {
+		if _, ok := d.(*tensor.Tensor); !ok {
+			return // a sequence may refer to any of them
+		}
+	}
+	next := held{}
+	next.hold(after)
+	for _, d := range before {
+		t, ok := d.(*tensor.Tensor)
+		if !ok || len(t.Bytes()) == 0 {
+			continue
+		}
+		if at := &t.Bytes()[0]; !h[at] && !next[at] {
+			next[at] = true // two of them may share it
+			c.Mem.Free(t)
+		}
+	}
 }
 
 // stack joins tensors of one type along a new axis, the last first if
@@ -550,6 +587,8 @@ func (s *scan) run(c *Call, body Body, in []*tensor.Tensor, length int) ([]Data,
 		state[i] = in[i]
 	}
 	scans := make([][]Data, len(s.body.Outputs())-s.states)
+	keep := held{}
+	keep.hold(state)
 	for k := range length {
 		if err := c.Ctx.Err(); err != nil {
 			return nil, err
@@ -570,6 +609,8 @@ func (s *scan) run(c *Call, body Body, in []*tensor.Tensor, length int) ([]Data,
 		if err != nil {
 			return nil, err
 		}
+		keep.hold(out[s.states:])
+		keep.free(c, state, out[:s.states])
 		copy(state, out)
 		for i := range scans {
 			scans[i] = append(scans[i], out[s.states+i])

@@ -319,3 +319,64 @@ func TestShapeChains(t *testing.T) {
 		}
 	}
 }
+
+// TestLoopMemory runs a loop whose states would not fit side by side, swaps
+// them, and keeps one as scan output.
+func TestLoopMemory(t *testing.T) {
+	const steps, size = 200, 1 << 14
+	s := newSketch(18)
+	a, b := s.input("a", tensor.Float32, size), s.input("b", tensor.Float32, size)
+	body := sketch{s.g.Model().NewGraph()}
+	body.free("k", tensor.Int64)
+	cond := body.free("cond", tensor.Bool)
+	x, y := body.free("x", tensor.Float32), body.free("y", tensor.Float32)
+	one := body.constant(tensor.Scalar(float32(1)))
+	up := body.node("Add", []*graph.Value{x, one})
+	first := body.node("Slice", []*graph.Value{up, body.constant(tensor.Of([]int64{0})), body.constant(tensor.Of([]int64{1}))})
+	for _, v := range []*graph.Value{cond, y, up, first} {
+		body.g.AddOutput(v)
+	}
+	var outs []*graph.Value
+	for _, name := range []string{"p", "q", "r"} {
+		outs = append(outs, s.g.NewValue(name, graph.Type{}))
+	}
+	s.g.Append(s.g.NewNode(graph.OpKey{Type: "Loop"}, "loop", []*graph.Value{s.constant(tensor.Scalar(int64(steps))), nil, a, b}, outs, graphAttr("body", body.g)))
+	for _, v := range outs {
+		s.g.AddOutput(v)
+	}
+	if _, err := ops.Infer(s.g.Model()); err != nil {
+		t.Fatal(err)
+	}
+	p, err := exec.Compile(s.g.Model())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b0 := make([]float32, size)
+	for i := range b0 {
+		b0[i] = 1000
+	}
+	feeds := map[string]ops.Data{"a": tensor.New(tensor.Float32, size), "b": tensor.Of(b0)}
+	got, err := p.NewSession(exec.SessionOptions{Threads: 1, MaxBytes: 20 * 4 * size}).Run(context.Background(), feeds, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Each state is raised in every second step, the one from 0 first.
+	for i, want := range []float32{steps / 2, 1000 + steps/2} {
+		v := tensor.As[float32](got[i].(*tensor.Tensor))
+		if v[0] != want || v[size-1] != want {
+			t.Errorf("state %d is %v … %v, want %v", i, v[0], v[size-1], want)
+		}
+	}
+	for k, v := range tensor.As[float32](got[2].(*tensor.Tensor)) {
+		want := float32(k/2 + 1)
+		if k%2 == 1 {
+			want += 1000
+		}
+		if v != want {
+			t.Fatalf("step %d gives %v, want %v", k, v, want)
+		}
+	}
+	if b0[0] != 1000 {
+		t.Error("the input was written to")
+	}
+}

@@ -235,6 +235,8 @@ func (r *recycled) Reuse(_ *Call, _ int, d tensor.DType, shape []int) (*tensor.T
 	return r.New(d, shape)
 }
 
+func (*recycled) Free(*tensor.Tensor) {}
+
 func (*recycled) Scratch(n int) ([]byte, error) { return tensor.AlignedBytes(n), nil }
 
 // TestPropagatedChoice follows the usual way of replacing a -1 in a shape:

@@ -84,6 +84,9 @@ type Memory interface {
 	// a kernel that reads element k before or while it writes element k may
 	// ask.
 	Reuse(c *Call, i int, dtype tensor.DType, shape []int) (*tensor.Tensor, error)
+	// Free takes back a tensor of this call, from New or from a Body, before
+	// the kernel ends: nothing refers to its memory any more.
+	Free(t *tensor.Tensor)
 	// Scratch returns n uninitialized, 64-byte aligned bytes that are valid
 	// until the kernel returns.
 	Scratch(n int) ([]byte, error)
