@@ -224,15 +224,18 @@ func opsetOf(list []Opset, domain string) int {
 // Opset returns the imported version of a domain, or 0.
 func (m *Model) Opset(domain string) int { return opsetOf(m.Opsets, domain) }
 
-// SetOpset sets or adds the version of a domain.
+// SetOpset sets or adds the version of a domain, under both of its names where
+// it has two.
 func (m *Model) SetOpset(domain string, version int) {
+	found := false
 	for i, o := range m.Opsets {
 		if NormalDomain(o.Domain) == NormalDomain(domain) {
-			m.Opsets[i].Version = int64(version)
-			return
+			m.Opsets[i].Version, found = int64(version), true
 		}
 	}
-	m.Opsets = append(m.Opsets, Opset{Domain: domain, Version: int64(version)})
+	if !found {
+		m.Opsets = append(m.Opsets, Opset{Domain: domain, Version: int64(version)})
+	}
 }
 
 // Opset returns the version of a domain that holds in g: the function's, if g

@@ -78,6 +78,11 @@ func (b *builder) floats(name string, v ...float32) *graph.Value {
 	return b.g.NewInitializer(name, tensor.Of(v))
 }
 
+// rowOf returns an initializer of shape [1, 1].
+func (b *builder) rowOf(name string, v float32) *graph.Value {
+	return b.g.NewInitializer(name, tensor.Of([]float32{v}, 1, 1))
+}
+
 func (b *builder) ints(name string, v ...int64) *graph.Value {
 	return b.g.NewInitializer(name, tensor.Of(append([]int64{}, v...)))
 }

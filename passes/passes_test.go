@@ -238,6 +238,91 @@ func TestPasses(t *testing.T) {
 			big := b.op("ConstantOfShape", "big", vals{b.ints("shape", 100, 100)})
 			b.out(f32, 2, b.op("Add", "y", vals{b.float("x", 1, 100), big}))
 		}, "ConstantOfShape Add"},
+		{"transposes", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 3, 4)
+			y := b.op("Transpose", "a", vals{x}, graph.Ints("perm", 1, 2, 0))
+			y = b.op("Transpose", "b", vals{y}, graph.Ints("perm", 1, 2, 0))
+			z := b.op("Transpose", "c", vals{y}, graph.Ints("perm", 1, 2, 0))
+			w := b.op("Transpose", "d", vals{b.op("Transpose", "e", vals{x})})
+			b.out(f32, 3, b.op("Neg", "y", vals{y}), b.op("Relu", "z", vals{z}), b.op("Exp", "w", vals{w}))
+		}, "Transpose Neg Relu Exp"},
+		{"views", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 3, 1)
+			ax := func(name string, axes ...int64) *graph.Value { return b.ints(name, axes...) }
+			y := b.op("Unsqueeze", "a", vals{b.op("Unsqueeze", "b", vals{x, ax("ax1", 1)}), ax("ax2", -1, 0)})
+			b.out(f32, 6, b.op("Neg", "y", vals{y}))
+			z := b.op("Squeeze", "c", vals{b.op("Squeeze", "d", vals{b.float("x2", 1, 2, 1, 3, 1), ax("ax3", 2)}), ax("ax4", 0, -1)})
+			b.out(f32, 2, b.op("Exp", "z", vals{z}))
+			w := b.op("Squeeze", "e", vals{b.op("Unsqueeze", "f", vals{x, ax("ax5", 0, 2)}), ax("ax6", -3, 0)})
+			b.out(f32, 3, b.op("Sin", "w", vals{w}))
+			v := b.op("Unsqueeze", "g", vals{b.op("Reshape", "h", vals{b.op("Flatten", "i", vals{x}), b.ints("s", 3, -1)}), ax("ax7", 1)})
+			b.out(f32, 3, b.op("Cos", "v", vals{v}))
+		}, "Unsqueeze Neg Squeeze Exp Sin Reshape Cos"},
+		{"views with attributes", 11, 6, func(b *builder) {
+			y := b.op("Unsqueeze", "a", vals{b.op("Unsqueeze", "b", vals{b.float("x", 2, 3)}, graph.Ints("axes", 1))}, graph.Ints("axes", 0, 4))
+			b.out(f32, 5, b.op("Neg", "y", vals{y}))
+			v := b.op("Squeeze", "g", vals{b.op("Reshape", "h", vals{b.float("x2", 6), b.ints("s", 3, 1, -1)})}, graph.Ints("axes", 1))
+			b.out(f32, 2, b.op("Cos", "v", vals{v}))
+		}, "Unsqueeze Neg Reshape Cos"},
+		{"views that stay", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 3)
+			r := b.op("Reshape", "r", vals{x, b.ints("s", 3, 2)})
+			y := b.op("Reshape", "a", vals{r, b.ints("s0", 0, -1, 1)})
+			u := b.op("Unsqueeze", "u", vals{x, b.ints("ax", 0)})
+			z := b.op("Squeeze", "q", vals{b.op("Unsqueeze", "u2", vals{b.float("x2", 1, 3), b.ints("ax2", 0)}), b.ints("ax3", 1)})
+			b.out(f32, 3, b.op("Neg", "y", vals{y}), u, b.op("Unsqueeze", "w", vals{u, b.ints("ax4", 0)}))
+			b.out(f32, 2, b.op("Exp", "z", vals{z}))
+		}, "Reshape Reshape Unsqueeze Unsqueeze Squeeze Neg Unsqueeze Exp"},
+		{"neutral elements", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 3)
+			y := b.op("Add", "a", vals{b.scalar("z", 0), x})
+			y = b.op("Mul", "b", vals{y, b.floats("o", 1)})
+			y = b.op("Div", "c", vals{y, b.rowOf("o2", 1)})
+			y = b.op("Sub", "d", vals{y, b.scalar("z2", 0)})
+			b.out(f32, 2, b.op("Neg", "y", vals{y}))
+		}, "Neg"},
+		{"neutral elements that matter", 13, 7, func(b *builder) {
+			x := b.float("x", 3)
+			b.out(f32, 2, b.op("Add", "a", vals{b.rowOf("z", 0), x}))
+			b.out(f32, 1, b.op("Sub", "b", vals{b.scalar("z2", 0), x}), b.op("Div", "c", vals{b.scalar("o", 1), x}), b.op("Mul", "d", vals{x, b.floats("oo", 1, 1, 2)}))
+		}, "Add Sub Div Mul"},
+		{"bounds", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 3)
+			n := 0
+			clip := func(v *graph.Value, lo, hi float32) *graph.Value {
+				n++
+				name := string(rune('a' + n))
+				return b.op("Clip", name, vals{v, b.scalar(name+"l", lo), b.scalar(name+"h", hi)})
+			}
+			b.out(f32, 2, b.op("Neg", "y1", vals{clip(b.op("Relu", "r1", vals{x}), -0.5, 0.6)}))
+			b.out(f32, 2, b.op("Neg", "y2", vals{clip(clip(x, -0.5, 0.25), 0, 1)}))
+			b.out(f32, 2, b.op("Neg", "y3", vals{b.op("Min", "mi", vals{b.op("Max", "ma", vals{b.scalar("l", -0.25), x}), b.floats("h", 0.5)})}))
+			b.out(f32, 2, b.op("Neg", "y4", vals{b.op("Relu", "r2", vals{b.op("Relu", "r3", vals{x})})}))
+			b.out(f32, 2, b.op("Neg", "y5", vals{b.op("Clip", "k", vals{b.op("Relu", "r4", vals{x}), nil, b.scalar("kh", 6)})}))
+		}, "Relu Clip Neg Clip Neg Clip Neg Neg Clip Neg"},
+		{"bounds that do not meet", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 3)
+			y := b.op("Min", "mi", vals{b.op("Max", "ma", vals{b.scalar("l", 0.5), x}), b.scalar("h", 0.25)})
+			r := b.op("Relu", "r", vals{x})
+			b.out(f32, 2, b.op("Neg", "y", vals{y}), r, b.op("Clip", "c", vals{r, nil, b.scalar("h2", 0.5)}))
+		}, "Max Min Relu Neg Clip"},
+		{"expansion by a shape", 13, 7, func(b *builder) {
+			x := b.float("x", "N", 1, 4)
+			s := b.op("Shape", "s", vals{x})
+			n := b.op("Gather", "n", vals{s, b.ints("zero", 0)})
+			c := b.op("Concat", "c", vals{n, b.ints("mid", 3), b.ints("last", -1)}, graph.Int("axis", 0))
+			e := b.op("Equal", "e", vals{c, b.ints("minus", -1, -1, -1)})
+			w := b.op("Where", "w", vals{e, b.ints("ones", 1, 1, 1), c})
+			b.out(f32, 3, b.op("Expand", "y", vals{x, w}))
+		}, "Expand"},
+		{"the same twice", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 3)
+			a, c := b.op("Exp", "a", vals{x}), b.op("Exp", "c", vals{x})
+			d := b.op("LeakyRelu", "d", vals{a}, graph.Float("alpha", 0.1))
+			e := b.op("LeakyRelu", "e", vals{c}, graph.Float("alpha", 0.2))
+			f := b.op("LeakyRelu", "f", vals{c}, graph.Float("alpha", 0.1))
+			b.out(f32, 2, b.op("Sum", "y", vals{d, e, f}), b.op("Exp", "z", vals{x}))
+		}, "Exp LeakyRelu LeakyRelu Sum Exp"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := checkEqual(t, build(c.ir, c.opset, c.build), Options{}, 1e-6)

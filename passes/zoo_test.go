@@ -142,6 +142,16 @@ func compareData(got, want ops.Data, tol float64) error {
 		}
 		return compare(g, s, tol)
 	}
+	if o, ok := want.(*ops.Optional); ok {
+		g, ok := got.(*ops.Optional)
+		if !ok || (g.Elem == nil) != (o.Elem == nil) {
+			return errors.New("is another optional value")
+		}
+		if o.Elem == nil {
+			return nil
+		}
+		return compareData(g.Elem, o.Elem, tol)
+	}
 	g, ok1 := got.(*tensor.Tensor)
 	w, ok2 := want.(*tensor.Tensor)
 	if !ok1 || !ok2 {
