@@ -332,15 +332,14 @@ func inferReshape(c *Inference) error {
 	}
 	allowZero := c.Opset >= 14 && c.Node.Int("allowzero", 0) != 0
 	out := make(graph.Shape, len(want))
-	open, nameless := -1, 0
+	open, nameless, minus := -1, 0, 0
 	for i, d := range want {
 		switch {
 		case d.Known && d.Size == -1:
-			if open >= 0 && out[open].Known {
+			if minus++; minus > 1 {
 				return c.Errorf("shape has more than one -1")
 			}
 			open, nameless = i, nameless+1
-			out[i] = graph.Dim{}
 		case d.Known && d.Size < -1:
 			return c.Errorf("shape has an entry of %d", d.Size)
 		case d.Known && d.Size == 0 && !allowZero:
@@ -400,8 +399,7 @@ func compileReshape(s *Site) (Kernel, error) {
 		}
 		x := c.In(0)
 		in := x.Shape()
-		var store [8]int
-		shape := append(store[:0], make([]int, len(want))...)
+		shape := make([]int, len(want))
 		open, rest := -1, 1
 		for i, d := range want {
 			switch {
@@ -520,8 +518,7 @@ func compileSqueeze(s *Site) (Kernel, error) {
 			return err
 		}
 		in := c.In(0).Shape()
-		var store [8]int
-		shape := store[:0]
+		shape := make([]int, 0, len(in))
 		if !list.given {
 			for _, d := range in {
 				if d != 1 {
@@ -592,8 +589,7 @@ func compileUnsqueeze(s *Site) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		var store [8]int
-		shape := store[:0]
+		shape := make([]int, 0, len(in)+len(axes))
 		for i := range len(in) + len(axes) {
 			if slices.Contains(ax, i) {
 				shape = append(shape, 1)
