@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test race noasm lint cross bench generate proto gates demo
+.PHONY: build test race noasm lint cross bench generate docs proto gates demo
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
@@ -36,6 +36,10 @@ bench:
 # Assembly, from the generators in kernels/_gen.
 generate:
 	go generate ./kernels
+
+# Pages that are made from tables in the code.
+docs:
+	go test ./internal/opdoc -update
 
 # Needs protoc 3.21 or later and
 #   go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
