@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"text/tabwriter"
 
 	"github.com/onnxq/onnxq"
@@ -30,8 +31,10 @@ func Run(ctx context.Context, w io.Writer, dir string) error {
 		}
 		defer os.RemoveAll(dir)
 	}
+	fmt.Fprintln(w, "Quantizing two small models that are inside this program, and scoring them on data they have not seen:")
+	fmt.Fprintln(w)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "MODEL\tSIZE\tQUANTIZED\tRATIO\tMETRIC\tFLOAT\tQUANTIZED\tOUTPUT SQNR")
+	fmt.Fprintln(tw, "MODEL\tFILE\tMETRIC\tFLOAT\tQUANTIZED\tCHANGE\tOUTPUT SQNR\tTIME")
 	for _, s := range models.All() {
 		folder := filepath.Join(dir, s.Name)
 		in, out := filepath.Join(folder, "model.onnx"), filepath.Join(folder, "model.int8.onnx")
@@ -52,19 +55,29 @@ func Run(ctx context.Context, w io.Writer, dir string) error {
 		if res.SQNR != nil {
 			db = fmt.Sprintf("%.1f dB", *res.SQNR)
 		}
-		fmt.Fprintf(tw, "%s\t%d\t%d\t%.3f\t%s\t%.4f\t%.4f\t%s\n", s.Name, res.BytesIn, res.BytesOut, float64(res.BytesOut)/float64(res.BytesIn), s.Metric, value[0], value[1], db)
+		fmt.Fprintf(tw, "%s\t%.0f kB → %.0f kB\t%s, %s\t%.4f\t%.4f\t%+.2f %%\t%s\t%.1f s\n", s.Name, float64(res.BytesIn)/1e3, float64(res.BytesOut)/1e3,
+			s.Metric, better(s.Metric), value[0], value[1], 100*(value[1]-value[0])/value[0], db, res.Seconds)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
 	fmt.Fprintln(w)
 	for _, s := range models.All() {
-		fmt.Fprintf(w, "%s: %s; data: %s\n", s.Name, s.Title, s.Source)
+		fmt.Fprintf(w, "%s: %s\n        data: %s\n", s.Name, s.Title, s.Source)
 	}
+	fmt.Fprintln(w)
 	if keep {
-		fmt.Fprintf(w, "models and samples are in %s\n", dir)
+		fmt.Fprintf(w, "Models, samples and results are in %s.\n", strconv.Quote(dir))
 	}
-	return nil
+	_, err := fmt.Fprintln(w, "Now yours: onnxq quantize model.onnx -o model.int8.onnx --data SAMPLES")
+	return err
+}
+
+func better(m models.Metric) string {
+	if m.LowerIsBetter() {
+		return "lower is better"
+	}
+	return "higher is better"
 }
 
 func unpack(s models.Sample, folder, model string) error {
