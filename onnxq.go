@@ -50,6 +50,7 @@ type Algorithm string
 // Accuracy passes; see package passes/accuracy.
 const (
 	Equalize       Algorithm = "equalize"
+	Smooth         Algorithm = "smooth"
 	BiasCorrection Algorithm = "bias-correction"
 )
 
@@ -525,7 +526,7 @@ func (q *quantization) run(ctx context.Context) (*Result, error) {
 func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	o := auto.Options{
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
-		Equalize: q.o.allows(Equalize) && q.o.Table == nil, CorrectBias: q.o.allows(BiasCorrection),
+		Equalize: q.o.allows(Equalize) && q.o.Table == nil, Smooth: q.o.allows(Smooth) && q.o.Table == nil, CorrectBias: q.o.allows(BiasCorrection),
 		FloatIslands: q.o.Mode == Auto,
 		Session:      exec.SessionOptions{Threads: q.o.Threads, MaxBytes: q.o.MaxBytes},
 		Progress:     func(n int) { q.o.progress("measure", n, n+1) },

@@ -28,9 +28,9 @@ type Options struct {
 	// MinMax and MSE.
 	Method        calibration.Method
 	MethodOptions calibration.MethodOptions
-	// Equalize and CorrectBias allow these passes; FloatIslands allows parts of
+	// Equalize, Smooth and CorrectBias allow these passes; FloatIslands allows parts of
 	// the model to stay float.
-	Equalize, CorrectBias, FloatIslands bool
+	Equalize, Smooth, CorrectBias, FloatIslands bool
 	// Calibrate collects statistics of a prepared model.
 	Calibrate func(ctx context.Context, m *graph.Model, watch []quant.Watch) (*calibration.Table, error)
 	// Samples are what candidates are measured on; none means that nothing can
@@ -53,23 +53,28 @@ type Result struct {
 // nothing, more where a part of the model stays float.
 const (
 	freeGain   = 0.1
+	smoothGain = 1
 	islandGain = 3
 )
+
+// poor is the score in dB below which parts of the model may stay float: the
+// noise of the outputs is more than a tenth of their variance.
+const poor = 10
 
 // maxIslands bounds how many float islands are tried.
 const maxIslands = 4
 
 // candidate is one way to quantize.
 type candidate struct {
-	base     *graph.Model // prepared float model
-	table    *calibration.Table
-	method   calibration.Method
-	qdq      qdq.Options
-	plan     *qdq.Plan
-	model    *graph.Model
-	notes    []string
-	score    float64
-	measured bool
+	base   *graph.Model // prepared float model
+	table  *calibration.Table
+	method calibration.Method
+	qdq    qdq.Options
+	plan   *qdq.Plan
+	model  *graph.Model
+	found  []string // what the search changed
+	notes  []string // of Rewrite
+	score  float64
 }
 
 type search struct {
@@ -104,7 +109,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.clip, s.equalize} {
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.clip, s.equalize, s.smooth} {
 		next, err := step(ctx, best)
 		if err != nil {
 			return nil, err
@@ -115,7 +120,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 }
 
 func (s *search) result(c *candidate) *Result {
-	return &Result{Model: c.model, Plan: c.plan, Table: c.table, Notes: c.notes}
+	return &Result{Model: c.model, Plan: c.plan, Table: c.table, Notes: slices.Concat(c.found, c.notes)}
 }
 
 // calibrate makes the plan of c and collects what it wants.
@@ -151,7 +156,7 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 			return err
 		}
 		if len(bad) == 0 {
-			c.model, c.notes = model, append(c.notes, notes...)
+			c.model, c.notes = model, notes
 			return nil
 		}
 		for id, why := range bad {
@@ -250,7 +255,7 @@ func (s *search) measure(ctx context.Context, c *candidate) error {
 			return err
 		}
 	}
-	c.score, c.measured = score.DB(), true
+	c.score = score.DB()
 	return nil
 }
 
@@ -268,7 +273,7 @@ func (s *search) better(ctx context.Context, c, next *candidate, gain float64, n
 	if next.score < c.score+gain {
 		return c, nil
 	}
-	next.notes = append(next.notes, fmt.Sprintf("%s: score %.1f → %.1f dB on calibration samples", note, c.score, next.score))
+	next.found = append(next.found, fmt.Sprintf("%s: score %.1f → %.1f dB on calibration samples", note, c.score, next.score))
 	return next, nil
 }
 
@@ -277,20 +282,59 @@ func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error)
 	if !s.o.Equalize {
 		return c, nil
 	}
-	next := &candidate{base: c.base.Clone(), method: c.method, qdq: c.qdq, notes: keepNotes(c)}
-	count := accuracy.Equalize(next.base, func(v *graph.Value) (lo, hi []float32) {
-		if st := c.table.Values[calibration.ValueKey(v)]; st != nil && st.Channels != nil {
-			return st.Channels.Min, st.Channels.Max
-		}
-		return nil, nil
-	})
+	next := c.variant()
+	next.base = c.base.Clone()
+	count := accuracy.Equalize(next.base, c.bounds)
 	if count == 0 {
 		return c, nil
 	}
 	if err := s.calibrate(ctx, next); err != nil {
 		return nil, err
 	}
-	return s.better(ctx, c, next, freeGain, fmt.Sprintf("equalized the channels of %d values", count))
+	return s.rescaled(ctx, c, next, freeGain, fmt.Sprintf("equalized the channels of %d values", count))
+}
+
+// Parameters of smoothing: α and the least factor by which the expected error
+// of an activation has to fall.
+const (
+	smoothAlpha = 0.65
+	smoothWorth = 2
+)
+
+// smooth tries to even out activations before matrix products.
+func (s *search) smooth(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.Smooth {
+		return c, nil
+	}
+	quantized := quantizedNodes(c.base, c.plan)
+	next := c.variant()
+	next.base = c.base.Clone()
+	count := accuracy.Smooth(next.base, func(n *graph.Node) bool { return quantized[n.ID] }, c.bounds, smoothAlpha, smoothWorth)
+	if count == 0 {
+		return c, nil
+	}
+	if err := s.calibrate(ctx, next); err != nil {
+		return nil, err
+	}
+	return s.rescaled(ctx, c, next, smoothGain, fmt.Sprintf("smoothed the channels of %d values", count))
+}
+
+// rescaled compares c with next, whose activations have other ranges, under
+// every method that the search may choose.
+func (s *search) rescaled(ctx context.Context, c, next *candidate, gain float64, note string) (*candidate, error) {
+	best, err := s.better(ctx, c, next, gain, note)
+	if err != nil || s.o.Method != "" {
+		return best, err
+	}
+	other := next.variant()
+	other.found = slices.Clone(c.found)
+	if other.method = calibration.MSE; next.method == calibration.MSE {
+		other.method = calibration.MinMax
+	}
+	if best == next {
+		gain = freeGain
+	}
+	return s.better(ctx, best, other, gain, fmt.Sprintf("%s, ranges by %s", note, other.method))
 }
 
 // clip tries ranges of least squared error instead of the full ones.
@@ -298,14 +342,22 @@ func (s *search) clip(ctx context.Context, c *candidate) (*candidate, error) {
 	if s.o.Method != "" {
 		return c, nil
 	}
-	next := &candidate{base: c.base, table: c.table, method: calibration.MSE, qdq: c.qdq, notes: keepNotes(c)}
+	next := c.variant()
+	next.method = calibration.MSE
 	return s.better(ctx, c, next, freeGain, "ranges by least squared error")
 }
 
-// keepNotes returns the notes of c that are about its search, for a candidate
-// that builds on it.
-func keepNotes(c *candidate) []string {
-	return slices.DeleteFunc(slices.Clone(c.notes), func(n string) bool { return n == "" })
+// variant returns a candidate like c that has not been built yet.
+func (c *candidate) variant() *candidate {
+	return &candidate{base: c.base, table: c.table, method: c.method, qdq: c.qdq, found: slices.Clone(c.found)}
+}
+
+// bounds gives the range of each channel of an activation.
+func (c *candidate) bounds(v *graph.Value) (lo, hi []float32) {
+	if st := c.table.Values[calibration.ValueKey(v)]; st != nil && st.Channels != nil {
+		return st.Channels.Min, st.Channels.Max
+	}
+	return nil, nil
 }
 
 // islands tries to keep float what feeds a logarithm or root: these turn small
@@ -313,7 +365,7 @@ func keepNotes(c *candidate) []string {
 // ones. Only parts behind which integer kernels still follow are tried, the
 // last of them first.
 func (s *search) islands(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.FloatIslands {
+	if !s.o.FloatIslands || c.score >= poor {
 		return c, nil
 	}
 	tried := 0
@@ -321,7 +373,7 @@ func (s *search) islands(ctx context.Context, c *candidate) (*candidate, error) 
 		if tried++; tried > maxIslands {
 			break
 		}
-		next := &candidate{base: c.base, table: c.table, method: c.method, qdq: c.qdq, notes: keepNotes(c)}
+		next := c.variant()
 		next.qdq.Keep = map[int]string{}
 		for id, why := range c.qdq.Keep {
 			next.qdq.Keep[id] = why
@@ -349,14 +401,7 @@ type cut struct {
 // cuts lists the logarithms and roots of the main graph that quantized anchors
 // feed and that feed quantized anchors, last first, one for each set of nodes.
 func cuts(m *graph.Model, plan *qdq.Plan) []cut {
-	quantized := map[*graph.Node]bool{}
-	i := 0
-	for g := range m.Scopes() {
-		for n := range g.Nodes() {
-			quantized[n] = plan.Nodes[i].Quantized
-			i++
-		}
-	}
+	quantized := quantizedNodes(m, plan)
 	var out []cut
 	seen := map[string]bool{}
 	for n := m.Graph.Last(); n != nil; n = n.Prev() {
@@ -366,17 +411,30 @@ func cuts(m *graph.Model, plan *qdq.Plan) []cut {
 		var nodes []*graph.Node
 		key := ""
 		for _, k := range reach(n, func(v *graph.Node) []*graph.Node { return producers(v) }) {
-			if quantized[k] {
+			if quantized[k.ID] {
 				nodes = append(nodes, k)
 				key += fmt.Sprint(k.ID, " ")
 			}
 		}
-		after := slices.ContainsFunc(reach(n, consumers), func(k *graph.Node) bool { return quantized[k] })
+		after := slices.ContainsFunc(reach(n, consumers), func(k *graph.Node) bool { return quantized[k.ID] })
 		if len(nodes) == 0 || !after || seen[key] {
 			continue
 		}
 		seen[key] = true
 		out = append(out, cut{n, nodes})
+	}
+	return out
+}
+
+// quantizedNodes tells by node ID what the plan quantizes.
+func quantizedNodes(m *graph.Model, plan *qdq.Plan) []bool {
+	out := make([]bool, m.NumNodes())
+	i := 0
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			out[n.ID] = plan.Nodes[i].Quantized
+			i++
+		}
 	}
 	return out
 }

@@ -62,7 +62,7 @@ func (e *env) quantizeCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "eval-data", Usage: "samples to measure the result on instead of held-out ones"},
 			&cli.StringFlag{Name: "plan", Usage: "do what `FILE` says, as written by onnxq plan"},
 			&cli.StringFlag{Name: "table", Usage: "take ranges from `FILE`, as written by onnxq calibrate"},
-			&cli.StringSliceFlag{Name: "algorithm", Usage: "accuracy passes that may be used: none, equalize, bias-correction", DefaultText: "all, where they help"},
+			&cli.StringSliceFlag{Name: "algorithm", Usage: "accuracy passes that may be used: none, equalize, smooth, bias-correction", DefaultText: "all, where they help"},
 			&cli.Float64Flag{Name: "min-sqnr", Usage: "fail unless the worst output has at least `DB` of signal to noise"},
 			&cli.Float64Flag{Name: "min-coverage", Usage: "fail unless this `PERCENT` of multiply-adds runs on 8-bit integers"},
 			&cli.Float64Flag{Name: "max-drop", Usage: "fail if arg-max agreement drops by more than `X`, such as 0.005"},

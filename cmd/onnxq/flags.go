@@ -265,10 +265,10 @@ func parseAlgorithms(values []string) ([]onnxq.Algorithm, error) {
 		for _, name := range strings.Split(v, ",") {
 			switch a := onnxq.Algorithm(name); a {
 			case "none":
-			case onnxq.Equalize, onnxq.BiasCorrection:
+			case onnxq.Equalize, onnxq.Smooth, onnxq.BiasCorrection:
 				out = append(out, a)
 			default:
-				return nil, usagef("--algorithm %q is none of none, equalize, bias-correction", name)
+				return nil, usagef("--algorithm %q is none of none, equalize, smooth, bias-correction", name)
 			}
 		}
 	}
