@@ -220,3 +220,25 @@ func commonGraph(a, b *graph.Graph) *graph.Graph {
 	}
 	return nil
 }
+
+// freeDimensions takes sizes below 1 in declared types for unknown: producers
+// write them for sizes that they do not know.
+func freeDimensions(s *State) error {
+	g := s.Model.Graph
+	for _, list := range [][]*graph.Value{g.Inputs(), g.Outputs(), g.ValueInfo} {
+		for _, v := range list {
+			if v.IsInitializer() || !slices.ContainsFunc(v.Type.Shape, func(d graph.Dim) bool { return d.Known && d.Size < 1 }) {
+				continue
+			}
+			shape := slices.Clone(v.Type.Shape)
+			for i, d := range shape {
+				if d.Known && d.Size < 1 {
+					shape[i] = graph.Dim{Extra: d.Extra}
+				}
+			}
+			v.Type.Shape = shape
+			s.Changes++
+		}
+	}
+	return nil
+}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/tensor"
 )
 
 // inlineLimit bounds the nodes of a model after inlining: calls of calls grow
@@ -212,7 +213,8 @@ func (in *inliner) call(n *graph.Node, f *graph.Function) ([]*graph.Graph, error
 	return c.graphs, nil
 }
 
-// copying is the copy of one function body for one call.
+// copying is the copy of one function body for one call, or of the branch that
+// an If takes.
 type copying struct {
 	caller *graph.Node
 	label  string // of the caller
@@ -220,6 +222,15 @@ type copying struct {
 	g      *graph.Graph
 	values map[*graph.Value]*graph.Value // nil where the call omits an input
 	graphs []*graph.Graph
+	branch bool // values that are not copied are those of the graphs around
+}
+
+// seen returns what stands for v in the copy; nil is an omitted input.
+func (c *copying) seen(v *graph.Value) *graph.Value {
+	if w, ok := c.values[v]; ok || !c.branch {
+		return w
+	}
+	return v
 }
 
 func (c *copying) name(of string) string {
@@ -229,10 +240,11 @@ func (c *copying) name(of string) string {
 	return c.label + "/" + of
 }
 
-// typeOf returns t without symbols, which stand for other sizes in each call.
-func typeOf(t graph.Type) graph.Type {
+// withoutSymbols returns t without symbols, which stand for other sizes in each
+// call.
+func withoutSymbols(t graph.Type) graph.Type {
 	if t.Inner != nil {
-		inner := typeOf(*t.Inner)
+		inner := withoutSymbols(*t.Inner)
 		t.Inner = &inner
 	}
 	if t.Shape != nil {
@@ -247,17 +259,24 @@ func typeOf(t graph.Type) graph.Type {
 	return t
 }
 
+func (c *copying) typeOf(v *graph.Value) graph.Type {
+	if c.branch {
+		return v.Type
+	}
+	return withoutSymbols(v.Type)
+}
+
 func (c *copying) define(v *graph.Value, g *graph.Graph) *graph.Value {
 	if v == nil {
 		return nil
 	}
 	if w, ok := c.values[v]; ok {
 		if w.Type.Kind == graph.KindUnknown {
-			w.Type = typeOf(v.Type)
+			w.Type = c.typeOf(v)
 		}
 		return w
 	}
-	w := g.NewValue(g.Model().UniqueName(c.name(v.Name())), typeOf(v.Type))
+	w := g.NewValue(g.Model().UniqueName(c.name(v.Name())), c.typeOf(v))
 	w.Doc = v.Doc
 	c.values[v] = w
 	return w
@@ -267,7 +286,7 @@ func (c *copying) node(n *graph.Node, g *graph.Graph) (*graph.Node, error) {
 	ins := make([]*graph.Value, n.NumInputs())
 	for i, v := range n.Inputs() {
 		if v != nil {
-			ins[i] = c.values[v]
+			ins[i] = c.seen(v)
 		}
 	}
 	for len(ins) > 0 && ins[len(ins)-1] == nil {
@@ -301,7 +320,7 @@ func (c *copying) node(n *graph.Node, g *graph.Graph) (*graph.Node, error) {
 // copies graphs; nil is an attribute that has neither.
 func (c *copying) attr(a *graph.Attr) (*graph.Attr, error) {
 	b := *a
-	if a.RefName != "" {
+	if a.RefName != "" && !c.branch {
 		value := c.caller.Attr(a.RefName)
 		if value == nil {
 			for _, d := range c.f.AttrDefaults {
@@ -364,7 +383,7 @@ func (c *copying) graph(from *graph.Graph) (*graph.Graph, error) {
 		g.Append(copied)
 	}
 	for _, v := range from.Outputs() {
-		w := c.values[v]
+		w := c.seen(v)
 		if w == nil {
 			return nil, errors.New("a nested graph returns an input that the call omits")
 		}
@@ -376,4 +395,104 @@ func (c *copying) graph(from *graph.Graph) (*graph.Graph, error) {
 		}
 	}
 	return g, nil
+}
+
+// chooseBranches puts the branch that an If with a constant condition takes in
+// its place.
+func chooseBranches(s *State) error {
+	for _, g := range mainGraphs(s.Model) {
+		if err := s.chooseIn(g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *State) chooseIn(g *graph.Graph) error {
+	if !attached(g) {
+		return nil
+	}
+	for n := g.First(); n != nil; {
+		cond := n.Input(0)
+		if !isOp(n, "If") || cond == nil || !cond.IsConst() || cond.Const.DType() != tensor.Bool || cond.Const.Len() != 1 {
+			n = n.Next()
+			continue
+		}
+		name := "else_branch"
+		if cond.Const.Bytes()[0] != 0 {
+			name = "then_branch"
+		}
+		a := n.Attr(name)
+		if a == nil || a.G == nil || len(a.G.Outputs()) != len(n.Outputs()) {
+			return graph.NodeError("choose", n, fmt.Errorf("%s is missing or has another number of outputs", name))
+		}
+		prev := n.Prev()
+		inside, err := putBranch(n, a.G)
+		if err != nil {
+			return graph.NodeError("choose", n, err)
+		}
+		s.Changes++
+		for _, sub := range inside {
+			if err := s.chooseIn(sub); err != nil {
+				return err
+			}
+		}
+		n = g.First()
+		if prev != nil {
+			n = prev.Next()
+		}
+	}
+	return nil
+}
+
+// attached reports whether the nodes around g are still in the model.
+func attached(g *graph.Graph) bool {
+	for ; g.Parent() != nil; g = g.Outer() {
+		if g.Parent().Graph() == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// putBranch replaces an If by the nodes and initializers of a branch, and
+// returns the graphs that these hold.
+func putBranch(n *graph.Node, branch *graph.Graph) ([]*graph.Graph, error) {
+	g := n.Graph()
+	m := g.Model()
+	c := copying{caller: n, label: n.Label(), g: g, values: map[*graph.Value]*graph.Value{}, branch: true}
+	for _, v := range branch.Initializers() {
+		if v.Sparse != nil {
+			return nil, errors.New("a branch holds a sparse initializer")
+		}
+		c.values[v] = g.NewInitializer(c.name(v.Name()), v.Const)
+	}
+	type echo struct{ from, to *graph.Value }
+	var echoes []echo
+	taken := map[*graph.Value]bool{}
+	for i, y := range slices.Clone(n.Outputs()) {
+		if y == nil {
+			continue
+		}
+		n.SetOutput(i, nil)
+		v := branch.Outputs()[i]
+		if v.Graph() != branch || v.DefNode() == nil || taken[v] {
+			echoes = append(echoes, echo{v, y})
+			continue
+		}
+		taken[v] = true
+		c.values[v] = y
+	}
+	for node := range branch.Nodes() {
+		copied, err := c.node(node, g)
+		if err != nil {
+			return nil, err
+		}
+		g.InsertBefore(copied, n)
+	}
+	for _, e := range echoes {
+		g.InsertBefore(g.NewNode(graph.OpKey{Type: "Identity"}, m.UniqueNodeName(c.name("Identity")), []*graph.Value{c.seen(e.from)}, []*graph.Value{e.to}), n)
+	}
+	g.Remove(n)
+	return c.graphs, nil
 }

@@ -23,6 +23,8 @@ type Pass struct {
 	// After lists passes that have to stand before this one.
 	After []string
 	Run   func(*State) error
+
+	untyped bool // runs before inference
 }
 
 // State is a model on its way through the passes.
@@ -59,7 +61,9 @@ type Change struct {
 }
 
 var prepare = []Pass{
-	{Name: "raise-ir", Run: func(s *State) error { s.raiseIR(4); return nil },
+	{Name: "free-dimensions", Run: freeDimensions, untyped: true,
+		Does: "Takes declared sizes of 0 or less for unknown."},
+	{Name: "raise-ir", untyped: true, Run: func(s *State) error { s.raiseIR(4); return nil },
 		Does: "Raises the IR version to 4, from which on initializers need not be inputs; those that had to be are inputs no more."},
 	{Name: "inline-functions", Run: inlineFunctions,
 		Does: "Puts the bodies of local functions in the place of their calls and drops the functions."},
@@ -67,6 +71,8 @@ var prepare = []Pass{
 		Does: "Turns Constant nodes into initializers of the same graph."},
 	{Name: "fold-constants", Run: foldConstants, After: []string{"lift-constants"},
 		Does: "Computes deterministic nodes whose inputs are constant, or whose integer result follows from shapes, unless the result would outgrow the budget. QuantizeLinear and DequantizeLinear are left alone."},
+	{Name: "choose-branches", Run: chooseBranches, After: []string{"fold-constants"},
+		Does: "Puts the branch that an If with a constant condition takes in its place."},
 	{Name: "lift-opset", Run: liftOpset, After: []string{"fold-constants"},
 		Does: "Raises the operator set of the default domain as far as needed, adapting every operator whose definition changed on the way."},
 	{Name: "simplify", Run: simplify, After: []string{"lift-opset"},
@@ -136,7 +142,7 @@ func run(ctx context.Context, m *graph.Model, o Options, list []Pass) ([]Change,
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if stale {
+		if stale && !p.untyped {
 			types, err := ops.Infer(m)
 			if err != nil {
 				return nil, err
@@ -148,7 +154,7 @@ func run(ctx context.Context, m *graph.Model, o Options, list []Pass) ([]Change,
 			return nil, &graph.Error{Stage: "prepare", Pass: p.Name, Err: err}
 		}
 		changes = append(changes, Change{p.Name, s.Changes})
-		stale = s.Changes > 0
+		stale = stale && p.untyped || s.Changes > 0
 		if o.Check {
 			if err := m.Verify(); err != nil {
 				return nil, &graph.Error{Stage: "prepare", Pass: p.Name, Err: err}

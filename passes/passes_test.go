@@ -1,10 +1,14 @@
 package passes
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"math"
 	"testing"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -270,7 +274,8 @@ func TestPasses(t *testing.T) {
 			y := b.op("Reshape", "a", vals{r, b.ints("s0", 0, -1, 1)})
 			u := b.op("Unsqueeze", "u", vals{x, b.ints("ax", 0)})
 			z := b.op("Squeeze", "q", vals{b.op("Unsqueeze", "u2", vals{b.float("x2", 1, 3), b.ints("ax2", 0)}), b.ints("ax3", 1)})
-			b.out(f32, 3, b.op("Neg", "y", vals{y}), u, b.op("Unsqueeze", "w", vals{u, b.ints("ax4", 0)}))
+			b.out(f32, 3, b.op("Neg", "y", vals{y}), u)
+			b.out(f32, 4, b.op("Unsqueeze", "w", vals{u, b.ints("ax4", 0)}))
 			b.out(f32, 2, b.op("Exp", "z", vals{z}))
 		}, "Reshape Reshape Unsqueeze Unsqueeze Squeeze Neg Unsqueeze Exp"},
 		{"neutral elements", 13, 7, func(b *builder) {
@@ -315,6 +320,27 @@ func TestPasses(t *testing.T) {
 			w := b.op("Where", "w", vals{e, b.ints("ones", 1, 1, 1), c})
 			b.out(f32, 3, b.op("Expand", "y", vals{x, w}))
 		}, "Expand"},
+		{"a branch that is always taken", 13, 7, func(b *builder) {
+			x := b.float("x", 2, 1, 3)
+			s := b.op("Gather", "n", vals{b.op("Shape", "s", vals{x}), b.ints("one", 1)})
+			c := b.op("Equal", "e", vals{s, b.ints("1", 1)})
+			other := b.in("other", tensor.Bool)
+			yes := b.body(func(s *builder) {
+				k := s.rand("k", 3)
+				inner := s.body(func(q *builder) { q.out(f32, 3, q.op("Mul", "in1", vals{x, k})) })
+				inner2 := s.body(func(q *builder) { q.out(f32, 3, q.op("Identity", "in2", vals{x})) })
+				y := s.op("If", "p", vals{other}, graphAttr("then_branch", inner), graphAttr("else_branch", inner2))
+				s.g.AddOutput(s.op("Squeeze", "sq", vals{y, s.ints("ax", 1)}))
+				s.g.AddOutput(x)
+			})
+			no := b.body(func(s *builder) {
+				s.g.AddOutput(s.op("Neg", "ne", vals{x}))
+				s.g.AddOutput(x)
+			})
+			y := b.ops("If", []string{"y", "z"}, vals{c}, graphAttr("then_branch", yes), graphAttr("else_branch", no))
+			b.out(f32, 2, b.op("Relu", "r", vals{y[0]}))
+			b.out(f32, 3, b.op("Exp", "r2", vals{y[1]}))
+		}, "If[Mul][Identity] Squeeze Relu Exp"},
 		{"the same twice", 13, 7, func(b *builder) {
 			x := b.float("x", 2, 3)
 			a, c := b.op("Exp", "a", vals{x}), b.op("Exp", "c", vals{x})
@@ -330,5 +356,57 @@ func TestPasses(t *testing.T) {
 				t.Errorf("left with %s\nwant      %s", got, c.want)
 			}
 		})
+	}
+}
+
+// TestFreeDimensions prepares a model whose declared batch size is 0.
+func TestFreeDimensions(t *testing.T) {
+	m := build(7, 13, func(b *builder) {
+		x := b.float("x", 0, 6)
+		s := b.op("Gather", "n", vals{b.op("Shape", "s", vals{x}), b.ints("zero", 0)})
+		b.out(tensor.Float32, 3, b.op("Reshape", "y", vals{x, b.op("Concat", "c", vals{s, b.ints("rest", 2, 3)}, graph.Int("axis", 0))}))
+	})
+	if _, err := Prepare(context.Background(), m, Options{Check: true}); err != nil {
+		t.Fatal(err)
+	}
+	out, err := compute(m, map[string]ops.Data{"x": tensor.New(tensor.Float32, 5, 6)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := out[0].(*tensor.Tensor).String(); got != "float[5,2,3]" {
+		t.Errorf("computes %s", got)
+	}
+}
+
+// TestCleanup removes what nothing reads and stores equal constants once.
+func TestCleanup(t *testing.T) {
+	m := build(7, 13, func(b *builder) {
+		x := b.float("x", 3)
+		y := b.op("Add", "a", vals{x, b.floats("k1", 1, 2, 3)})
+		y = b.op("Mul", "b", vals{y, b.floats("k2", 1, 2, 3)})
+		b.op("Neg", "unused", vals{y})
+		b.floats("unread", 4)
+		same := b.floats("kept", 1, 2, 3)
+		b.out(tensor.Float32, 1, b.op("Sub", "y", vals{y, b.g.NewInitializer("other", tensor.Of([]float32{1, 2, 3}, 1, 3))}), same)
+	})
+	changes, err := Cleanup(context.Background(), m, Options{Check: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, v := range m.Graph.Initializers() {
+		names = append(names, v.Name())
+	}
+	if got := fmt.Sprint(opsOf(m.Graph), names, changes); got != "Add Mul Sub[k1 kept other] [{remove-dead 2} {share-constants 1}]" {
+		t.Errorf("left with %s", got)
+	}
+}
+
+// TestStops honours a context that is done.
+func TestStops(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Prepare(ctx, chain(8), Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
 	}
 }

@@ -63,6 +63,43 @@ func TestLinear(t *testing.T) {
 	}
 }
 
+// star is a model of n nodes that all read one value, most of which do nothing
+// or the same.
+func star(n int) *graph.Model {
+	return build(8, 13, func(b *builder) {
+		x := b.op("Relu", "r", vals{b.float("x", 4)})
+		var all vals
+		for i := range n / 4 {
+			y := b.op("Identity", fmt.Sprint("i", i), vals{x})
+			y = b.op("Exp", fmt.Sprint("e", i), vals{y})
+			y = b.op("LeakyRelu", fmt.Sprint("l", i), vals{y}, graph.Float("alpha", float32(i+1)))
+			k := b.op("Constant", fmt.Sprint("k", i), nil, graph.TensorAttr("value", tensor.Of([]float32{float32(i % 7)}, 1)))
+			all = append(all, b.op("Mul", fmt.Sprint("m", i), vals{y, k}))
+		}
+		b.out(tensor.Float32, 1, b.op("Concat", "y", all, graph.Int("axis", 0)))
+	})
+}
+
+// TestLinearStar does what TestLinear does, where one value has many readers.
+func TestLinearStar(t *testing.T) {
+	var took [2]time.Duration
+	for i, n := range []int{5000, 20000} {
+		took[i] = time.Hour
+		for range 2 {
+			m := star(n)
+			start := time.Now()
+			if _, err := Prepare(context.Background(), m, Options{MinOpset: 21, Check: true}); err != nil {
+				t.Fatal(err)
+			}
+			took[i] = min(took[i], time.Since(start))
+		}
+	}
+	t.Logf("5,000 nodes: %v, 20,000 nodes: %v", took[0], took[1])
+	if took[1] > 10*took[0]+100*time.Millisecond {
+		t.Errorf("4 times the nodes take %v instead of %v", took[1], took[0])
+	}
+}
+
 func BenchmarkPrepare(b *testing.B) {
 	for _, n := range []int{5000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
