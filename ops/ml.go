@@ -583,7 +583,7 @@ func compileLinear(s *Site) (Kernel, error) {
 				for i, a := range v[r*cols:][:cols] {
 					score[t] += a * coef[t*width+i]
 				}
-				if base != nil {
+				if len(base) > 0 {
 					score[t] += base[t]
 				}
 			}

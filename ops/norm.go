@@ -318,7 +318,7 @@ func compileGroupNorm(s *Site) (Kernel, error) {
 		if !single {
 			g = groups
 		}
-		if g <= 0 || int64(ch)%g != 0 {
+		if g <= 0 || g > int64(ch) || int64(ch)%g != 0 {
 			return fmt.Errorf("%d channels do not divide into %d groups", ch, g)
 		}
 		size, params := ch/int(g), ch

@@ -192,6 +192,11 @@ func (s *Spec) Check(n *graph.Node) error {
 			return n.Errorf("check", "input %d (%s) is missing", i, p.Name)
 		}
 	}
+	for i := len(s.In); i < n.NumInputs(); i++ {
+		if p, ok := s.InPort(i); n.Input(i) == nil && !(ok && p.Optional) {
+			return n.Errorf("check", "input %d is omitted, the operator has %d", i, len(s.In))
+		}
+	}
 	if len(n.Outputs()) == 0 && len(s.Out) > 0 {
 		return n.Errorf("check", "no outputs")
 	}
