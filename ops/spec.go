@@ -193,8 +193,8 @@ func (s *Spec) Check(n *graph.Node) error {
 		}
 	}
 	for i := len(s.In); i < n.NumInputs(); i++ {
-		if p, ok := s.InPort(i); n.Input(i) == nil && !(ok && p.Optional) {
-			return n.Errorf("check", "input %d is omitted, the operator has %d", i, len(s.In))
+		if p, ok := s.InPort(i); ok && !p.Optional && n.Input(i) == nil {
+			return n.Errorf("check", "input %d (%s) is missing", i, p.Name)
 		}
 	}
 	if len(n.Outputs()) == 0 && len(s.Out) > 0 {
