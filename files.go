@@ -131,6 +131,7 @@ func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (*ca
 	if err != nil {
 		return nil, err
 	}
+	o.note(q.calib)
 	if out == "" {
 		return t, nil
 	}
@@ -196,6 +197,7 @@ func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, 
 		}
 		o.progress("run", i+1, src.Len())
 	}
+	o.note(src)
 	return src.Len() - len(src.Skipped()), nil
 }
 

@@ -103,6 +103,10 @@ type Options struct {
 	Threads  int   // 0: one per processor
 	MaxBytes int64 // bound on the memory of tensors while running; 0: none
 
+	// Note is called with what the user should know about the samples: files
+	// left out, conversions, bad ones that were skipped. Quantize lists these in
+	// the Result instead.
+	Note func(text string)
 	// Progress is called with the stage and how much of it is done. It may be
 	// called from several goroutines, one at a time.
 	Progress func(stage string, done, total int)
@@ -391,16 +395,29 @@ func QuantizeModel(ctx context.Context, m *graph.Model, o Options) (*graph.Model
 		q.result = m
 	}
 	for _, src := range q.closers {
-		res.Notes = append(res.Notes, src.Notes()...)
-		for _, bad := range src.Skipped() {
-			res.Notes = append(res.Notes, "skipped: "+bad.Error())
-		}
+		res.Notes = append(res.Notes, notes(src)...)
 	}
 	res.Seconds, res.PeakRSS = time.Since(start).Seconds(), peakRSS()
 	if broken := res.check(&o); broken != nil {
 		return q.result, res, broken
 	}
 	return q.result, res, nil
+}
+
+func notes(src *calibration.Source) []string {
+	out := src.Notes()
+	for _, bad := range src.Skipped() {
+		out = append(out, "skipped: "+bad.Error())
+	}
+	return out
+}
+
+func (o *Options) note(src *calibration.Source) {
+	if o.Note != nil {
+		for _, text := range notes(src) {
+			o.Note(text)
+		}
+	}
 }
 
 func (r *Result) check(o *Options) *ContractError {
@@ -435,7 +452,6 @@ type quantization struct {
 	measured string
 	closers  []*calibration.Source
 	passes   []passes.Change
-	notes    []string
 }
 
 func (q *quantization) close() {

@@ -68,7 +68,8 @@ func (e *env) quantizeCommand() *cli.Command {
 			&cli.Float64Flag{Name: "max-drop", Usage: "fail if arg-max agreement drops by more than `X`, such as 0.005"},
 			&cli.BoolFlag{Name: "keep-failed", Usage: "write the model even if a demand is not met"},
 			externalFlag(), inPlaceFlag(),
-		}, planFlags(), methodFlags(), binsFlag(), runFlags(), jsonFlag(), talkFlags()),
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "list every node left float, every pass and every weight"},
+		}, planFlags(), methodFlags(), binsFlag(), runFlags(), jsonFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -241,7 +242,7 @@ func (e *env) calibrateCommand() *cli.Command {
 			&cli.StringFlag{Name: "shard", Usage: "take part `I/N` of the samples, I from 0 to N-1"},
 			&cli.BoolFlag{Name: "resume", Usage: "go on where an earlier run that was stopped left off (it keeps OUT.partial)"},
 			&cli.StringFlag{Name: "plan", Usage: "observe what `FILE` wants, as written by onnxq plan"},
-		}, planFlags(), binsFlag(), runFlags(), talkFlags()),
+		}, planFlags(), binsFlag(), runFlags(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -265,6 +266,7 @@ func (e *env) calibrateCommand() *cli.Command {
 			if out == "-" {
 				out = ""
 			}
+			o.Note = e.note(c)
 			t, err := onnxq.CalibrateFile(c.Context, a[0], out, o)
 			if err != nil {
 				return err
@@ -279,7 +281,7 @@ func (e *env) calibrateCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "merge", Usage: "join the tables of shards", ArgsUsage: "TABLE...",
-				Flags: flagList(outputFlag("the joined table; - is stdout"), talkFlags()),
+				Flags: flagList(outputFlag("the joined table; - is stdout"), quietFlag()),
 				Action: func(c *cli.Context) error {
 					if c.NArg() == 0 {
 						return usagef("calibrate merge: TABLE is missing; see onnxq calibrate merge --help")
@@ -293,7 +295,7 @@ func (e *env) calibrateCommand() *cli.Command {
 			},
 			{
 				Name: "diff", Usage: "which ranges moved, by how much", ArgsUsage: "BEFORE AFTER",
-				Flags: flagList(methodFlags(), jsonFlag(), talkFlags()),
+				Flags: flagList(methodFlags(), jsonFlag(), quietFlag()),
 				Action: func(c *cli.Context) error {
 					a, err := args(c, "BEFORE", "AFTER")
 					if err != nil {
@@ -407,7 +409,7 @@ func parseShard(s string) (shard, shards int, err error) {
 func (e *env) planCommand() *cli.Command {
 	return &cli.Command{
 		Name: "plan", Usage: "say what would be done to each node, and why", ArgsUsage: "MODEL",
-		Flags: flagList(outputFlag("write the plan as JSON, to edit it and hand it back with --plan; - is stdout"), planFlags(), jsonFlag(), talkFlags()),
+		Flags: flagList(outputFlag("write the plan as JSON, to edit it and hand it back with --plan; - is stdout"), planFlags(), jsonFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -462,7 +464,7 @@ func (e *env) planCommand() *cli.Command {
 
 func (e *env) inspectCommand() *cli.Command {
 	return &cli.Command{
-		Name: "inspect", Usage: "what is in a model", ArgsUsage: "MODEL", Flags: flagList(jsonFlag(), talkFlags()),
+		Name: "inspect", Usage: "what is in a model", ArgsUsage: "MODEL", Flags: flagList(jsonFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -492,7 +494,7 @@ func (e *env) prepareCommand() *cli.Command {
 			&cli.IntFlag{Name: "opset", Usage: "operator set to lift to", DefaultText: "what per-channel quantization needs"},
 			&cli.StringFlag{Name: "target", Value: "ort-cpu", Usage: "runtime to prepare for; see onnxq targets"},
 			externalFlag(), inPlaceFlag(),
-		}, jsonFlag(), talkFlags()),
+		}, jsonFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			if c.Bool("list") {
 				if _, err := args(c); err != nil {
@@ -554,7 +556,7 @@ func (e *env) runCommand() *cli.Command {
 		Name: "run", Usage: "run a model on samples and store the outputs", ArgsUsage: "MODEL",
 		Flags: flagList(outputFlag("the folder for the outputs"), []cli.Flag{
 			&cli.StringFlag{Name: "format", Value: "pb", Usage: "pb (DIR/SAMPLE/output_J.pb) or npz (DIR/SAMPLE.npz)"},
-		}, dataFlags(), runFlags(), talkFlags()),
+		}, dataFlags(), runFlags(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -584,6 +586,7 @@ func (e *env) runCommand() *cli.Command {
 				return err
 			}
 			o.Progress = e.progress(c)
+			o.Note = e.note(c)
 			n, err := onnxq.Run(c.Context, m, o, func(name string, outputs []ops.Data) error {
 				return writeOutputs(dir, name, format, m, outputs)
 			})
@@ -667,7 +670,7 @@ func (e *env) demoCommand() *cli.Command {
 
 func (e *env) targetsCommand() *cli.Command {
 	return &cli.Command{
-		Name: "targets", Usage: "list the runtimes to quantize for", Flags: flagList(jsonFlag(), talkFlags()),
+		Name: "targets", Usage: "list the runtimes to quantize for", Flags: flagList(jsonFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			if _, err := args(c); err != nil {
 				return err
@@ -701,7 +704,7 @@ func (e *env) targetsCommand() *cli.Command {
 
 func (e *env) opsCommand() *cli.Command {
 	return &cli.Command{
-		Name: "ops", Usage: "list the operators that are understood", Flags: flagList(jsonFlag(), talkFlags()),
+		Name: "ops", Usage: "list the operators that are understood", Flags: flagList(jsonFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			if _, err := args(c); err != nil {
 				return err

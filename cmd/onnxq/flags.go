@@ -38,12 +38,9 @@ func outputFlag(what string) []cli.Flag {
 	return []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: what}}
 }
 
-// talkFlags are those of every command that prints a table.
-func talkFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing but errors"},
-		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "print every detail"},
-	}
+// quietFlag is that of every command that prints a table.
+func quietFlag() []cli.Flag {
+	return []cli.Flag{&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing but errors"}}
 }
 
 func jsonFlag() []cli.Flag {

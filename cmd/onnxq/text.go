@@ -63,6 +63,15 @@ func (e *env) table(c *cli.Context) io.Writer {
 	return cleanWriter{e.stdout}
 }
 
+// note returns a callback that prints notes above the table.
+func (e *env) note(c *cli.Context) func(string) {
+	w := e.table(c)
+	return func(text string) {
+		e.endProgress()
+		fmt.Fprintf(w, "note: %s\n", text)
+	}
+}
+
 // columns returns a writer that aligns cells ended by tabs.
 func columns(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) }
 
