@@ -10,6 +10,7 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -83,7 +84,18 @@ func TestAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(b.Bytes(), want) {
-		t.Errorf("the exported names changed; if that is meant: go test . -run TestAPI -update\n%s", b.String())
+		t.Error("the exported names changed; if that is meant: go test . -run TestAPI -update")
+		was, is := strings.Split(string(want), "\n"), strings.Split(b.String(), "\n")
+		for _, line := range is {
+			if !slices.Contains(was, line) {
+				t.Logf("new: %s", line)
+			}
+		}
+		for _, line := range was {
+			if !slices.Contains(is, line) {
+				t.Logf("gone: %s", line)
+			}
+		}
 	}
 }
 

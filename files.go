@@ -63,6 +63,9 @@ type CalibrateOptions struct {
 	Resume bool
 }
 
+// unknownMemory is what a machine is taken to have that does not say.
+const unknownMemory = 16 << 30
+
 // checkpointEvery is the time between two writings of a table that is not
 // complete yet.
 const checkpointEvery = 10 * time.Second

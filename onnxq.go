@@ -54,6 +54,9 @@ const (
 	BiasCorrection Algorithm = "bias-correction"
 )
 
+// Algorithms returns the accuracy passes that there are.
+func Algorithms() []Algorithm { return []Algorithm{Equalize, Smooth, BiasCorrection} }
+
 // Options say how a model is quantized. The zero value is the default of every
 // field.
 type Options struct {
@@ -101,7 +104,7 @@ type Options struct {
 	KeepFailed  bool     // write the output even if a demand is not met
 
 	Threads  int   // 0: one per processor
-	MaxBytes int64 // bound on the memory of tensors while running; 0: none
+	MaxBytes int64 // bound on the memory of tensors while running; 0: three quarters of the machine's
 
 	// Note is called with what the user should know about the samples: files
 	// left out, conversions, bad ones that were skipped. Quantize lists these in
@@ -122,6 +125,13 @@ func (o *Options) target() *targets.Target {
 
 func (o *Options) allows(a Algorithm) bool {
 	return o.Algorithms == nil || slices.Contains(o.Algorithms, a)
+}
+
+func (o *Options) maxBytes() int64 {
+	if o.MaxBytes > 0 {
+		return o.MaxBytes
+	}
+	return memory() / 4 * 3
 }
 
 func (o *Options) progress(stage string, done, total int) {
@@ -186,6 +196,9 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 	changes, err := passes.Prepare(ctx, p, passes.Options{MinOpset: need})
 	if err != nil {
 		return nil, nil, err
+	}
+	if got := p.Opset(graph.OnnxDomain); o.Opset > 0 && got > o.Opset {
+		return nil, nil, optionErrorf("the model is of opset %d and is not lowered to %d", got, o.Opset)
 	}
 	return p, changes, o.checkRanges(p)
 }
@@ -469,6 +482,13 @@ func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantizat
 	if q.prepared, q.passes, err = Prepare(ctx, m, o); err != nil {
 		return nil, err
 	}
+	need, how := o.target().PerChannelOpset, "a scale for each channel"
+	if o.PerTensor {
+		need, how = o.target().PerTensorOpset, "quantization"
+	}
+	if got := q.prepared.Opset(graph.OnnxDomain); o.Opset > 0 && got < need {
+		return nil, optionErrorf("%s needs opset %d, not %d", how, need, got)
+	}
 	if err := q.openSources(ctx); err != nil {
 		q.close()
 		return nil, err
@@ -544,7 +564,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
 		Equalize: q.o.allows(Equalize) && q.o.Table == nil, Smooth: q.o.allows(Smooth) && q.o.Table == nil, CorrectBias: q.o.allows(BiasCorrection),
 		FloatIslands: q.o.Mode == Auto,
-		Session:      exec.SessionOptions{Threads: q.o.Threads, MaxBytes: q.o.MaxBytes},
+		Session:      exec.SessionOptions{Threads: q.o.Threads, MaxBytes: q.o.maxBytes()},
 		Progress:     func(n int) { q.o.progress("measure", n, n+1) },
 	}
 	o.Calibrate = func(ctx context.Context, m *graph.Model, watch []quant.Watch) (*calibration.Table, error) {
@@ -669,7 +689,7 @@ func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Opt
 		co.Settings.State = append(co.Settings.State, f.String())
 	}
 	slices.Sort(co.Settings.State)
-	co.State, co.Threads, co.MaxBytes = o.State, o.Threads, o.MaxBytes
+	co.State, co.Threads, co.MaxBytes = o.State, o.Threads, o.maxBytes()
 	co.Progress = func(done, total int) { o.progress("calibrate", done, total) }
 	t, err := calibration.Collect(ctx, prog, src, co)
 	var other *calibration.ResumeError
@@ -734,7 +754,7 @@ func newRunner(m *graph.Model, o Options) (*runner, error) {
 	if err != nil {
 		return nil, &OptionError{err}
 	}
-	return &runner{session: prog.NewSession(exec.SessionOptions{Threads: o.Threads, MaxBytes: o.MaxBytes}), state: state}, nil
+	return &runner{session: prog.NewSession(exec.SessionOptions{Threads: o.Threads, MaxBytes: o.maxBytes()}), state: state}, nil
 }
 
 // run adds the state to the inputs in and runs the model.

@@ -62,7 +62,7 @@ func (e *env) quantizeCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "eval-data", Usage: "samples to measure the result on instead of held-out ones"},
 			&cli.StringFlag{Name: "plan", Usage: "do what `FILE` says, as written by onnxq plan"},
 			&cli.StringFlag{Name: "table", Usage: "take ranges from `FILE`, as written by onnxq calibrate"},
-			&cli.StringSliceFlag{Name: "algorithm", Usage: "accuracy passes that may be used: none, equalize, smooth, bias-correction", DefaultText: "all, where they help"},
+			&cli.StringSliceFlag{Name: "algorithm", Usage: "accuracy passes that may be used, as a list with commas: " + strings.Join(algorithmNames(), ", "), DefaultText: "all, where they help"},
 			&cli.Float64Flag{Name: "min-sqnr", Usage: "fail unless the worst output has at least `DB` of signal to noise"},
 			&cli.Float64Flag{Name: "min-coverage", Usage: "fail unless this `PERCENT` of multiply-adds runs on 8-bit integers"},
 			&cli.Float64Flag{Name: "max-drop", Usage: "fail if arg-max agreement drops by more than `X`, such as 0.005"},
@@ -569,6 +569,9 @@ func (e *env) runCommand() *cli.Command {
 			dir, err := output(c, "the folder of results")
 			if err != nil {
 				return err
+			}
+			if dir == "-" {
+				return usagef("run: the results are files in a folder; give -o its name")
 			}
 			if len(o.Data) == 0 {
 				return usagef("run: say with --data where the samples are; see onnxq run --help")

@@ -121,7 +121,7 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 	}
 	for _, name := range []string{"samples", "threads", "skip-bad-samples", "holdout", "opset", "bins"} {
 		if n := c.Int(name); n < 0 || n == 0 && c.IsSet(name) && (name == "samples" || name == "opset" || name == "bins") {
-			return o, usagef("--%s is %d, which is too little", name, n)
+			return o, usagef("--%s cannot be %d", name, n)
 		}
 	}
 	if o.Bins > calibration.MaxBins {
@@ -255,17 +255,24 @@ func parseState(s string) (calibration.Feedback, bool) {
 	return calibration.Feedback{Input: in, Output: out}, ok && in != "" && out != ""
 }
 
+func algorithmNames() []string {
+	names := []string{"none"}
+	for _, a := range onnxq.Algorithms() {
+		names = append(names, string(a))
+	}
+	return names
+}
+
 // parseAlgorithms reads the comma list of --algorithm.
 func parseAlgorithms(values []string) ([]onnxq.Algorithm, error) {
 	out := []onnxq.Algorithm{}
 	for _, v := range values {
 		for _, name := range strings.Split(v, ",") {
-			switch a := onnxq.Algorithm(name); a {
-			case "none":
-			case onnxq.Equalize, onnxq.Smooth, onnxq.BiasCorrection:
-				out = append(out, a)
-			default:
-				return nil, usagef("--algorithm %q is none of none, equalize, smooth, bias-correction", name)
+			switch {
+			case !slices.Contains(algorithmNames(), name):
+				return nil, usagef("--algorithm %q is none of %s", name, strings.Join(algorithmNames(), ", "))
+			case name != "none":
+				out = append(out, onnxq.Algorithm(name))
 			}
 		}
 	}
@@ -341,7 +348,11 @@ func args(c *cli.Context, names ...string) ([]string, error) {
 	case len(names) == 0:
 		return nil, usagef("%s takes no arguments, but there is %q", name, got[0])
 	}
-	return nil, usagef("%s takes only %s, but there is also %q; see onnxq %[1]s --help", name, strings.Join(names, " and "), got[len(names)])
+	hint := "see onnxq " + name + " --help"
+	if slices.ContainsFunc(c.Command.Flags, func(f cli.Flag) bool { return f.Names()[0] == "data" }) {
+		hint = "samples are given with --data, the result with -o"
+	}
+	return nil, usagef("%s takes only %s, but there is also %q; %s", name, strings.Join(names, " and "), got[len(names)], hint)
 }
 
 // commandName returns the words that chose the command.

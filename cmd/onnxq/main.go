@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -73,7 +74,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	fmt.Fprintf(stderr, "onnxq: %s\n", printable(strings.TrimSpace(err.Error())))
+	text := strings.TrimSpace(err.Error())
+	var glob *qdq.GlobError
+	if errors.As(err, &glob) {
+		text += "; onnxq plan MODEL lists their names"
+	}
+	fmt.Fprintf(stderr, "onnxq: %s\n", printable(text))
 	return exitCode(err)
 }
 
@@ -205,8 +211,14 @@ func flagText(err error) string {
 		}
 		return "flag -" + name + " needs a value"
 	}
+	if m := badValue.FindStringSubmatch(s); m != nil {
+		return fmt.Sprintf("--%s cannot be %s", m[2], m[1])
+	}
 	return s
 }
+
+// badValue is what the parser says of a value that is not of the flag's type.
+var badValue = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?-+([a-z-]+):`)
 
 func setUsageErrors(commands []*cli.Command, parent string) {
 	for _, c := range commands {
@@ -221,8 +233,14 @@ func setUsageErrors(commands []*cli.Command, parent string) {
 
 // reorder moves command names to the front and flags before positional
 // arguments, since the parser stops at the first of these. What follows "--"
-// stays positional.
+// stays positional. "help COMMAND" becomes "COMMAND --help".
 func reorder(app *cli.App, args []string) []string {
+	if len(args) > 1 && args[1] == "help" {
+		args = slices.Delete(slices.Clone(args), 1, 2)
+		if len(args) == 1 || find(app.Commands, args[1]) != nil {
+			args = append(args, "--help")
+		}
+	}
 	if len(args) < 2 || strings.HasPrefix(args[1], "-") {
 		return args
 	}
