@@ -86,7 +86,7 @@ var prepare = []Pass{
 	{Name: "normalize-gemm", Run: normalizeGemm, After: []string{"fuse-matmul-add"},
 		Does: "Gives Gemm a constant bias of rank 1 where it is constant along rows, and folds constant alpha and beta into weight and bias."},
 	{Name: "fuse-pads", Run: fusePads, After: []string{"fold-constants"},
-		Does: "Moves zero padding of spatial axes into the Conv and AveragePool nodes that read it, if nothing else does."},
+		Does: "Moves zero padding of spatial axes into the Conv and AveragePool nodes that read it, if nothing else does and the image is wider than 1."},
 	{Name: "fuse-scales", Run: fuseScales, After: []string{"fold-constants", "remove-identities", "normalize-gemm"},
 		Does: "Multiplies BatchNormalization and constant per-channel Mul, Div, Add and Sub behind a Conv, ConvTranspose or Gemm into its weight and bias, where nothing else reads the value between; and BatchNormalization before a Conv without padding into it."},
 	{Name: "fold-constants-again", Run: foldConstants, After: []string{"fuse-scales", "simplify-reshapes"},

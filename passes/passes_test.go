@@ -165,6 +165,10 @@ func TestPasses(t *testing.T) {
 			b.out(f32, 4, b.op("Conv", "y", vals{y, b.rand("w", 3, 2, 3, 3)}, graph.Ints("pads", 1, 0, 0, 1)),
 				b.op("Conv", "z", vals{y, b.rand("w2", 3, 2, 2, 2)}, graph.String("auto_pad", "VALID")))
 		}, "Conv Conv"},
+		{"pads of a column stay", 13, 7, func(b *builder) {
+			y := b.op("Pad", "p", vals{b.float("x", 1, 2, 9, 1), b.ints("pads", 0, 0, 2, 0, 0, 0, 1, 0)})
+			b.out(f32, 4, b.op("Conv", "y", vals{y, b.rand("w", 3, 2, 4, 1)}))
+		}, "Pad Conv"},
 		{"pads that cannot move", 13, 7, func(b *builder) {
 			x := b.float("x", 1, 2, 5, 6)
 			w := b.rand("w", 3, 2, 2, 2)
