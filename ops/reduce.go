@@ -173,46 +173,34 @@ func (l *layout) columns(c *Call, outputs int, f func(at, out, w int)) error {
 	})
 }
 
-// rows32 reduces rows of float32 into rows of outputs with vectorized loops.
+// rows32 reduces rows of float32 into rows of outputs with vectorized loops,
+// one row after the other: the order of ONNX Runtime, so that differences of
+// large sums agree with it.
 type rows32 struct {
 	op     kernels.BinaryOp           // Add, Min or Max
 	before func(dst, src []float32)   // applied to every row, or nil
 	after  func(acc []float32, n int) // applied to the result, or nil
 }
 
-// partialRows is the number of rows that are added up before their sum is
-// added to the total, which keeps the rounding error of long sums small.
-const partialRows = 32
-
 func (r *rows32) run(c *Call, dst, src []float32, l *layout) error {
 	return l.columns(c, len(dst), func(at, out, w int) {
-		var tmp, part []float32
+		var tmp []float32
 		if r.before != nil {
 			tmp = make([]float32, w)
 		}
-		if r.op == kernels.Add && l.count > partialRows {
-			part = make([]float32, w)
-		}
-		acc, k := dst[out:out+w], 0
+		acc, first := dst[out:out+w], true
 		l.each(at, func(at int) {
 			x := src[at : at+w]
 			if r.before != nil {
 				r.before(tmp, x)
 				x = tmp
 			}
-			switch {
-			case k == 0:
+			if first {
 				copy(acc, x)
-			case part == nil || k < partialRows:
-				kernels.Binary(r.op, acc, acc, x)
-			case k%partialRows == 0:
-				copy(part, x)
-			default:
-				kernels.Binary(r.op, part, part, x)
+				first = false
+				return
 			}
-			if k++; part != nil && k > partialRows && (k%partialRows == 0 || k == l.count) {
-				kernels.Binary(r.op, acc, acc, part)
-			}
+			kernels.Binary(r.op, acc, acc, x)
 		})
 		if r.after != nil {
 			r.after(acc, l.count)
