@@ -103,6 +103,9 @@ type Options struct {
 	MaxDrop     *float64 // relative loss of arg-max agreement
 	KeepFailed  bool     // write the output even if a demand is not met
 
+	// Limits bound what the model file may ask for.
+	Limits onnxfile.Limits
+
 	Threads  int   // 0: one per processor
 	MaxBytes int64 // bound on the memory of tensors while running; 0: three quarters of the machine's
 
@@ -162,8 +165,8 @@ func optionErrorf(format string, args ...any) error {
 
 // Load opens a model file. The model aliases the file, so Close it when done.
 // Operator types and domains with control characters are an error.
-func Load(path string) (*graph.Model, error) {
-	m, err := onnxfile.Open(path)
+func Load(path string, options ...onnxfile.Option) (*graph.Model, error) {
+	m, err := onnxfile.Open(path, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -352,7 +355,7 @@ type WeightSize struct {
 // and out is not written unless KeepFailed is set.
 func Quantize(ctx context.Context, in, out string, o Options) (*Result, error) {
 	start := time.Now()
-	m, err := Load(in)
+	m, err := Load(in, onnxfile.WithLimits(o.Limits))
 	if err != nil {
 		return nil, err
 	}

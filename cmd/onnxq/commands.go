@@ -69,7 +69,7 @@ func (e *env) quantizeCommand() *cli.Command {
 			&cli.BoolFlag{Name: "keep-failed", Usage: "write the model even if a demand is not met"},
 			externalFlag(), inPlaceFlag(),
 			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "list every node left float, every pass and every weight"},
-		}, planFlags(), methodFlags(), binsFlag(), runFlags(), jsonFlag(), quietFlag()),
+		}, planFlags(), methodFlags(), binsFlag(), runFlags(), jsonFlag(), limitFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -106,7 +106,7 @@ func (e *env) quantizeCommand() *cli.Command {
 }
 
 func (e *env) quantizeToStdout(c *cli.Context, in string, o onnxq.Options) (*onnxq.Result, error) {
-	m, err := onnxq.Load(in)
+	m, err := onnxq.Load(in, onnxfile.WithLimits(o.Limits))
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +242,7 @@ func (e *env) calibrateCommand() *cli.Command {
 			&cli.StringFlag{Name: "shard", Usage: "take part `I/N` of the samples, I from 0 to N-1"},
 			&cli.BoolFlag{Name: "resume", Usage: "go on where an earlier run that was stopped left off (it keeps OUT.partial)"},
 			&cli.StringFlag{Name: "plan", Usage: "observe what `FILE` wants, as written by onnxq plan"},
-		}, planFlags(), binsFlag(), runFlags(), quietFlag()),
+		}, planFlags(), binsFlag(), runFlags(), limitFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -409,7 +409,7 @@ func parseShard(s string) (shard, shards int, err error) {
 func (e *env) planCommand() *cli.Command {
 	return &cli.Command{
 		Name: "plan", Usage: "say what would be done to each node, and why", ArgsUsage: "MODEL",
-		Flags: flagList(outputFlag("write the plan as JSON, to edit it and hand it back with --plan; - is stdout"), planFlags(), jsonFlag(), quietFlag()),
+		Flags: flagList(outputFlag("write the plan as JSON, to edit it and hand it back with --plan; - is stdout"), planFlags(), jsonFlag(), limitFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -422,7 +422,7 @@ func (e *env) planCommand() *cli.Command {
 			if c.String("output") == "-" && c.String("json") == "-" {
 				return usagef("plan: -o and --json both want stdout; one of them is enough")
 			}
-			m, err := onnxq.Load(a[0])
+			m, err := onnxq.Load(a[0], onnxfile.WithLimits(o.Limits))
 			if err != nil {
 				return err
 			}
@@ -464,13 +464,17 @@ func (e *env) planCommand() *cli.Command {
 
 func (e *env) inspectCommand() *cli.Command {
 	return &cli.Command{
-		Name: "inspect", Usage: "what is in a model", ArgsUsage: "MODEL", Flags: flagList(jsonFlag(), quietFlag()),
+		Name: "inspect", Usage: "what is in a model", ArgsUsage: "MODEL", Flags: flagList(jsonFlag(), limitFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
 				return err
 			}
-			m, err := onnxq.Load(a[0])
+			o, err := e.options(c)
+			if err != nil {
+				return err
+			}
+			m, err := onnxq.Load(a[0], onnxfile.WithLimits(o.Limits))
 			if err != nil {
 				return err
 			}
@@ -494,7 +498,7 @@ func (e *env) prepareCommand() *cli.Command {
 			&cli.IntFlag{Name: "opset", Usage: "operator set to lift to", DefaultText: "what per-channel quantization needs"},
 			&cli.StringFlag{Name: "target", Value: "ort-cpu", Usage: "runtime to prepare for; see onnxq targets"},
 			externalFlag(), inPlaceFlag(),
-		}, jsonFlag(), quietFlag()),
+		}, jsonFlag(), limitFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			if c.Bool("list") {
 				if _, err := args(c); err != nil {
@@ -539,7 +543,7 @@ func (e *env) prepareCommand() *cli.Command {
 }
 
 func (e *env) prepareToStdout(c *cli.Context, in string, o onnxq.Options) ([]passes.Change, error) {
-	m, err := onnxq.Load(in)
+	m, err := onnxq.Load(in, onnxfile.WithLimits(o.Limits))
 	if err != nil {
 		return nil, err
 	}
@@ -556,7 +560,7 @@ func (e *env) runCommand() *cli.Command {
 		Name: "run", Usage: "run a model on samples and store the outputs", ArgsUsage: "MODEL",
 		Flags: flagList(outputFlag("the folder for the outputs"), []cli.Flag{
 			&cli.StringFlag{Name: "format", Value: "pb", Usage: "pb (DIR/SAMPLE/output_J.pb) or npz (DIR/SAMPLE.npz)"},
-		}, dataFlags(), runFlags(), quietFlag()),
+		}, dataFlags(), runFlags(), limitFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -580,7 +584,7 @@ func (e *env) runCommand() *cli.Command {
 			if format != "pb" && format != "npz" {
 				return usagef("--format %q is none of pb, npz", format)
 			}
-			m, err := onnxq.Load(a[0])
+			m, err := onnxq.Load(a[0], onnxfile.WithLimits(o.Limits))
 			if err != nil {
 				return err
 			}

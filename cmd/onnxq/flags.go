@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -74,6 +76,35 @@ func methodFlags() []cli.Flag {
 	}
 }
 
+func limitFlag() []cli.Flag {
+	return []cli.Flag{&cli.StringSliceFlag{Name: "limit", Usage: "what a model file may ask for, `NAME=N` with one of " + strings.Join(limitNames(), ", ") + "; may be repeated"}}
+}
+
+// limitFields returns the fields of l by name.
+func limitFields(l *onnxfile.Limits) map[string]any {
+	return map[string]any{"depth": &l.Depth, "rank": &l.Rank, "nodes": &l.Nodes, "objects": &l.Objects, "files": &l.Files, "memory": &l.Memory}
+}
+
+func limitNames() []string { return slices.Sorted(maps.Keys(limitFields(&onnxfile.Limits{}))) }
+
+// parseLimit reads NAME=N into l.
+func parseLimit(s string, l *onnxfile.Limits) error {
+	name, text, _ := strings.Cut(s, "=")
+	n, err := parseBytes(text)
+	if err != nil || n < 1 || n > 1<<40 {
+		return usagef("--limit %q is not NAME=N with a positive number", s)
+	}
+	switch f := limitFields(l)[name].(type) {
+	case *int:
+		*f = int(min(n, math.MaxInt32))
+	case *int64:
+		*f = n
+	default:
+		return usagef("--limit %q: the name is none of %s", s, strings.Join(limitNames(), ", "))
+	}
+	return nil
+}
+
 func binsFlag() []cli.Flag {
 	return []cli.Flag{&cli.IntFlag{Name: "bins", Value: calibration.DefaultBins, Usage: "histogram bins on each side of 0"}}
 }
@@ -130,6 +161,11 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 	if r := o.Source.Image; r != "" {
 		if _, err := images.ParseRecipe(r); err != nil {
 			return o, usagef("--image: %v", err)
+		}
+	}
+	for _, s := range c.StringSlice("limit") {
+		if err := parseLimit(s, &o.Limits); err != nil {
+			return o, err
 		}
 	}
 	for _, s := range c.StringSlice("state") {

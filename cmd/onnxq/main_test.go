@@ -230,6 +230,10 @@ func TestMistakes(t *testing.T) {
 		{quantize("--table", "missing.json"), 5, `missing.json: no such file`},
 		{[]string{"calibrate", "merge", "missing.json", "-o", "t.json"}, 5, `missing.json: no such file`},
 
+		{[]string{"inspect", digits, "--limit", "nodes=3"}, 6, `digits/model.onnx: .*nodes=3`},
+		{quantize("--limit", "memory=1kB", "--limit", "nodes=22"), 6, `nodes=22`},
+		{quantize("--limit", "size=3"), 2, `the name is none of depth, files, memory, nodes, objects, rank`},
+		{quantize("--limit", "nodes"), 2, `--limit "nodes" is not NAME=N`},
 		{quantize("--max-memory", "2kB"), 6, `memory limit`},
 
 		{quantize("--min-sqnr", "200"), 7, `output SQNR is [0-9.]+ dB, 200 dB were demanded`},
