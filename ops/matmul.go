@@ -512,7 +512,7 @@ func (g *gemm) operands(c *Call) (m, n, k int, err error) {
 	m, n, k = sa[0], sb[1], sa[1]
 	if t != nil {
 		if s, err := BroadcastDims([]int{m, n}, t.Shape()); err != nil || len(s) != 2 || s[0] != m || s[1] != n {
-			return 0, 0, 0, fmt.Errorf("C is %v for an output of %dx%d", t, m, n)
+			return 0, 0, 0, fmt.Errorf("input C is %v for an output of %dx%d", t, m, n)
 		}
 	}
 	return m, n, k, nil

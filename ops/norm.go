@@ -155,7 +155,7 @@ func inferBatchNorm(c *Inference) error {
 		c.Tensor(i, c.Elem(3), bare(c.Shape(3)))
 	}
 	if shape != nil && len(shape) < 1 {
-		return errors.New("X is a scalar")
+		return errors.New("input X is a scalar")
 	}
 	return nil
 }
@@ -187,7 +187,7 @@ func compileBatchNorm(s *Site) (Kernel, error) {
 func channels(shape []int) (n, ch, inner int, err error) {
 	switch len(shape) {
 	case 0:
-		return 0, 0, 0, errors.New("X is a scalar")
+		return 0, 0, 0, errors.New("input X is a scalar")
 	case 1:
 		return shape[0], 1, 1, nil
 	}

@@ -343,7 +343,7 @@ func (q *intMatMul) end(c *Call, out *tensor.Tensor, n int) (*intEnd, error) {
 	case bias.DType() == tensor.Int32 && q.op == "QGemm":
 		s, err := BroadcastDims(bias.Shape(), out.Shape())
 		if err != nil || len(s) != 2 || s[0] != out.Shape()[0] || s[1] != n {
-			return nil, fmt.Errorf("C is %v for an output %v", bias, out)
+			return nil, fmt.Errorf("input C is %v for an output %v", bias, out)
 		}
 		v := tensor.As[int32](bias)
 		rows, cols := broadcastSteps(bias.Shape())

@@ -746,7 +746,7 @@ var topKSpec = Spec{
 				return err
 			}
 			if k < 0 || k > int64(x.Shape()[axis]) {
-				return fmt.Errorf("K = %d of axis %d of %v", k, axis, x)
+				return fmt.Errorf("input K is %d for axis %d of %v", k, axis, x)
 			}
 			switch carrierOf(x.DType()) {
 			case carryF32:

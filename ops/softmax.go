@@ -71,7 +71,7 @@ func softmaxLines(shape []int, at int64, version int) (lines, error) {
 
 func inferSoftmax(c *Inference) error {
 	shape := c.Shape(0)
-	if at := softmaxAxis(c.Node, c.Opset); shape != nil && len(shape) > 0 && (c.Opset >= 13 || at != int64(len(shape))) {
+	if at := softmaxAxis(c.Node, c.Opset); len(shape) > 0 && (c.Opset >= 13 || at != int64(len(shape))) {
 		if _, err := NormalAxis(at, len(shape)); err != nil {
 			return err
 		}

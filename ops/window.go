@@ -152,12 +152,6 @@ func (g *geometry) inSize() int     { return g.in[0] * g.in[1] * g.in[2] }
 func (g *geometry) outSize() int    { return g.out[0] * g.out[1] * g.out[2] }
 func (g *geometry) kernelSize() int { return g.kernel[0] * g.kernel[1] * g.kernel[2] }
 
-// pointwise reports whether each output element depends on the input element
-// at the same position alone.
-func (g *geometry) pointwise() bool {
-	return g.kernelSize() == 1 && g.in == g.out && g.stride == [3]int{1, 1, 1} && g.begin == [3]int{}
-}
-
 // taps returns the range of kernel positions along axis d that lie inside the
 // input for output position p, and the input position of the first.
 func (g *geometry) taps(d, p int) (lo, hi, pos int) {

@@ -171,7 +171,7 @@ func batchNormalization9(_ *lifter, n *graph.Node) error {
 	spatial := n.Int("spatial", 1) != 0
 	n.RemoveAttr("spatial")
 	x := n.Input(0)
-	if spatial || x.Type.Shape != nil && len(x.Type.Shape) == 2 {
+	if spatial || len(x.Type.Shape) == 2 {
 		return nil
 	}
 	if anyUsed(n, 1) {
