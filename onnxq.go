@@ -871,6 +871,20 @@ func MACs(n *graph.Node) float64 {
 		if len(shape) > 1 {
 			positions = size(shape[:len(shape)-1])
 		}
+	case "LSTM", "GRU", "RNN":
+		// A step multiplies with the weights of input and state.
+		both := w.Const.Len()
+		if r := n.Input(2); r != nil && r.IsConst() {
+			both += r.Const.Len()
+		}
+		time := 0
+		if n.Int("layout", 0) == 1 {
+			time = 1
+		}
+		if x := n.Input(0); x != nil && len(x.Type.Shape) == 3 {
+			positions = size(x.Type.Shape[time : time+1])
+		}
+		return positions * float64(both)
 	default:
 		return 0
 	}

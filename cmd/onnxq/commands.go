@@ -136,7 +136,9 @@ func printResult(w io.Writer, in, out string, r *onnxq.Result, verbose bool) {
 	row("model", "%s → %s", quoted(in), quoted(out))
 	row("mode", "%s for %s", r.Mode, r.Target)
 	row("nodes", "%d quantized of %d", r.Quantized, r.Nodes)
-	row("multiply-adds", "%.1f %% on 8-bit integers", 100*r.Int8MACs)
+	if r.Quantized > 0 {
+		row("multiply-adds", "%.1f %% on 8-bit integers", 100*r.Int8MACs)
+	}
 	if r.BytesIn > 0 {
 		row("file", "%s → %s (%.3f)", human(r.BytesIn), human(r.BytesOut), float64(r.BytesOut)/float64(r.BytesIn))
 	}
@@ -218,6 +220,15 @@ func printReasons(row func(string, string, ...any), r *onnxq.Result, verbose boo
 	}
 }
 
+// shortened returns the end of a long name, which tells nodes apart.
+func shortened(name string) string {
+	const most = 48
+	if r := []rune(name); len(r) > most {
+		return "…" + string(r[len(r)-most+1:])
+	}
+	return name
+}
+
 // sample lists the first nodes by name.
 func sample(nodes []onnxq.FloatNode, most int) string {
 	var names []string
@@ -225,6 +236,9 @@ func sample(nodes []onnxq.FloatNode, most int) string {
 		name := n.Node
 		if n.Scope != graph.MainScope {
 			name = n.Scope + "/" + name
+		}
+		if most < len(nodes) {
+			name = shortened(name)
 		}
 		names = append(names, quoted(name))
 	}
