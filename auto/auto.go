@@ -25,7 +25,7 @@ type Options struct {
 	Target *targets.Target
 	Qdq    qdq.Options
 	// Method is the calibration method; "" lets the search choose between
-	// MinMax and MSE.
+	// MinMax, Percentile and MSE.
 	Method        calibration.Method
 	MethodOptions calibration.MethodOptions
 	// Equalize, Smooth and CorrectBias allow these passes; FloatIslands allows parts of
@@ -109,7 +109,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.clip, s.equalize, s.smooth} {
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.smooth} {
 		next, err := step(ctx, best)
 		if err != nil {
 			return nil, err
@@ -168,7 +168,7 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 // Apply quantizes m as the plan says. The result is nil if the plan quantizes
 // nothing, or if bad lists, by value ID, activations without a usable range.
 func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, method calibration.Method, mo calibration.MethodOptions, correct bool) (result *graph.Model, notes []string, bad map[int]string, err error) {
-	params, bad, err := plan.Resolve(m, ranges(table, method, mo))
+	params, bad, err := plan.Resolve(m, rangesOf(table, method, mo))
 	if err != nil || len(bad) > 0 || plan.Quantized() == 0 {
 		return nil, nil, bad, err
 	}
@@ -185,8 +185,8 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 	return result, notes, nil, err
 }
 
-// ranges gives the method's range of each activation.
-func ranges(table *calibration.Table, method calibration.Method, mo calibration.MethodOptions) qdq.Ranges {
+// rangesOf gives the method's range of each activation.
+func rangesOf(table *calibration.Table, method calibration.Method, mo calibration.MethodOptions) qdq.Ranges {
 	return func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
 		st := table.Values[calibration.ValueKey(v)]
 		if st == nil {
@@ -322,29 +322,41 @@ func (s *search) smooth(ctx context.Context, c *candidate) (*candidate, error) {
 // rescaled compares c with next, whose activations have other ranges, under
 // every method that the search may choose.
 func (s *search) rescaled(ctx context.Context, c, next *candidate, gain float64, note string) (*candidate, error) {
-	best, err := s.better(ctx, c, next, gain, note)
-	if err != nil || s.o.Method != "" {
-		return best, err
+	if err := s.build(ctx, next); err != nil || next.model == nil {
+		return c, err
 	}
-	other := next.variant()
-	other.found = slices.Clone(c.found)
-	if other.method = calibration.MSE; next.method == calibration.MSE {
-		other.method = calibration.MinMax
+	if err := s.measure(ctx, next); err != nil {
+		return nil, err
 	}
-	if best == next {
-		gain = freeGain
+	next, err := s.ranges(ctx, next)
+	if err != nil || next.score < c.score+gain {
+		return c, err
 	}
-	return s.better(ctx, best, other, gain, fmt.Sprintf("%s, ranges by %s", note, other.method))
+	next.found = append(slices.Clone(c.found), fmt.Sprintf("%s, ranges by %s: score %.1f → %.1f dB on calibration samples", note, next.method, c.score, next.score))
+	return next, nil
 }
 
-// clip tries ranges of least squared error instead of the full ones.
-func (s *search) clip(ctx context.Context, c *candidate) (*candidate, error) {
+// methods are what ranges tries.
+var methods = []calibration.Method{calibration.MinMax, calibration.Percentile, calibration.MSE}
+
+// ranges tries other methods for the ranges of activations.
+func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 	if s.o.Method != "" {
 		return c, nil
 	}
-	next := c.variant()
-	next.method = calibration.MSE
-	return s.better(ctx, c, next, freeGain, "ranges by least squared error")
+	best := c
+	for _, m := range methods {
+		if m == c.method {
+			continue
+		}
+		next := c.variant()
+		next.method = m
+		var err error
+		if best, err = s.better(ctx, best, next, freeGain, "ranges by "+string(m)); err != nil {
+			return nil, err
+		}
+	}
+	return best, nil
 }
 
 // variant returns a candidate like c that has not been built yet.

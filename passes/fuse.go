@@ -155,7 +155,7 @@ func fuseScales(s *State) error {
 			for fuseBehind(n) {
 				s.Changes++
 			}
-			if fuseBefore(n) {
+			for fuseBefore(n) {
 				s.Changes++
 			}
 		}
@@ -374,9 +374,10 @@ func batchNorm(n *graph.Node, channels int) *affine {
 	return f
 }
 
-// fuseBefore multiplies the BatchNormalization that makes the input of n, a
-// Conv, into n. With padding that would be wrong at the border, where the
-// normalized value is 0.
+// fuseBefore multiplies the BatchNormalization, or constant Mul, Div, Add or Sub
+// per channel, that makes the input of n, a
+// Conv, into n. A shift before padding would be wrong at the border, where the
+// padded value is 0.
 func fuseBefore(n *graph.Node) bool {
 	if !isOp(n, "Conv") {
 		return false
@@ -386,22 +387,25 @@ func fuseBefore(n *graph.Node) bool {
 	if l == nil || x == nil {
 		return false
 	}
-	bn := x.DefNode()
-	if !isOp(bn, "BatchNormalization") || bn.Graph() != n.Graph() || x.OnlyUse() != n || bn.Input(0) == nil {
-		return false
-	}
-	switch n.String("auto_pad", "NOTSET") {
-	case "NOTSET":
-		if slices.ContainsFunc(n.Ints("pads"), func(p int64) bool { return p != 0 }) {
-			return false
-		}
-	case "VALID":
-	default:
-		return false
-	}
+	prev := x.DefNode()
 	groups := int(n.Int("group", 1))
-	f := batchNorm(bn, l.shape[1]*groups)
-	if f == nil || groups < 1 || l.channels%groups != 0 {
+	if prev == nil || prev.Graph() != n.Graph() || x.OnlyUse() != n || groups < 1 || l.channels%groups != 0 {
+		return false
+	}
+	channels := l.shape[1] * groups
+	var f *affine
+	source := prev.Input(0)
+	if isOp(prev, "BatchNormalization") {
+		f = batchNorm(prev, channels)
+	} else if isOp(prev, "Mul", "Div", "Add", "Sub") {
+		if source == nil || source.IsConst() {
+			source = prev.Input(1)
+		}
+		if source != nil && len(source.Type.Shape) == len(l.shape) {
+			f = affineOf(prev, source, &layer{channels: channels, rank: len(l.shape), axis: 1})
+		}
+	}
+	if f == nil || source == nil || pads(n) && slices.ContainsFunc(f.shift, func(v float64) bool { return v != 0 }) {
 		return false
 	}
 	w, b := make([]float32, len(l.w)), make([]float64, l.channels)
@@ -412,8 +416,8 @@ func fuseBefore(n *graph.Node) bool {
 	for i, x := range l.w {
 		o := l.channel(i)
 		c := o/(l.channels/groups)*l.shape[1] + i/inner%l.shape[1]
-		w[i] = float32(float64(x) * f.scale[c])
-		b[o] += float64(x) * f.shift[c]
+		w[i] = float32(float64(x) * at(f.scale, c))
+		b[o] += float64(x) * at(f.shift, c)
 	}
 	bias := make([]float32, l.channels)
 	for c := range bias {
@@ -425,9 +429,20 @@ func fuseBefore(n *graph.Node) bool {
 	if slices.ContainsFunc(w, notFinite) || slices.ContainsFunc(bias, notFinite) {
 		return false
 	}
-	n.SetInput(0, bn.Input(0))
-	n.Graph().Remove(bn)
+	n.SetInput(0, source)
+	n.Graph().Remove(prev)
 	l.store(w, bias)
+	return true
+}
+
+// pads reports whether a Conv may pad its input.
+func pads(n *graph.Node) bool {
+	switch n.String("auto_pad", "NOTSET") {
+	case "NOTSET":
+		return slices.ContainsFunc(n.Ints("pads"), func(p int64) bool { return p != 0 })
+	case "VALID":
+		return false
+	}
 	return true
 }
 
