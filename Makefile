@@ -30,8 +30,11 @@ cross:
 		echo $$t; CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} go build -o /dev/null ./... || exit 1; \
 		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} go vet ./... || exit 1; done
 
-bench:
+# The kernels by themselves; then, where the models are, the executor beside
+# ONNX Runtime (needs what gates needs).
+bench: build
 	go test -run '^$$' -bench . ./...
+	python3 gates/bench.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared} --int8 bin/int8 --profile
 
 # Assembly, from the generators in kernels/_gen.
 generate:

@@ -179,7 +179,7 @@ func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, 
 	}
 	defer src.Close()
 	src = o.limit(src)
-	r, err := newRunner(m, o)
+	r, err := newRunner(ctx, m, o)
 	if err != nil {
 		return 0, err
 	}

@@ -113,6 +113,9 @@ type Options struct {
 	// left out, conversions, bad ones that were skipped. Quantize lists these in
 	// the Result instead.
 	Note func(text string)
+
+	profile bool // measure operators
+
 	// Progress is called with the stage and how much of it is done. It may be
 	// called from several goroutines, one at a time.
 	Progress func(stage string, done, total int)
@@ -603,7 +606,7 @@ func (q *quantization) spread(ctx context.Context, n int) ([]map[string]ops.Data
 	var r *runner
 	if len(q.o.State) > 0 {
 		var err error
-		if r, err = newRunner(q.prepared, q.o); err != nil {
+		if r, err = newRunner(ctx, q.prepared, q.o); err != nil {
 			return nil, err
 		}
 	}
@@ -677,7 +680,11 @@ func calibrate(ctx context.Context, m *graph.Model, plan *qdq.Plan, src *calibra
 // collect collects what co.Watch says; the rest of co follows from o, but for
 // what concerns the identity of the table and its checkpoints.
 func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Options, co calibration.CollectOptions) (*calibration.Table, error) {
-	prog, err := exec.Compile(m)
+	taps := make([]bool, len(co.Watch))
+	for i, w := range co.Watch {
+		taps[i] = w.Observe
+	}
+	prog, err := exec.Compile(m, exec.Options{Taps: taps})
 	if err != nil {
 		return nil, err
 	}
@@ -704,11 +711,11 @@ func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Opt
 
 // Compare runs the samples through both models and compares the outputs.
 func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, error) {
-	a, err := newRunner(ref, o)
+	a, err := newRunner(ctx, ref, o)
 	if err != nil {
 		return nil, err
 	}
-	b, err := newRunner(got, o)
+	b, err := newRunner(ctx, got, o)
 	if err != nil {
 		return nil, err
 	}
@@ -748,8 +755,19 @@ type runner struct {
 	path    string
 }
 
-func newRunner(m *graph.Model, o Options) (*runner, error) {
-	prog, err := exec.Compile(m)
+// prepared brings m into the form of fewest nodes, and tells whether that went
+// well.
+func prepared(ctx context.Context, m *graph.Model) bool {
+	_, err := passes.Prepare(ctx, m, passes.Options{})
+	return err == nil
+}
+
+func newRunner(ctx context.Context, m *graph.Model, o Options) (*runner, error) {
+	// What cannot be prepared is compiled as it is.
+	if p := m.Clone(); prepared(ctx, p) {
+		m = p
+	}
+	prog, err := exec.Compile(m, exec.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -757,7 +775,7 @@ func newRunner(m *graph.Model, o Options) (*runner, error) {
 	if err != nil {
 		return nil, &OptionError{err}
 	}
-	return &runner{session: prog.NewSession(exec.SessionOptions{Threads: o.Threads, MaxBytes: o.maxBytes()}), state: state}, nil
+	return &runner{session: prog.NewSession(exec.SessionOptions{Threads: o.Threads, MaxBytes: o.maxBytes(), Profile: o.profile}), state: state}, nil
 }
 
 // run adds the state to the inputs in and runs the model.

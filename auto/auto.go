@@ -216,7 +216,7 @@ func means(table *calibration.Table) accuracy.Means {
 
 // reference runs the float model.
 func (s *search) reference(ctx context.Context, m *graph.Model) error {
-	prog, err := exec.Compile(m)
+	prog, err := exec.Compile(m, exec.Options{})
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (s *search) measure(ctx context.Context, c *candidate) error {
 	if s.o.Progress != nil {
 		s.o.Progress(s.runs)
 	}
-	prog, err := exec.Compile(c.model)
+	prog, err := exec.Compile(c.model, exec.Options{})
 	if err != nil {
 		return err
 	}

@@ -137,7 +137,7 @@ func runCase(dir string, c conformanceCase) error {
 	if _, err := ops.Infer(m); err != nil {
 		return err
 	}
-	p, err := Compile(m)
+	p, err := Compile(m, Options{})
 	if err != nil {
 		return err
 	}

@@ -6,12 +6,16 @@
 package exec
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/internal/par"
@@ -59,19 +63,35 @@ type step struct {
 	bodies []*block
 }
 
+// Options of Compile.
+type Options struct {
+	// Taps lists, by Value.ID, the values that runs will tap. Others may be
+	// moved into kernels or computed once and not be reported.
+	Taps []bool
+}
+
 // Compile prepares m to be run. The model must not be changed afterwards. The
 // error names the first node that has no kernel or does not fit its operator.
 //
 // Groups of DequantizeLinear, operator and QuantizeLinear that ONNX Runtime
 // runs on integers run on integers here as well; float values inside of them
 // cannot be tapped.
-func Compile(m *graph.Model) (*Program, error) {
-	main, err := compileGraph(integerForm(m).Graph, nil)
+func Compile(m *graph.Model, o Options) (*Program, error) {
+	c := &compiler{taps: o.Taps}
+	main, err := c.graph(c.fuse(integerForm(m)).Graph, nil)
 	if err != nil {
 		return nil, err
 	}
 	return &Program{model: m, main: main}, nil
 }
+
+// compiler is the state of Compile.
+type compiler struct {
+	taps  []bool
+	fused map[*graph.Node]*ops.Fusion
+}
+
+func (c *compiler) tapped(v *graph.Value) bool { return v.ID < len(c.taps) && c.taps[v.ID] }
 
 // Model returns the model that the program was compiled from.
 func (p *Program) Model() *graph.Model { return p.model }
@@ -113,7 +133,7 @@ func (b *block) resolve(v *graph.Value, outer *block) (int, error) {
 	return s, nil
 }
 
-func compileGraph(g *graph.Graph, outer *block) (*block, error) {
+func (c *compiler) graph(g *graph.Graph, outer *block) (*block, error) {
 	b := &block{graph: g, slotOf: map[*graph.Value]int{}}
 	if outer != nil {
 		importCaptures(b, g, outer)
@@ -122,11 +142,13 @@ func compileGraph(g *graph.Graph, outer *block) (*block, error) {
 		b.inputs = append(b.inputs, b.slot(v))
 	}
 	for n := range g.Nodes() {
-		s, err := b.compileNode(n, outer)
+		s, err := c.node(b, n, outer)
 		if err != nil {
 			return nil, graph.NodeError("compile", n, err)
 		}
-		b.steps = append(b.steps, s)
+		if !c.fold(b, &s) {
+			b.steps = append(b.steps, s)
+		}
 	}
 	for _, v := range g.Outputs() {
 		s, err := b.resolve(v, outer)
@@ -181,7 +203,7 @@ func importCaptures(b *block, g *graph.Graph, outer *block) {
 	walk(g)
 }
 
-func (b *block) compileNode(n *graph.Node, outer *block) (step, error) {
+func (c *compiler) node(b *block, n *graph.Node, outer *block) (step, error) {
 	s := step{node: n}
 	spec := ops.Lookup(n)
 	if spec == nil || spec.Compile == nil {
@@ -190,7 +212,7 @@ func (b *block) compileNode(n *graph.Node, outer *block) (step, error) {
 	if err := spec.Check(n); err != nil {
 		return s, err
 	}
-	site := &ops.Site{Node: n, Opset: n.Opset(), Consts: make([]*tensor.Tensor, n.NumInputs())}
+	site := &ops.Site{Node: n, Opset: n.Opset(), Consts: make([]*tensor.Tensor, n.NumInputs()), Fused: c.fused[n]}
 	for i, v := range n.Inputs() {
 		slot := -1
 		if v != nil {
@@ -205,7 +227,7 @@ func (b *block) compileNode(n *graph.Node, outer *block) (step, error) {
 		s.ins = append(s.ins, slot)
 	}
 	site.Body = func(g *graph.Graph) (ops.Body, error) {
-		body, err := compileGraph(g, b)
+		body, err := c.graph(g, b)
 		if err != nil {
 			return nil, err
 		}
@@ -225,6 +247,46 @@ func (b *block) compileNode(n *graph.Node, outer *block) (step, error) {
 		s.outs, s.wanted = append(s.outs, b.slot(v)), append(s.wanted, true)
 	}
 	return s, nil
+}
+
+// foldBudget bounds the bytes of a constant that Compile computes.
+const foldBudget = 1 << 26
+
+// fold computes a step that reads constants only and makes its outputs
+// constants, unless they are tapped or large. What fails is left to the run.
+func (c *compiler) fold(b *block, s *step) bool {
+	if spec := ops.Lookup(s.node); !spec.Pure || len(s.bodies) > 0 {
+		return false
+	}
+	for _, v := range s.node.Outputs() {
+		if v != nil && c.tapped(v) {
+			return false
+		}
+	}
+	call := &ops.Call{Ctx: context.Background(), Mem: heap{foldBudget}, Outs: make([]ops.Data, len(s.outs)), Wanted: s.wanted}
+	for _, slot := range s.ins {
+		var d ops.Data
+		if slot >= 0 {
+			if d = b.consts[slot]; d == nil {
+				return false
+			}
+		}
+		call.Ins = append(call.Ins, d)
+	}
+	if invoke(s.kernel, call) != nil {
+		return false
+	}
+	for i, slot := range s.outs {
+		if _, ok := call.Outs[i].(*tensor.Tensor); slot >= 0 && !ok {
+			return false
+		}
+	}
+	for i, slot := range s.outs {
+		if slot >= 0 {
+			b.consts[slot] = call.Outs[i]
+		}
+	}
+	return true
 }
 
 // findDeaths computes after which step each slot is dead. Inputs, constants
@@ -270,19 +332,51 @@ type Tap func(v *graph.Value, t *tensor.Tensor) error
 type SessionOptions struct {
 	Threads  int   // threads of a run; 0 means one per processor
 	MaxBytes int64 // bound on the memory of one run's tensors; 0 means none
+	Profile  bool  // measure the time that each operator takes
 }
 
 // Session runs a Program, one run at a time, and keeps its memory between
 // runs.
 type Session struct {
-	prog *Program
-	pool *par.Pool
-	mem  arena
+	prog   *Program
+	pool   *par.Pool
+	mem    arena
+	frames map[*block][]*frame // not in use
+	last   time.Duration       // of the last run
+	times  map[graph.OpKey]*OpTime
+}
+
+// serialRun is the length of a run below which waking the workers costs more
+// than they save.
+const serialRun = 150 * time.Microsecond
+
+// OpTime is the time that the nodes of one operator took.
+type OpTime struct {
+	Op    graph.OpKey
+	Count int           // executions
+	Time  time.Duration // without that of nested graphs
 }
 
 // NewSession returns a session of p.
 func (p *Program) NewSession(o SessionOptions) *Session {
-	return &Session{prog: p, pool: par.New(o.Threads), mem: arena{limit: o.MaxBytes}}
+	s := &Session{prog: p, pool: par.New(o.Threads), mem: arena{limit: o.MaxBytes}, frames: map[*block][]*frame{}, last: serialRun}
+	if o.Profile {
+		s.times = map[graph.OpKey]*OpTime{}
+	}
+	return s
+}
+
+// Profile returns the times of all runs, the longest first; nil unless
+// SessionOptions.Profile is set.
+func (s *Session) Profile() []OpTime {
+	var list []OpTime
+	for _, t := range s.times {
+		list = append(list, *t)
+	}
+	slices.SortFunc(list, func(a, b OpTime) int {
+		return cmp.Or(cmp.Compare(b.Time, a.Time), strings.Compare(a.Op.String(), b.Op.String()))
+	})
+	return list
 }
 
 // Run computes the graph outputs from the feeds, keyed by input name; inputs
@@ -317,8 +411,12 @@ func (s *Session) Run(ctx context.Context, feeds map[string]ops.Data, tap Tap, w
 			}
 		}
 	}
-	s.pool.Begin()
-	defer s.pool.End()
+	start := time.Now()
+	if s.last >= serialRun {
+		s.pool.Begin()
+		defer s.pool.End()
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	s.mem.escaped = s.mem.escaped[:0]
 	r := &run{ctx: ctx, session: s, tap: tap, wanted: wanted}
 	out, err := r.block(b, in, nil)
@@ -327,13 +425,17 @@ func (s *Session) Run(ctx context.Context, feeds map[string]ops.Data, tap Tap, w
 		return nil, err
 	}
 	for i, d := range out {
+		if b.consts[b.outputs[i]] != nil {
+			in = append(in, d)
+		}
 		out[i] = own(d, in)
 	}
 	s.mem.endRun()
+	s.last = time.Since(start)
 	return out, nil
 }
 
-// own returns d, or a copy where it is one of the caller's inputs.
+// own returns d, or a copy where it is one of the given values.
 func own(d ops.Data, in []ops.Data) ops.Data {
 	t, ok := d.(*tensor.Tensor)
 	if !ok || t.Len() == 0 {
@@ -382,6 +484,7 @@ type run struct {
 	session *Session
 	tap     Tap
 	wanted  []bool
+	nested  time.Duration // of the steps of nested graphs, while profiling
 }
 
 func (r *run) report(v *graph.Value, d ops.Data) error {
@@ -400,15 +503,43 @@ type frame struct {
 	block *block
 	data  []ops.Data
 	bufs  []*buffer // the buffer that each slot's tensor lives in, if it is the arena's
+	calls []call    // by step
+}
+
+// frame returns an activation of b.
+func (r *run) frame(b *block) *frame {
+	free := r.session.frames[b]
+	if n := len(free); n > 0 {
+		f := free[n-1]
+		r.session.frames[b] = free[:n-1]
+		f.run = r
+		return f
+	}
+	f := &frame{run: r, block: b, data: slices.Clone(b.consts), bufs: make([]*buffer, len(b.values)), calls: make([]call, len(b.steps))}
+	n := 0
+	for i := range b.steps {
+		n += len(b.steps[i].ins) + len(b.steps[i].outs)
+	}
+	slab := make([]ops.Data, n)
+	cut := func(n int) []ops.Data {
+		s := slab[:n:n]
+		slab = slab[n:]
+		return s
+	}
+	for i := range b.steps {
+		s, m := &b.steps[i], &f.calls[i]
+		m.frame, m.step = f, s
+		m.call = ops.Call{Pool: r.session.pool, Mem: m, Ins: cut(len(s.ins)), Outs: cut(len(s.outs)), Wanted: s.wanted}
+	}
+	return f
 }
 
 // block runs b; outer is the step that holds b in an attribute, or nil.
 func (r *run) block(b *block, in []ops.Data, outer *call) ([]ops.Data, error) {
-	f := &frame{run: r, block: b, data: make([]ops.Data, len(b.values)), bufs: make([]*buffer, len(b.values))}
-	copy(f.data, b.consts)
 	if len(in) != len(b.inputs) {
 		return nil, fmt.Errorf("run: graph %q takes %d inputs, got %d", b.graph.Scope(), len(b.inputs), len(in))
 	}
+	f := r.frame(b)
 	for i, slot := range b.inputs {
 		f.data[slot] = in[i]
 		if err := r.report(b.values[slot], in[i]); err != nil {
@@ -440,6 +571,11 @@ func (r *run) block(b *block, in []ops.Data, outer *call) ([]ops.Data, error) {
 			outer.adopt(buf)
 		}
 	}
+	// A frame of a run that failed is not used again.
+	copy(f.data, b.consts)
+	clear(f.bufs)
+	f.run = nil
+	r.session.frames[b] = append(r.session.frames[b], f)
 	return out, nil
 }
 
@@ -454,21 +590,40 @@ func (m *call) adopt(b *buffer) {
 
 // call is the Memory of one execution of a step.
 type call struct {
+	call    ops.Call
 	frame   *frame
 	step    *step
-	index   int
 	pending []*buffer
 	reused  int // input whose buffer an output took over, or -1
 	scratch []*buffer
 }
 
-func (f *frame) step(i int) (err error) {
-	s := &f.block.steps[i]
-	m := &call{frame: f, step: s, index: i, reused: -1}
-	c := &ops.Call{
-		Ctx: f.run.ctx, Pool: f.run.session.pool, Mem: m,
-		Ins: make([]ops.Data, len(s.ins)), Outs: make([]ops.Data, len(s.outs)), Wanted: s.wanted,
+func (f *frame) step(i int) error {
+	if f.run.session.times == nil {
+		return f.exec(i)
 	}
+	r := f.run
+	outer := r.nested
+	r.nested = 0
+	start := time.Now()
+	err := f.exec(i)
+	d := time.Since(start)
+	op := f.block.steps[i].node.Op
+	t := r.session.times[op]
+	if t == nil {
+		t = &OpTime{Op: op}
+		r.session.times[op] = t
+	}
+	t.Count++
+	t.Time += d - r.nested
+	r.nested = outer + d
+	return err
+}
+
+func (f *frame) exec(i int) error {
+	m := &f.calls[i]
+	s, c := m.step, &m.call
+	c.Ctx, m.reused = f.run.ctx, -1
 	for k, slot := range s.ins {
 		if slot >= 0 {
 			c.Ins[k] = f.data[slot]
@@ -501,12 +656,14 @@ func (f *frame) step(i int) (err error) {
 			arena.release(b)
 		}
 	}
-	for k, slot := range s.outs {
-		if slot < 0 {
-			continue
-		}
-		if err := f.run.report(f.block.values[slot], c.Outs[k]); err != nil {
-			return err
+	if f.run.tap != nil {
+		for k, slot := range s.outs {
+			if slot < 0 {
+				continue
+			}
+			if err := f.run.report(f.block.values[slot], c.Outs[k]); err != nil {
+				return err
+			}
 		}
 	}
 	for _, slot := range s.dies {
@@ -518,14 +675,30 @@ func (f *frame) step(i int) (err error) {
 		}
 		f.data[slot] = nil
 	}
+	clear(c.Ins)
+	clear(c.Outs)
+	clear(m.scratch)
+	clear(m.pending)
+	m.scratch, m.pending = m.scratch[:0], m.pending[:0]
 	return nil
 }
+
+// ErrFault is the error of a kernel that met a memory fault: the file that
+// holds a weight was cut short while the model was in use.
+var ErrFault = errors.New("memory fault: a file of the model was cut short while it was in use")
 
 // invoke runs a kernel and turns a panic, which is a defect of the kernel or
 // a memory fault of a mapped file, into an error.
 func invoke(k ops.Kernel, c *ops.Call) (err error) {
 	defer func() {
-		if r := recover(); r != nil {
+		switch r := recover().(type) {
+		case nil:
+		case interface {
+			runtime.Error
+			Addr() uintptr
+		}:
+			err = ErrFault
+		default:
 			err = &PanicError{Value: r, Stack: debug.Stack()}
 		}
 	}()

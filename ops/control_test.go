@@ -48,7 +48,7 @@ func run(t *testing.T, s sketch, feeds map[string]ops.Data) []ops.Data {
 	if _, err := ops.Infer(s.g.Model()); err != nil {
 		t.Fatal(err)
 	}
-	p, err := exec.Compile(s.g.Model())
+	p, err := exec.Compile(s.g.Model(), exec.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,7 +347,7 @@ func TestLoopMemory(t *testing.T) {
 	if _, err := ops.Infer(s.g.Model()); err != nil {
 		t.Fatal(err)
 	}
-	p, err := exec.Compile(s.g.Model())
+	p, err := exec.Compile(s.g.Model(), exec.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -113,7 +113,7 @@ func compute(m *graph.Model, feed map[string]ops.Data) ([]ops.Data, error) {
 	if _, err := ops.Infer(m); err != nil {
 		return nil, err
 	}
-	p, err := exec.Compile(m)
+	p, err := exec.Compile(m, exec.Options{})
 	if err != nil {
 		return nil, err
 	}

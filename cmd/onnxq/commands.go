@@ -621,6 +621,59 @@ func (e *env) runCommand() *cli.Command {
 	}
 }
 
+func (e *env) benchCommand() *cli.Command {
+	return &cli.Command{
+		Name: "bench", Usage: "measure how long runs of a model take, and which operators take it", ArgsUsage: "MODEL",
+		Flags: flagList([]cli.Flag{
+			&cli.IntFlag{Name: "runs", Usage: "measure `N` runs", DefaultText: "about two seconds of them"},
+		}, dataFlags(), runFlags(), jsonFlag(), talkFlags()),
+		Action: func(c *cli.Context) error {
+			a, err := args(c, "MODEL")
+			if err != nil {
+				return err
+			}
+			o, err := e.options(c)
+			if err != nil {
+				return err
+			}
+			runs := c.Int("runs")
+			if runs < 0 || runs == 0 && c.IsSet("runs") {
+				return usagef("--runs is %d, which is too little", runs)
+			}
+			if len(o.Data) == 0 {
+				o.Data = []string{"random:1"}
+			}
+			m, err := onnxq.Load(a[0])
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			o.Progress = e.progress(c)
+			b, err := onnxq.Bench(c.Context, m, o, runs)
+			if err != nil {
+				return err
+			}
+			e.endProgress()
+			if path := c.String("json"); path != "" {
+				if err := e.writeJSON(path, b); err != nil {
+					return err
+				}
+			}
+			w := e.table(c)
+			fmt.Fprintf(w, "%d runs: median %.3f ms, %.3f to %.3f; peak memory %.1f MB\n", b.Runs, b.MedianMS, b.MinMS, b.MaxMS, float64(b.PeakRSS)/1e6)
+			t := columns(w)
+			fmt.Fprintln(t, "operator\tcalls a run\tms a run\tshare\t")
+			for i, op := range b.Ops {
+				if i >= 20 && !c.Bool("verbose") {
+					break
+				}
+				fmt.Fprintf(t, "%s\t%.4g\t%.3f\t%.1f %%\t\n", op.Op, op.Calls, op.MS, 100*op.Share)
+			}
+			return t.Flush()
+		},
+	}
+}
+
 func writeOutputs(dir, name, format string, m *graph.Model, outputs []ops.Data) error {
 	if format == "npz" {
 		return atomicfile.Write(filepath.Join(dir, name+".npz"), 0o666, func(w io.Writer) error {
