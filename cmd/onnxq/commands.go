@@ -626,7 +626,7 @@ func (e *env) benchCommand() *cli.Command {
 		Name: "bench", Usage: "measure how long runs of a model take, and which operators take it", ArgsUsage: "MODEL",
 		Flags: flagList([]cli.Flag{
 			&cli.IntFlag{Name: "runs", Usage: "measure `N` runs", DefaultText: "about two seconds of them"},
-		}, dataFlags(), runFlags(), jsonFlag(), talkFlags()),
+		}, dataFlags(), runFlags(), jsonFlag(), limitFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -643,7 +643,7 @@ func (e *env) benchCommand() *cli.Command {
 			if len(o.Data) == 0 {
 				o.Data = []string{"random:1"}
 			}
-			m, err := onnxq.Load(a[0])
+			m, err := onnxq.Load(a[0], onnxfile.WithLimits(o.Limits))
 			if err != nil {
 				return err
 			}
@@ -664,7 +664,7 @@ func (e *env) benchCommand() *cli.Command {
 			t := columns(w)
 			fmt.Fprintln(t, "operator\tcalls a run\tms a run\tshare\t")
 			for i, op := range b.Ops {
-				if i >= 20 && !c.Bool("verbose") {
+				if i >= 20 {
 					break
 				}
 				fmt.Fprintf(t, "%s\t%.4g\t%.3f\t%.1f %%\t\n", op.Op, op.Calls, op.MS, 100*op.Share)
