@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/onnxq/onnxq"
 	"github.com/onnxq/onnxq/calibration"
@@ -36,13 +37,21 @@ const (
 	exitContract = 7
 )
 
+// patience is how long work may go on after a signal; what does not end by then
+// waits for input.
+const patience = 900 * time.Millisecond
+
 func main() {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		cancel(stopped{<-signals})
+		stop := stopped{<-signals}
+		cancel(stop)
 		signal.Stop(signals) // a second signal ends the process at once
+		time.Sleep(patience)
+		fmt.Fprintf(os.Stderr, "onnxq: %v\n", stop)
+		os.Exit(exitCode(stop))
 	}()
 	os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
 }

@@ -286,6 +286,7 @@ func TestOrders(t *testing.T) {
 		{[]string{"inspect"}, []string{"digits/model.onnx"}, []string{"--json", "out"}},
 		{[]string{"prepare"}, []string{"digits/model.onnx"}, []string{"-o", "out", "--opset", "17"}},
 		{[]string{"run"}, []string{"digits/model.onnx"}, append(data, "-o", "out", "--format=npz")},
+		{[]string{"bench"}, []string{"digits/model.onnx"}, []string{"--runs", "2", "--threads=1", "--json", "out"}},
 		{[]string{"demo"}, nil, []string{"-o", "out"}},
 		{[]string{"targets"}, nil, []string{"--json", "out"}},
 		{[]string{"ops"}, nil, []string{"--json", "out"}},
@@ -317,6 +318,9 @@ func TestOrders(t *testing.T) {
 				if _, err := os.Stat("out"); err != nil {
 					t.Errorf("%s, %s: %v", strings.Join(c.command, " "), order, err)
 				}
+			}
+			if c.command[0] == "bench" {
+				continue // prints times
 			}
 			got := regexp.MustCompile(`(?m)^time.*$|[0-9.]+ s$`).ReplaceAllString(stdout, "")
 			if want == "" {
@@ -390,10 +394,24 @@ func TestSignals(t *testing.T) {
 		t.Skip("SKIPPED: no such signals on Windows")
 	}
 	workDir(t)
-	for sig, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
-		cmd := exec.Command("onnxq", "calibrate", "text/model.onnx", "-o", "table.out", "--data", "random:20000")
+	for _, c := range []struct {
+		sig  syscall.Signal
+		data string
+		want int
+	}{
+		{syscall.SIGINT, "random:1000000", 130},
+		{syscall.SIGTERM, "random:1000000", 143},
+		{syscall.SIGINT, "-", 130}, // waits for input that does not come
+	} {
+		sig, want := c.sig, c.want
+		cmd := exec.Command("onnxq", "calibrate", "text/model.onnx", "-o", "table.out", "--data", c.data)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stdin.Close()
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -402,7 +420,7 @@ func TestSignals(t *testing.T) {
 		if err := cmd.Process.Signal(sig); err != nil {
 			t.Fatal(err)
 		}
-		err := cmd.Wait()
+		err = cmd.Wait()
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) || exit.ExitCode() != want {
 			t.Errorf("%v: %v, want exit %d; stderr %s", sig, err, want, stderr.String())
