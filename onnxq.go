@@ -596,7 +596,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 
 // measureOn is the number of calibration samples that decisions are measured
 // on.
-const measureOn = 8
+const measureOn = 32
 
 // spread loads n calibration samples, evenly spaced, with the state that the
 // float model has at each.
