@@ -241,7 +241,7 @@ func (o *Options) qdq() qdq.Options {
 		Include: o.Include, Exclude: o.Exclude,
 		Activation: o.Activations, Weight: o.Weights,
 		SymmetricActivations: o.SymmetricActivations, PerTensor: o.PerTensor,
-		Ranges: o.Ranges,
+		Ranges: o.Ranges, HalfWeights: o.Mode == Auto,
 	}
 }
 
@@ -806,6 +806,12 @@ func (r *Result) describe(q *quantization) {
 		}
 		r.Float = append(r.Float, FloatNode{Node: n.Node, Op: n.Op, Scope: n.Scope, Why: n.Why})
 	}
+	half := map[string]bool{}
+	for _, t := range r.Plan.Tensors {
+		if t.Type == "f16" {
+			half[t.Tensor] = true
+		}
+	}
 	var on, all float64
 	i := 0
 	for g := range q.prepared.Scopes() {
@@ -817,7 +823,7 @@ func (r *Result) describe(q *quantization) {
 			if e.Quantized {
 				on += macs
 			}
-			r.weights(n, e)
+			r.weights(n, e, half)
 		}
 	}
 	if all > 0 {
@@ -825,7 +831,7 @@ func (r *Result) describe(q *quantization) {
 	}
 }
 
-func (r *Result) weights(n *graph.Node, e qdq.NodePlan) {
+func (r *Result) weights(n *graph.Node, e qdq.NodePlan, half map[string]bool) {
 	spec := ops.Lookup(n)
 	if spec == nil {
 		return
@@ -842,6 +848,9 @@ func (r *Result) weights(n *graph.Node, e qdq.NodePlan) {
 		}
 		w := WeightSize{Name: v.Name(), Op: n.Op.String(), BytesIn: int64(len(v.Const.Bytes()))}
 		w.BytesOut = w.BytesIn
+		if half[v.Name()] {
+			w.BytesOut /= 2
+		}
 		if e.Quantized {
 			scales := 1
 			if axis := spec.Axis(n, i, v.Const.Rank()); axis >= 0 {

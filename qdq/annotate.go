@@ -29,6 +29,9 @@ type Options struct {
 	Unusable map[int]string
 	// Keep names, by node ID, nodes that stay float, with the reason.
 	Keep map[int]string
+	// HalfWeights stores the weights of nodes that stay float as float16, which
+	// runtimes widen when they load the model.
+	HalfWeights bool
 }
 
 // GlobError says that a glob matches no node.
@@ -454,6 +457,11 @@ func (a *annotator) tensors(p *Plan) {
 	}
 	weight, _ := targets.Type(a.o.Weight)
 	seen := make([]bool, a.m.NumValues())
+	defer func() {
+		if a.o.HalfWeights {
+			a.halves(p, seen)
+		}
+	}()
 	for _, d := range a.order {
 		if !d.on || d.into != nil {
 			continue
@@ -479,6 +487,50 @@ func (a *annotator) tensors(p *Plan) {
 			p.Tensors = append(p.Tensors, e)
 		}
 	}
+}
+
+// Limits of storing weights as float16: the size in bytes from which it is
+// worth a Cast, and the least ratio of signal to rounding noise, 60 dB.
+const (
+	minHalf  = 1024
+	halfSQNR = 1e6
+)
+
+// halves plans float16 for the weights that only nodes read which stay float.
+func (a *annotator) halves(p *Plan, seen []bool) {
+	for _, d := range a.order {
+		spec := ops.Lookup(d.node)
+		if d.on || spec == nil || d.node.Graph().Function() != nil {
+			continue
+		}
+		for i, v := range d.node.Inputs() {
+			port, _ := spec.InPort(i)
+			if v == nil || port.Role != ops.Weight || seen[v.ID] || !v.IsConst() || v.IsOutput() || v.Const.DType() != tensor.Float32 ||
+				v.Const.Rank() < 2 || len(v.Const.Bytes()) < minHalf || !halfFits(v.Const) {
+				continue
+			}
+			if slices.ContainsFunc(v.Uses(), func(u graph.Use) bool { return u.Node == nil || a.byID[u.Node.ID].on }) {
+				continue
+			}
+			seen[v.ID] = true
+			p.Tensors = append(p.Tensors, TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, Type: halfType, Axis: -1})
+		}
+	}
+}
+
+// halfFits reports whether float16 holds t to within rounding.
+func halfFits(t *tensor.Tensor) bool {
+	var signal, noise float64
+	back := quant.FromHalf(quant.Half(t))
+	for i, x := range tensor.As[float32](t) {
+		d := float64(x) - float64(back[i])
+		if d-d != 0 {
+			return false
+		}
+		signal += float64(x) * float64(x)
+		noise += d * d
+	}
+	return noise*halfSQNR <= signal
 }
 
 // groups joins the values that share parameters: those around a Carry, and

@@ -63,12 +63,15 @@ const (
 	Bias       Kind = "bias"
 )
 
+// halfType is the storage type of weights in float16.
+const halfType = "f16"
+
 // TensorPlan is the scheme of one tensor.
 type TensorPlan struct {
 	Scope  string `json:"scope"`
 	Tensor string `json:"tensor"`
 	Kind   Kind   `json:"kind"`
-	Type   string `json:"type"` // storage type, such as "u8"
+	Type   string `json:"type"` // storage type, such as "u8"; "f16" is float16, for weights of nodes that stay float
 	// Symmetric means zero point 0.
 	Symmetric bool `json:"symmetric,omitempty"`
 	// Axis has parameters of its own for each slice; -1 is per tensor.

@@ -94,7 +94,7 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 	params := make([]quant.Params, len(p.Tensors))
 	for i := range p.Tensors {
 		e := &p.Tensors[i]
-		if e.Kind == Bias {
+		if e.Kind == Bias || e.Type == halfType {
 			continue
 		}
 		s, err := e.scheme()

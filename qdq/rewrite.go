@@ -2,6 +2,7 @@ package qdq
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/onnxq/onnxq/graph"
@@ -22,7 +23,9 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 	}
 	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}}
 	for i, v := range b.values {
-		w.params[v.ID] = &params[i]
+		if p.Tensors[i].Type != halfType {
+			w.params[v.ID] = &params[i]
+		}
 	}
 	var nodes []*graph.Node
 	for g := range m.Scopes() {
@@ -41,7 +44,12 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 		}
 	}
 	for i, v := range b.values {
-		if p.Tensors[i].Kind == Activation {
+		switch {
+		case p.Tensors[i].Type == halfType:
+			if err := w.half(v); err != nil {
+				return nil, err
+			}
+		case p.Tensors[i].Kind == Activation:
 			w.activation(v, w.params[v.ID])
 		}
 	}
@@ -242,6 +250,40 @@ func (w *rewriter) constants(n *graph.Node, b biasCodes) error {
 		}
 		codes := v.Graph().NewInitializer(base(v.Name())+"_q", tensor.Of(b.codes))
 		n.SetInput(b.port, w.dequantize(n, v, codes, scale, nil, axis))
+	}
+	return nil
+}
+
+// half stores the weight v as float16, with a Cast before the first reader in
+// each graph.
+func (w *rewriter) half(v *graph.Value) error {
+	if !v.IsConst() || v.Const.DType() != tensor.Float32 {
+		return graph.ValueError("rewrite", v, fmt.Errorf("the plan stores it as float16, but it is no float constant"))
+	}
+	stored := v.Graph().NewInitializer(base(v.Name())+"_f16", quant.Half(v.Const))
+	for _, u := range slices.Clone(v.Uses()) {
+		if u.Node == nil {
+			continue
+		}
+		g := u.Node.Graph()
+		key := dqKey{v, g}
+		if w.dq[key] == nil {
+			out := g.NewValue(w.m.UniqueName(base(v.Name())+"_f32"), graph.TensorType(tensor.Float32, v.Type.Shape))
+			cast := g.NewNode(op("Cast"), "", []*graph.Value{stored}, []*graph.Value{out}, graph.Int("to", int64(tensor.Float32)))
+			g.InsertBefore(cast, firstReader(v, g))
+			w.dq[key] = out
+		}
+		u.Node.SetInput(u.Index, w.dq[key])
+	}
+	return nil
+}
+
+// firstReader returns the first node of g that reads v.
+func firstReader(v *graph.Value, g *graph.Graph) *graph.Node {
+	for n := range g.Nodes() {
+		if slices.Contains(n.Inputs(), v) {
+			return n
+		}
 	}
 	return nil
 }
