@@ -24,7 +24,7 @@ import (
 
 // PrepareFile prepares the model in file in and saves it as out.
 func PrepareFile(ctx context.Context, in, out string, o Options) ([]passes.Change, error) {
-	m, err := Load(in, onnxfile.WithLimits(o.Limits))
+	m, err := o.load(in)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (*ca
 	if len(o.Data) == 0 {
 		return nil, ErrNoData
 	}
-	m, err := Load(in, onnxfile.WithLimits(o.Limits))
+	m, err := o.load(in)
 	if err != nil {
 		return nil, err
 	}

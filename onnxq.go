@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/onnxq/onnxq/auto"
 	"github.com/onnxq/onnxq/calibration"
@@ -30,6 +29,7 @@ import (
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
+	"github.com/onnxq/onnxq/validate"
 )
 
 // Mode is what a quantized model computes with.
@@ -105,9 +105,12 @@ type Options struct {
 
 	// Limits bound what the model file may ask for.
 	Limits onnxfile.Limits
+	// Domains are those of custom operators, which are kept as they are.
+	Domains []string
 
 	Threads  int   // 0: one per processor
-	MaxBytes int64 // bound on the memory of tensors while running; 0: three quarters of the machine's
+	MaxBytes int64 // bound on the memory of tensors while running; 0: as in exec.SessionOptions, and at most three quarters of the machine's
+	MaxSteps int64 // bound on the nodes computed for a sample; 0: exec.DefaultMaxSteps
 
 	// Note is called with what the user should know about the samples: files
 	// left out, conversions, bad ones that were skipped. Quantize lists these in
@@ -133,11 +136,9 @@ func (o *Options) allows(a Algorithm) bool {
 	return o.Algorithms == nil || slices.Contains(o.Algorithms, a)
 }
 
-func (o *Options) maxBytes() int64 {
-	if o.MaxBytes > 0 {
-		return o.MaxBytes
-	}
-	return memory() / 4 * 3
+// session returns how the executor is to run models.
+func (o *Options) session() exec.SessionOptions {
+	return exec.SessionOptions{Threads: o.Threads, MaxBytes: o.MaxBytes, Ceiling: memory() / 4 * 3, MaxSteps: o.MaxSteps}
 }
 
 func (o *Options) progress(stage string, done, total int) {
@@ -167,19 +168,27 @@ func optionErrorf(format string, args ...any) error {
 }
 
 // Load opens a model file. The model aliases the file, so Close it when done.
-// Operator types and domains with control characters are an error.
-func Load(path string, options ...onnxfile.Option) (*graph.Model, error) {
-	m, err := onnxfile.Open(path, options...)
+// A model that ONNX Runtime would not load, as far as package validate can
+// tell, is a *onnxfile.ContentError.
+func Load(path string, opts ...onnxfile.Option) (*graph.Model, error) {
+	return open(path, validate.Options{}, opts...)
+}
+
+func (o *Options) load(path string) (*graph.Model, error) {
+	return open(path, validate.Options{Domains: o.Domains}, onnxfile.WithLimits(o.Limits))
+}
+
+func open(path string, v validate.Options, opts ...onnxfile.Option) (*graph.Model, error) {
+	m, err := onnxfile.Open(path, opts...)
 	if err != nil {
 		return nil, err
 	}
-	for g := range m.Scopes() {
-		for n := range g.Nodes() {
-			if strings.ContainsFunc(n.Op.String(), unicode.IsControl) {
-				m.Close()
-				return nil, &onnxfile.ContentError{Path: path, Err: n.Errorf("load", "the operator's name holds control characters")}
-			}
+	if err := onnxfile.Guard(func() error { return validate.Model(m, v) }); err != nil {
+		m.Close()
+		if errors.Is(err, onnxfile.ErrChanged) {
+			return nil, err
 		}
+		return nil, &onnxfile.ContentError{Path: path, Err: err}
 	}
 	return m, nil
 }
@@ -358,7 +367,7 @@ type WeightSize struct {
 // and out is not written unless KeepFailed is set.
 func Quantize(ctx context.Context, in, out string, o Options) (*Result, error) {
 	start := time.Now()
-	m, err := Load(in, onnxfile.WithLimits(o.Limits))
+	m, err := o.load(in)
 	if err != nil {
 		return nil, err
 	}
@@ -570,7 +579,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
 		Equalize: q.o.allows(Equalize) && q.o.Table == nil, Smooth: q.o.allows(Smooth) && q.o.Table == nil, CorrectBias: q.o.allows(BiasCorrection),
 		FloatIslands: q.o.Mode == Auto,
-		Session:      exec.SessionOptions{Threads: q.o.Threads, MaxBytes: q.o.maxBytes()},
+		Session:      q.o.session(),
 		Progress:     func(n int) { q.o.progress("measure", n, n+1) },
 	}
 	o.Calibrate = func(ctx context.Context, m *graph.Model, watch []quant.Watch) (*calibration.Table, error) {
@@ -699,7 +708,7 @@ func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Opt
 		co.Settings.State = append(co.Settings.State, f.String())
 	}
 	slices.Sort(co.Settings.State)
-	co.State, co.Threads, co.MaxBytes = o.State, o.Threads, o.maxBytes()
+	co.State, co.Session = o.State, o.session()
 	co.Progress = func(done, total int) { o.progress("calibrate", done, total) }
 	t, err := calibration.Collect(ctx, prog, src, co)
 	var other *calibration.ResumeError
@@ -775,7 +784,9 @@ func newRunner(ctx context.Context, m *graph.Model, o Options) (*runner, error) 
 	if err != nil {
 		return nil, &OptionError{err}
 	}
-	return &runner{session: prog.NewSession(exec.SessionOptions{Threads: o.Threads, MaxBytes: o.maxBytes(), Profile: o.profile}), state: state}, nil
+	so := o.session()
+	so.Profile = o.profile
+	return &runner{session: prog.NewSession(so), state: state}, nil
 }
 
 // run adds the state to the inputs in and runs the model.

@@ -40,8 +40,9 @@ type CollectOptions struct {
 	Checkpoint      func(*Table) error
 	CheckpointEvery time.Duration
 
-	Threads  int   // samples that run at the same time; 0: one per processor
-	MaxBytes int64 // bound on the tensors of all runs together; 0: none
+	// Session bounds the runs. Threads is the number of samples that run at
+	// the same time; MaxBytes and Ceiling are for all of these together.
+	Session exec.SessionOptions
 	// Progress is called after each sample, one call at a time.
 	Progress func(done, total int)
 }
@@ -93,7 +94,7 @@ func Collect(ctx context.Context, prog *exec.Program, src *Source, o CollectOpti
 	if err := c.resume(); err != nil {
 		return nil, &ResumeError{err}
 	}
-	workers := max(1, min(par.New(o.Threads).Threads(), len(c.runs)))
+	workers := max(1, min(par.New(o.Session.Threads).Threads(), len(c.runs)))
 	c.values = make([][]*Observer, workers)
 
 	// Samples end with runCtx, which outlasts ctx a little where a checkpoint
@@ -114,7 +115,9 @@ func Collect(ctx context.Context, prog *exec.Program, src *Source, o CollectOpti
 	var wg sync.WaitGroup
 	for w := range workers {
 		c.values[w] = make([]*Observer, len(o.Watch))
-		session := prog.NewSession(exec.SessionOptions{Threads: 1, MaxBytes: o.MaxBytes / int64(workers)})
+		session := prog.NewSession(exec.SessionOptions{
+			Threads: 1, MaxBytes: o.Session.MaxBytes / int64(workers), Ceiling: o.Session.Ceiling / int64(workers), MaxSteps: o.Session.MaxSteps,
+		})
 		wg.Go(func() { c.work(ctx, runCtx, session, w) })
 	}
 	wg.Wait()

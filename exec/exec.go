@@ -33,8 +33,9 @@ var ErrUnsupported = errors.New("operator has no kernel in the embedded executor
 
 // Program is a compiled model. It is immutable and may be shared.
 type Program struct {
-	model *graph.Model
-	main  *block
+	model      *graph.Model
+	main       *block
+	constBytes int64
 }
 
 // block is a compiled graph. Values live in slots; constants and captured
@@ -82,7 +83,7 @@ func Compile(m *graph.Model, o Options) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Program{model: m, main: main}, nil
+	return &Program{model: m, main: main, constBytes: constBytes(m)}, nil
 }
 
 // compiler is the state of Compile.
@@ -330,9 +331,18 @@ type Tap func(v *graph.Value, t *tensor.Tensor) error
 
 // SessionOptions configure a Session.
 type SessionOptions struct {
-	Threads  int   // threads of a run; 0 means one per processor
-	MaxBytes int64 // bound on the memory of one run's tensors; 0 means none
-	Profile  bool  // measure the time that each operator takes
+	Threads int // threads of a run; 0 means one per processor
+	// MaxBytes bounds the memory of one run's tensors; 0 means 256 MiB, or 64
+	// times what the model's constants and the run's inputs take if that is
+	// more.
+	MaxBytes int64
+	// Ceiling bounds MaxBytes where that is 0; 0 means that nothing does.
+	Ceiling int64
+	// MaxSteps bounds the nodes that one run computes, those of a nested graph
+	// each time, and each time that it runs counts as 4 more; 0 means
+	// DefaultMaxSteps.
+	MaxSteps int64
+	Profile  bool // measure the time that each operator takes
 }
 
 // Session runs a Program, one run at a time, and keeps its memory between
@@ -343,6 +353,7 @@ type Session struct {
 	mem    arena
 	frames map[*block][]*frame // not in use
 	last   time.Duration       // of the last run
+	budget SessionOptions
 	times  map[graph.OpKey]*OpTime
 }
 
@@ -359,7 +370,7 @@ type OpTime struct {
 
 // NewSession returns a session of p.
 func (p *Program) NewSession(o SessionOptions) *Session {
-	s := &Session{prog: p, pool: par.New(o.Threads), mem: arena{limit: o.MaxBytes}, frames: map[*block][]*frame{}, last: serialRun}
+	s := &Session{prog: p, pool: par.New(o.Threads), mem: arena{limit: o.MaxBytes}, frames: map[*block][]*frame{}, last: serialRun, budget: o}
 	if o.Profile {
 		s.times = map[graph.OpKey]*OpTime{}
 	}
@@ -418,7 +429,8 @@ func (s *Session) Run(ctx context.Context, feeds map[string]ops.Data, tap Tap, w
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	s.mem.escaped = s.mem.escaped[:0]
-	r := &run{ctx: ctx, session: s, tap: tap, wanted: wanted}
+	s.mem.limit = s.limitFor(in)
+	r := &run{ctx: ctx, session: s, tap: tap, wanted: wanted, steps: s.maxSteps()}
 	out, err := r.block(b, in, nil)
 	if err != nil {
 		s.mem.reset()
@@ -485,6 +497,7 @@ type run struct {
 	tap     Tap
 	wanted  []bool
 	nested  time.Duration // of the steps of nested graphs, while profiling
+	steps   int64         // that are left
 }
 
 func (r *run) report(v *graph.Value, d ops.Data) error {
@@ -536,6 +549,9 @@ func (r *run) frame(b *block) *frame {
 
 // block runs b; outer is the step that holds b in an attribute, or nil.
 func (r *run) block(b *block, in []ops.Data, outer *call) ([]ops.Data, error) {
+	if r.steps -= int64(len(b.steps)) + bodySteps; r.steps < 0 {
+		return nil, fmt.Errorf("%w: %d nodes computed, those in loops each time", ErrSteps, r.session.maxSteps())
+	}
 	if len(in) != len(b.inputs) {
 		return nil, fmt.Errorf("run: graph %q takes %d inputs, got %d", b.graph.Scope(), len(b.inputs), len(in))
 	}

@@ -69,6 +69,9 @@ func inferConv(c *Inference) error {
 	if err != nil {
 		return c.Errorf("%w", err)
 	}
+	if g := c.Node.Int("group", 1); g < 1 {
+		return c.Errorf("group is %d", g)
+	}
 	x, ws := c.Shape(0), c.Shape(1)
 	var channels graph.Dim
 	var kernel graph.Shape
@@ -519,6 +522,9 @@ func inferConvTranspose(c *Inference) error {
 	t, err := newTransposeWindow(c.Node)
 	if err != nil {
 		return c.Errorf("%w", err)
+	}
+	if g := c.Node.Int("group", 1); g < 1 {
+		return c.Errorf("group is %d", g)
 	}
 	x, ws := c.Shape(0), c.Shape(1)
 	if x == nil {

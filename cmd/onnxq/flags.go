@@ -77,24 +77,25 @@ func methodFlags() []cli.Flag {
 }
 
 func limitFlag() []cli.Flag {
-	return []cli.Flag{&cli.StringSliceFlag{Name: "limit", Usage: "what a model file may ask for, `NAME=N` with one of " + strings.Join(limitNames(), ", ") + "; may be repeated"}}
+	return []cli.Flag{&cli.StringSliceFlag{Name: "limit", Usage: "what a model file may ask for, and the nodes that a sample may take (steps), `NAME=N` with one of " + strings.Join(limitNames(), ", ") + "; may be repeated"}}
 }
 
-// limitFields returns the fields of l by name.
-func limitFields(l *onnxfile.Limits) map[string]any {
-	return map[string]any{"depth": &l.Depth, "rank": &l.Rank, "nodes": &l.Nodes, "objects": &l.Objects, "files": &l.Files, "memory": &l.Memory}
+// limitFields returns the limits of o by name.
+func limitFields(o *onnxq.Options) map[string]any {
+	l := &o.Limits
+	return map[string]any{"steps": &o.MaxSteps, "depth": &l.Depth, "rank": &l.Rank, "nodes": &l.Nodes, "objects": &l.Objects, "files": &l.Files, "memory": &l.Memory}
 }
 
-func limitNames() []string { return slices.Sorted(maps.Keys(limitFields(&onnxfile.Limits{}))) }
+func limitNames() []string { return slices.Sorted(maps.Keys(limitFields(&onnxq.Options{}))) }
 
-// parseLimit reads NAME=N into l.
-func parseLimit(s string, l *onnxfile.Limits) error {
+// parseLimit reads NAME=N into o.
+func parseLimit(s string, o *onnxq.Options) error {
 	name, text, _ := strings.Cut(s, "=")
 	n, err := parseBytes(text)
 	if err != nil || n < 1 || n > 1<<40 {
 		return usagef("--limit %q is not NAME=N with a positive number", s)
 	}
-	switch f := limitFields(l)[name].(type) {
+	switch f := limitFields(o)[name].(type) {
 	case *int:
 		*f = int(min(n, math.MaxInt32))
 	case *int64:
@@ -164,7 +165,7 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		}
 	}
 	for _, s := range c.StringSlice("limit") {
-		if err := parseLimit(s, &o.Limits); err != nil {
+		if err := parseLimit(s, &o); err != nil {
 			return o, err
 		}
 	}

@@ -126,7 +126,7 @@ func exitCode(err error) int {
 		return exitContract
 	case errors.As(err, &defect):
 		return exitInternal
-	case errors.Is(err, exec.ErrLimit), errors.As(err, &limit):
+	case errors.Is(err, exec.ErrLimit), errors.Is(err, exec.ErrSteps), errors.As(err, &limit):
 		return exitLimit
 	case errors.As(err, &data), errors.Is(err, onnxq.ErrNoData):
 		return exitData
