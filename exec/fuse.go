@@ -35,6 +35,7 @@ func (c *compiler) fuse(m *graph.Model) *graph.Model {
 			}
 		}
 	}
+	channelsLast(m)
 	return m
 }
 
@@ -146,7 +147,7 @@ func (p *product) take(n *graph.Node) bool {
 			f.Bias = p.bias(other.Const)
 			return f.Bias != nil
 		}
-		if f.Residual == 0 && !other.IsConst() && p.sameShape(y, other) {
+		if f.Residual == 0 && !other.IsConst() && y.Type.Elem == tensor.Float32 && sameShape(y, other) {
 			f.Residual = max(3, p.node.NumInputs())
 			p.node.SetInput(f.Residual, other)
 			return true
@@ -169,20 +170,6 @@ func (p *product) bias(t *tensor.Tensor) []float32 {
 		return nil
 	}
 	return data
-}
-
-// sameShape reports whether the types say that a and b have one shape.
-func (p *product) sameShape(a, b *graph.Value) bool {
-	s, t := a.Type.Shape, b.Type.Shape
-	if s == nil || len(s) != len(t) || b.Type.Elem != tensor.Float32 {
-		return false
-	}
-	for i, d := range s {
-		if e := t[i]; d.Known != e.Known || d.Known && d.Size != e.Size || !d.Known && (d.Sym == "" || d.Sym != e.Sym) {
-			return false
-		}
-	}
-	return true
 }
 
 // clipBounds returns the constant bounds of a Clip.

@@ -25,6 +25,10 @@ func poolSpecs() []Spec {
 			Attrs: with("storage_order"), Infer: inferPool, Compile: compileMaxPool,
 		},
 		{
+			Domain: msDomain, Type: "NhwcMaxPool", Flow: Pass, Pure: true, In: x, Out: y,
+			Attrs: box, Infer: inferNhwcPool, Compile: compileNhwcMaxPool,
+		},
+		{
 			Type: "AveragePool", Flow: Compute, Pure: true, In: x, Out: y,
 			Attrs: with("count_include_pad"), Infer: inferPool, Compile: compileAveragePool,
 		},
@@ -111,6 +115,61 @@ func compileMaxPool(s *Site) (Kernel, error) {
 			return fmt.Errorf("input of type %v", x.DType())
 		}
 	}), nil
+}
+
+func inferNhwcPool(c *Inference) error {
+	w, err := newWindow(c.Node)
+	if err != nil {
+		return c.Errorf("%w", err)
+	}
+	x := c.Shape(0)
+	if x == nil {
+		c.Tensor(0, c.Elem(0), nil)
+		return nil
+	}
+	if len(x) < 3 {
+		return c.Errorf("input of shape %v", x)
+	}
+	channels := bareDim(x[len(x)-1])
+	out, err := w.infer(append(graph.Shape{x[0], channels}, x[1:len(x)-1]...), channels, nil)
+	if err != nil {
+		return c.Errorf("%w", err)
+	}
+	c.Tensor(0, c.Elem(0), append(append(graph.Shape{out[0]}, out[2:]...), out[1]))
+	return nil
+}
+
+// compileNhwcMaxPool finds the maxima of images with one or two spatial axes in
+// the layout N, spatial axes, C, as windows of one along a further axis.
+func compileNhwcMaxPool(s *Site) (Kernel, error) {
+	w, err := newWindow(s.Node)
+	if err != nil {
+		return nil, s.Errorf("%w", err)
+	}
+	return func(c *Call) error {
+		x := c.In(0)
+		if !isByte(x.DType()) || x.Rank() < 3 || x.Rank() > 4 {
+			return fmt.Errorf("input %v", x)
+		}
+		n, channels := x.Shape()[0], x.Shape()[x.Rank()-1]
+		g, err := w.over(x.Shape()[1:x.Rank()-1], nil)
+		if err != nil {
+			return err
+		}
+		y, err := c.Out(0, x.DType(), append(append([]int{n}, g.shape(n, channels)[2:]...), channels)...)
+		if err != nil || y.Len() == 0 {
+			return err
+		}
+		last := *g
+		last.rank = 3
+		for i, a := range []*[3]int{&last.in, &last.out, &last.kernel, &last.stride, &last.dilation, &last.begin, &last.end} {
+			*a = [3]int{a[1], a[2], [...]int{channels, channels, 1, 1, 1, 0, 0}[i]}
+		}
+		if x.DType() == tensor.Int8 {
+			return reduceWindows(c, &last, tensor.As[int8](x), tensor.As[int8](y), n, maxPooling[int8](math.MinInt8))
+		}
+		return reduceWindows(c, &last, x.Bytes(), y.Bytes(), n, maxPooling[uint8](0))
+	}, nil
 }
 
 func maxPool[T float32 | float64 | int8 | uint8](c *Call, w *window, columns bool, lowest T) error {
