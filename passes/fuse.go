@@ -405,17 +405,15 @@ func fuseBefore(n *graph.Node) bool {
 			f = affineOf(prev, source, &layer{channels: channels, rank: len(l.shape), axis: 1})
 		}
 	}
-	if f == nil || source == nil || pads(n) && slices.ContainsFunc(f.shift, func(v float64) bool { return v != 0 }) {
+	if f == nil || source == nil {
 		return false
 	}
-	w, b := make([]float32, len(l.w)), make([]float64, l.channels)
-	inner := 1
-	for _, d := range l.shape[2:] {
-		inner *= d
+	if pads(n) && slices.ContainsFunc(f.shift, func(v float64) bool { return v != 0 }) {
+		return scaleThrough(n, l, prev, source, f, channels)
 	}
+	w, b := make([]float32, len(l.w)), make([]float64, l.channels)
 	for i, x := range l.w {
-		o := l.channel(i)
-		c := o/(l.channels/groups)*l.shape[1] + i/inner%l.shape[1]
+		o, c := l.channel(i), l.inputChannel(i)
 		w[i] = float32(float64(x) * at(f.scale, c))
 		b[o] += float64(x) * at(f.shift, c)
 	}
@@ -433,6 +431,64 @@ func fuseBefore(n *graph.Node) bool {
 	n.Graph().Remove(prev)
 	l.store(w, bias)
 	return true
+}
+
+// scaleThrough handles a·x + b before a Conv n that pads, given as a Mul or Div
+// and the Add or Sub prev behind it: it becomes x + b/a, and a goes into the
+// weight, for which padding makes no difference.
+func scaleThrough(n *graph.Node, l *layer, prev *graph.Node, y *graph.Value, shift *affine, channels int) bool {
+	mul := y.DefNode()
+	if !isOp(prev, "Add", "Sub") || !isOp(mul, "Mul", "Div") || mul.Graph() != n.Graph() || y.OnlyUse() != prev {
+		return false
+	}
+	x := mul.Input(0)
+	if x == nil || x.IsConst() {
+		x = mul.Input(1)
+	}
+	if x == nil || len(x.Type.Shape) != len(l.shape) {
+		return false
+	}
+	f := affineOf(mul, x, &layer{channels: channels, rank: len(l.shape), axis: 1})
+	if f == nil || slices.ContainsFunc(f.scale, func(v float64) bool { return v == 0 || v-v != 0 }) {
+		return false
+	}
+	moved := make([]float32, max(len(f.scale), len(shift.shift)))
+	for c := range moved {
+		moved[c] = float32(at(shift.shift, c) / at(f.scale, c))
+	}
+	shape := []int{}
+	if len(moved) > 1 {
+		shape = make([]int, len(l.shape)-1)
+		for i := range shape {
+			shape[i] = 1
+		}
+		shape[0] = channels
+	}
+	w := make([]float32, len(l.w))
+	for i, v := range l.w {
+		w[i] = float32(float64(v) * at(f.scale, l.inputChannel(i)))
+	}
+	if slices.ContainsFunc(w, notFinite) || slices.ContainsFunc(moved, notFinite) {
+		return false
+	}
+	g := n.Graph()
+	prev.Op.Type = "Add"
+	prev.SetInput(0, x)
+	prev.SetInput(1, g.NewInitializer(prev.Output(0).Name()+"_shift", tensor.Of(moved, shape...)))
+	g.Remove(mul)
+	n.SetInput(1, g.NewInitializer(n.Input(1).Name(), tensor.Of(w, l.shape...)))
+	return true
+}
+
+// inputChannel returns the input channel that weight element i of a Conv
+// multiplies.
+func (l *layer) inputChannel(i int) int {
+	inner := 1
+	for _, d := range l.shape[2:] {
+		inner *= d
+	}
+	groups := int(l.node.Int("group", 1))
+	return l.channel(i)/(l.channels/groups)*l.shape[1] + i/inner%l.shape[1]
 }
 
 // pads reports whether a Conv may pad its input.
