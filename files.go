@@ -29,7 +29,7 @@ func PrepareFile(ctx context.Context, in, out string, o Options) ([]passes.Chang
 		return nil, err
 	}
 	defer m.Close()
-	save := onnxfile.SaveOptions{External: o.External, InPlace: o.InPlace}
+	save := o.saveOptions()
 	if err := onnxfile.CheckDestination(m, out, save); err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func PrepareFile(ctx context.Context, in, out string, o Options) ([]passes.Chang
 	if err != nil {
 		return nil, err
 	}
-	return changes, onnxfile.Save(ctx, p, out, save)
+	return changes, o.save(ctx, p, out)
 }
 
 // PrintPasses lists the passes of Prepare with their constraints.

@@ -372,7 +372,7 @@ func Quantize(ctx context.Context, in, out string, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer m.Close()
-	save := onnxfile.SaveOptions{External: o.External, InPlace: o.InPlace}
+	save := o.saveOptions()
 	if err := onnxfile.CheckDestination(m, out, save); err != nil {
 		return nil, err
 	}
@@ -391,7 +391,7 @@ func Quantize(ctx context.Context, in, out string, o Options) (*Result, error) {
 			res.BytesOut = res.BytesIn
 			err = onnxfile.Copy(ctx, m, out, save)
 		} else {
-			err = onnxfile.Save(ctx, q, out, save)
+			err = o.save(ctx, q, out)
 		}
 		if err != nil {
 			return nil, err

@@ -37,6 +37,9 @@ type SaveOptions struct {
 	// InPlace allows the destination to be the file that the model was
 	// loaded from. Its external data is never written over.
 	InPlace bool
+	// Check, if set, is called with the path of the complete file before it
+	// takes the place of the destination. An error leaves that as it was.
+	Check func(path string) error
 }
 
 const (
@@ -84,9 +87,13 @@ func Save(ctx context.Context, m *graph.Model, path string, opt SaveOptions) err
 			data = "" // not ours to remove
 		}
 	}
-	err = atomicfile.Write(path, 0o666, func(w io.Writer) error {
-		if err := Guard(func() error { return e.run(w, func(e *encoder) { e.model(m) }) }); err != nil {
-			return err
+	err = atomicfile.WriteChecked(path, 0o666, func(w io.Writer) error {
+		return Guard(func() error { return e.run(w, func(e *encoder) { e.model(m) }) })
+	}, func(temp string) error {
+		if opt.Check != nil {
+			if err := opt.Check(temp); err != nil {
+				return err
+			}
 		}
 		return o.unchanged()
 	})

@@ -118,12 +118,22 @@ func (f *File) Close() error {
 // Write replaces the file at path, as Create does, with what write puts out.
 // If write fails its error is returned and the destination is left alone.
 func Write(path string, perm fs.FileMode, write func(w io.Writer) error) error {
+	return WriteChecked(path, perm, write, func(string) error { return nil })
+}
+
+// WriteChecked is Write with a last look at the temporary file, which is
+// complete when check is called with its path. If check fails its error is
+// returned and the destination is left alone.
+func WriteChecked(path string, perm fs.FileMode, write func(w io.Writer) error, check func(temp string) error) error {
 	f, err := Create(path, perm)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	if err := write(f.File); err != nil {
+		return renamed(err, f.Name(), path)
+	}
+	if err := check(f.Name()); err != nil {
 		return renamed(err, f.Name(), path)
 	}
 	return f.Commit()
