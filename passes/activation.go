@@ -21,13 +21,14 @@ func fuseHardSigmoid(s *State) error {
 	return nil
 }
 
-// operandScalar returns the constant float32 scalar, or tensor of one element and
-// no more than one axis, among the two inputs of n, and the other input.
+// operandScalar returns the constant float32 tensor of one element among the two
+// inputs of n, if broadcasting it adds no axis, and the other input.
 func operandScalar(n *graph.Node) (x *graph.Value, c float64, ok bool) {
 	for i := range 2 {
 		v := n.Input(i)
-		if f := constFloats(v); len(f) == 1 && v.Const.Rank() <= 1 && n.Input(1-i) != nil {
-			return n.Input(1 - i), float64(f[0]), true
+		x := n.Input(1 - i)
+		if f := constFloats(v); len(f) == 1 && x != nil && v.Const.Rank() <= max(1, len(x.Type.Shape)) {
+			return x, float64(f[0]), true
 		}
 	}
 	return nil, 0, false
@@ -124,5 +125,74 @@ func hardSigmoid(g *graph.Graph, n *graph.Node) bool {
 		return false
 	}
 	mul.SetInput(0, out)
+	return true
+}
+
+// fuseTanhGate looks for (1 + tanh(s·q)) · ½, the gate of a GELU by tanh as
+// exporters write it out, and for (1 + tanh(s·q)) · (x · ½): the gate is
+// sigmoid(2s·q).
+func fuseTanhGate(s *State) error {
+	for g := range s.editable {
+		for n := range g.Nodes() {
+			if tanhGate(g, n) {
+				s.Changes++
+			}
+		}
+	}
+	return nil
+}
+
+// scaledBy reports whether n, a Mul, multiplies by the constant k, and the
+// other input.
+func scaledBy(n *graph.Node, k float64) (*graph.Value, bool) {
+	if !isOp(n, "Mul") {
+		return nil, false
+	}
+	x, c, ok := operandScalar(n)
+	return x, ok && c == k
+}
+
+func tanhGate(g *graph.Graph, n *graph.Node) bool {
+	if !isOp(n, "Tanh") || n.Input(0) == nil || n.Output(0) == nil || n.Output(0).Type.Elem != tensor.Float32 {
+		return false
+	}
+	arg, add := n.Input(0).DefNode(), n.Output(0).OnlyUse()
+	if !isOp(arg, "Mul") || !isOp(add, "Add") || arg.Graph() != g || add.Graph() != g || n.Input(0).OnlyUse() != n {
+		return false
+	}
+	q, k, ok := operandScalar(arg)
+	t, one, ok2 := operandScalar(add)
+	gate := add.Output(0).OnlyUse()
+	if !ok || !ok2 || t != n.Output(0) || one != 1 || gate == nil || gate.Graph() != g || !isOp(gate, "Mul") {
+		return false
+	}
+	half := gate // the Mul by one half
+	if x, ok := scaledBy(gate, 0.5); !ok || x != add.Output(0) {
+		other := gate.Input(0)
+		if other == add.Output(0) {
+			other = gate.Input(1)
+		}
+		if other == add.Output(0) || other == nil || other.OnlyUse() != gate || other.DefNode() == nil || other.Graph() != g {
+			return false
+		}
+		half = other.DefNode()
+		x, ok := scaledBy(half, 0.5)
+		if !ok || !half.Output(0).ReplaceWith(x) && len(half.Output(0).Uses()) > 0 {
+			return false
+		}
+	}
+	arg.SetInput(0, q)
+	arg.SetInput(1, g.NewInitializer(arg.Output(0).Name()+"_factor", tensor.Scalar(float32(2*k))))
+	n.Op.Type = "Sigmoid"
+	if half == gate {
+		if !gate.Output(0).ReplaceWith(n.Output(0)) {
+			return false
+		}
+		g.Remove(gate)
+	} else {
+		g.Remove(half)
+		add.Output(0).ReplaceUses(n.Output(0))
+	}
+	g.Remove(add)
 	return true
 }

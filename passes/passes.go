@@ -89,6 +89,8 @@ var prepare = []Pass{
 		Does: "Moves zero padding of spatial axes into the Conv and AveragePool nodes that read it, if nothing else does and the image is wider than 1."},
 	{Name: "fuse-hard-sigmoid", Run: fuseHardSigmoid, After: []string{"simplify", "remove-identities"},
 		Does: "Makes Clip(x + c, 0, h) / h a HardSigmoid, and x * Clip(x + c, 0, h) a product with one, where nothing else reads the values between."},
+	{Name: "fuse-tanh-gate", Run: fuseTanhGate, After: []string{"simplify", "remove-identities"},
+		Does: "Makes (1 + tanh(s * q)) / 2, the gate of a GELU written out, a Sigmoid of 2 * s * q, where nothing else reads the values between."},
 	{Name: "fuse-scales", Run: fuseScales, After: []string{"fold-constants", "remove-identities", "normalize-gemm"},
 		Does: "Multiplies BatchNormalization and constant per-channel Mul, Div, Add and Sub behind a Conv, ConvTranspose or Gemm into its weight and bias, where nothing else reads the value between; and the same before a Conv into it, as far as padding leaves that exact."},
 	{Name: "fold-constants-again", Run: foldConstants, After: []string{"fuse-scales", "simplify-reshapes"},
