@@ -299,7 +299,9 @@ func (g *Graph) Outer() *Graph {
 }
 
 // Scope names the graph: "main", "function DOMAIN.NAME", or the scope of the
-// node that holds it followed by that node's label and the attribute.
+// node that holds it followed by that node's label and the attribute. Where
+// another node of that graph has the same label, its first output's name
+// follows the label.
 func (g *Graph) Scope() string {
 	switch {
 	case g.fn != nil:
@@ -307,7 +309,11 @@ func (g *Graph) Scope() string {
 	case g.parent == nil:
 		return MainScope
 	}
-	at := g.parent.Label() + "/" + g.attr
+	label := g.parent.Label()
+	if g.parent.sharesLabel() {
+		label += "#" + g.parent.firstOutput()
+	}
+	at := label + "/" + g.attr
 	if o := g.Outer(); o != nil && o.Scope() != MainScope {
 		return o.Scope() + "/" + at
 	}
@@ -612,12 +618,37 @@ func (n *Node) Label() string {
 	if n.Name != "" {
 		return n.Name
 	}
+	return n.firstOutput()
+}
+
+func (n *Node) firstOutput() string {
 	for _, v := range n.outputs {
 		if v != nil {
 			return v.name
 		}
 	}
 	return n.Op.Type + "#" + strconv.Itoa(n.ID)
+}
+
+// sharesLabel reports whether another node of the graph has the label of n.
+func (n *Node) sharesLabel() bool {
+	if n.graph == nil {
+		return false
+	}
+	label := n.Label()
+	others := n.graph.model.nodeNames[label]
+	if n.Name != "" {
+		others--
+	}
+	if others <= 0 {
+		return false
+	}
+	for k := range n.graph.Nodes() {
+		if k != n && k.Label() == label {
+			return true
+		}
+	}
+	return false
 }
 
 // Opset returns the version of the node's domain that holds where it stands.

@@ -456,19 +456,14 @@ func (a *annotator) tensors(p *Plan) {
 		}
 	}
 	weight, _ := targets.Type(a.o.Weight)
-	seen := make([]bool, a.m.NumValues())
-	defer func() {
-		if a.o.HalfWeights {
-			a.halves(p, seen)
-		}
-	}()
+	listed := map[*graph.Value]int{} // index in p.Tensors
 	for _, d := range a.order {
 		if !d.on || d.into != nil {
 			continue
 		}
 		spec := ops.Lookup(d.node)
 		for i, v := range d.node.Inputs() {
-			if v == nil || !v.IsConst() || seen[v.ID] {
+			if v == nil || !v.IsConst() {
 				continue
 			}
 			port, _ := spec.InPort(i)
@@ -483,9 +478,19 @@ func (a *annotator) tensors(p *Plan) {
 			default:
 				continue
 			}
-			seen[v.ID] = true
+			if k, ok := listed[v]; ok {
+				// Readers that want scales along different axes get one for all.
+				if p.Tensors[k].Axis != e.Axis {
+					p.Tensors[k].Axis = -1
+				}
+				continue
+			}
+			listed[v] = len(p.Tensors)
 			p.Tensors = append(p.Tensors, e)
 		}
+	}
+	if a.o.HalfWeights {
+		a.halves(p, listed)
 	}
 }
 
@@ -497,7 +502,7 @@ const (
 )
 
 // halves plans float16 for the weights that only nodes read which stay float.
-func (a *annotator) halves(p *Plan, seen []bool) {
+func (a *annotator) halves(p *Plan, listed map[*graph.Value]int) {
 	for _, d := range a.order {
 		spec := ops.Lookup(d.node)
 		if d.on || spec == nil || d.node.Graph().Function() != nil {
@@ -505,14 +510,14 @@ func (a *annotator) halves(p *Plan, seen []bool) {
 		}
 		for i, v := range d.node.Inputs() {
 			port, _ := spec.InPort(i)
-			if v == nil || port.Role != ops.Weight || seen[v.ID] || !v.IsConst() || v.IsOutput() || v.Const.DType() != tensor.Float32 ||
+			if _, seen := listed[v]; v == nil || port.Role != ops.Weight || seen || !v.IsConst() || v.IsOutput() || v.Const.DType() != tensor.Float32 ||
 				v.Const.Rank() < 2 || len(v.Const.Bytes()) < minHalf || !halfFits(v.Const) {
 				continue
 			}
 			if slices.ContainsFunc(v.Uses(), func(u graph.Use) bool { return u.Node == nil || a.byID[u.Node.ID].on }) {
 				continue
 			}
-			seen[v.ID] = true
+			listed[v] = len(p.Tensors)
 			p.Tensors = append(p.Tensors, TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, Type: halfType, Axis: -1})
 		}
 	}

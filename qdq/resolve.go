@@ -60,10 +60,10 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 	for i := range p.Tensors {
 		e := &p.Tensors[i]
 		root[i] = i
-		for r := e; r.SameAs != ""; {
+		for r, steps := e, 0; r.SameAs != ""; steps++ {
 			k, ok := at[nameKey{r.Scope, r.SameAs}]
-			if !ok || k == i {
-				return nil, nil, &graph.Error{Stage: "plan", Scope: e.Scope, Value: e.Tensor, Err: fmt.Errorf("same_as names %q, which the plan does not list or which leads back here", r.SameAs)}
+			if !ok || steps > len(p.Tensors) {
+				return nil, nil, &graph.Error{Stage: "plan", Scope: e.Scope, Value: e.Tensor, Err: fmt.Errorf("same_as names %q, which the plan does not list or which leads in a circle", r.SameAs)}
 			}
 			root[i], r = k, &p.Tensors[k]
 		}

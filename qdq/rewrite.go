@@ -30,17 +30,24 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 	var nodes []*graph.Node
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
-			if e := b.nodes[n.ID]; e.Quantized && e.How != Absorbed {
+			e := b.nodes[n.ID]
+			if err := w.check(n, e); err != nil {
+				return nil, graph.NodeError("rewrite", n, err)
+			}
+			if e.Quantized && e.How != Absorbed {
 				nodes = append(nodes, n)
 			}
 		}
 	}
 	// Biases come first: one that would overflow raises the scale of its
-	// weights.
+	// weights, which other biases may depend on. Once all scales are raised,
+	// the second round changes none.
 	biases := make([]biasCodes, len(nodes))
-	for i, n := range nodes {
-		if biases[i], err = w.bias(n); err != nil {
-			return nil, graph.NodeError("rewrite", n, err)
+	for range 2 {
+		for i, n := range nodes {
+			if biases[i], err = w.bias(n); err != nil {
+				return nil, graph.NodeError("rewrite", n, err)
+			}
 		}
 	}
 	for i, v := range b.values {
@@ -110,6 +117,49 @@ func (w *rewriter) computes(n *graph.Node) bool {
 	return e != nil && e.Quantized && (e.How == Integer || e.How == FloatOutput)
 }
 
+// check returns why n cannot become what the plan says, which may have been
+// edited.
+func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
+	if !e.Quantized {
+		return nil
+	}
+	planned := func(i int) bool { return i < n.NumInputs() && n.Input(i) != nil && w.params[n.Input(i).ID] != nil }
+	switch e.How {
+	case Absorbed:
+		if _, _, ok := ClampBounds(n); !ok {
+			return fmt.Errorf("only Relu, and Clip with constant bounds, can be absorbed")
+		}
+		return nil
+	case Lookup:
+		if n.Op != op("Gather") || !planned(0) || !n.Input(0).IsConst() || n.Output(0) == nil {
+			return fmt.Errorf("only a Gather from a planned constant can look up codes")
+		}
+		return nil
+	case Integer, FloatOutput:
+		if n.Op.Domain != graph.OnnxDomain || ops.Lookup(n) == nil || n.Output(0) == nil {
+			return fmt.Errorf("there is no integer kernel for this operator")
+		}
+		act, weight, _ := ports(n)
+		if act < 0 {
+			act = 0
+		}
+		if !planned(act) || n.Input(act).IsConst() || weight > 0 && n.Input(weight).IsConst() && !planned(weight) {
+			return fmt.Errorf("the plan quantizes the node but not its inputs")
+		}
+		if e.How == Integer && w.params[n.Output(0).ID] == nil && !w.absorbed(n.Output(0)) {
+			return fmt.Errorf("the plan quantizes the node but not its output %q", n.Output(0).Name())
+		}
+		return nil
+	}
+	return fmt.Errorf("the plan does not say how the node is quantized: %q is none of %s, %s, %s, %s", e.How, Integer, FloatOutput, Absorbed, Lookup)
+}
+
+// absorbed reports whether v is read by an absorbed activation alone.
+func (w *rewriter) absorbed(v *graph.Value) bool {
+	e := w.plan(v.OnlyUse())
+	return e != nil && e.Quantized && e.How == Absorbed
+}
+
 // activation puts a QuantizeLinear and a DequantizeLinear behind v. If an
 // integer kernel makes v, every reader gets the dequantized value, otherwise
 // only integer kernels do.
@@ -118,8 +168,8 @@ func (w *rewriter) activation(v *graph.Value, p *quant.Params) {
 	def := v.DefNode()
 	made, absorb := false, false
 	if e := w.plan(def); e != nil && e.Quantized {
-		made = e.How == Integer || e.How == Absorbed
-		absorb = e.How == Absorbed && clampImplied(def, p)
+		made = e.How == Integer || e.How == Absorbed && w.computes(def.Input(0).DefNode())
+		absorb = made && e.How == Absorbed && clampImplied(def, p)
 	}
 	src := v
 	if absorb {
