@@ -61,6 +61,10 @@ const (
 // noise of the outputs is more than a tenth of their variance.
 const poor = 10
 
+// maxWork bounds the nodes of all candidates together, so that the search stays
+// cheap on graphs of many thousand nodes.
+const maxWork = 15_000
+
 // maxIslands bounds how many float islands are tried.
 const maxIslands = 4
 
@@ -82,11 +86,12 @@ type search struct {
 	ref   [][]ops.Data
 	names []string
 	runs  int
+	left  int // nodes that may still be tried
 }
 
 // Search quantizes m, a prepared model, in the best way that it finds.
 func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
-	s := &search{o: o}
+	s := &search{o: o, left: maxWork}
 	best := &candidate{base: m, method: o.Method, qdq: o.Qdq}
 	if best.method == "" {
 		best.method = calibration.MinMax
@@ -261,6 +266,9 @@ func (s *search) measure(ctx context.Context, c *candidate) error {
 
 // better builds and measures next and returns it if it beats c by gain dB.
 func (s *search) better(ctx context.Context, c, next *candidate, gain float64, note string) (*candidate, error) {
+	if !s.afford(next) {
+		return c, nil
+	}
 	if err := s.build(ctx, next); err != nil {
 		return nil, err
 	}
@@ -277,6 +285,13 @@ func (s *search) better(ctx context.Context, c, next *candidate, gain float64, n
 	return next, nil
 }
 
+// afford takes the work of trying c from what is left, and reports whether
+// there was enough.
+func (s *search) afford(c *candidate) bool {
+	s.left -= c.base.NumNodes()
+	return s.left >= 0
+}
+
 // equalize tries cross-layer equalization.
 func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error) {
 	if !s.o.Equalize {
@@ -285,11 +300,8 @@ func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error)
 	next := c.variant()
 	next.base = c.base.Clone()
 	count := accuracy.Equalize(next.base, c.bounds)
-	if count == 0 {
+	if count == 0 || !s.afford(next) {
 		return c, nil
-	}
-	if err := s.calibrate(ctx, next); err != nil {
-		return nil, err
 	}
 	return s.rescaled(ctx, c, next, freeGain, fmt.Sprintf("equalized the channels of %d values", count))
 }
@@ -310,11 +322,8 @@ func (s *search) smooth(ctx context.Context, c *candidate) (*candidate, error) {
 	next := c.variant()
 	next.base = c.base.Clone()
 	count := accuracy.Smooth(next.base, func(n *graph.Node) bool { return quantized[n.ID] }, c.bounds, smoothAlpha, smoothWorth)
-	if count == 0 {
+	if count == 0 || !s.afford(next) {
 		return c, nil
-	}
-	if err := s.calibrate(ctx, next); err != nil {
-		return nil, err
 	}
 	return s.rescaled(ctx, c, next, smoothGain, fmt.Sprintf("smoothed the channels of %d values", count))
 }
@@ -322,6 +331,9 @@ func (s *search) smooth(ctx context.Context, c *candidate) (*candidate, error) {
 // rescaled compares c with next, whose activations have other ranges, under
 // every method that the search may choose.
 func (s *search) rescaled(ctx context.Context, c, next *candidate, gain float64, note string) (*candidate, error) {
+	if err := s.calibrate(ctx, next); err != nil {
+		return nil, err
+	}
 	if err := s.build(ctx, next); err != nil || next.model == nil {
 		return c, err
 	}
