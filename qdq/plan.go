@@ -15,6 +15,7 @@ import (
 	"io"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/tensor"
 )
 
 // PlanVersion is the version of the JSON form of a Plan.
@@ -180,8 +181,34 @@ func (p *Plan) bind(m *graph.Model) (*bound, error) {
 		if v == nil {
 			return nil, &graph.Error{Stage: "plan", Scope: e.Scope, Value: e.Tensor, Err: errors.New("the model has no such tensor")}
 		}
+		if err := e.check(v); err != nil {
+			return nil, &graph.Error{Stage: "plan", Scope: e.Scope, Value: e.Tensor, Err: err}
+		}
 		b.tensors[v.ID] = e
 		b.values = append(b.values, v)
 	}
 	return b, nil
+}
+
+// check returns why v cannot be what e says, which may have been edited.
+func (e *TensorPlan) check(v *graph.Value) error {
+	switch e.Kind {
+	case Activation:
+		if v.IsConst() || v.Type.Elem != tensor.Float32 {
+			return errors.New("the plan takes it for an activation, but it is constant or not float")
+		}
+		if e.Axis != -1 {
+			return fmt.Errorf("activations have one scale for all elements, the plan has axis %d", e.Axis)
+		}
+	case Weight, Bias:
+		if !v.IsConst() || v.Const.DType() != tensor.Float32 {
+			return fmt.Errorf("the plan takes it for a %s, but it is no float constant", e.Kind)
+		}
+		if e.Axis < -1 || e.Axis >= v.Const.Rank() {
+			return fmt.Errorf("the plan has axis %d for rank %d", e.Axis, v.Const.Rank())
+		}
+	default:
+		return fmt.Errorf("kind %q is none of %s, %s, %s", e.Kind, Activation, Weight, Bias)
+	}
+	return nil
 }

@@ -134,7 +134,7 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 		if n.Op != op("Gather") || !planned(0) || !n.Input(0).IsConst() || n.Output(0) == nil {
 			return fmt.Errorf("only a Gather from a planned constant can look up codes")
 		}
-		return nil
+		return w.checkAxis(n, 0)
 	case Integer, FloatOutput:
 		if n.Op.Domain != graph.OnnxDomain || ops.Lookup(n) == nil || n.Output(0) == nil {
 			return fmt.Errorf("there is no integer kernel for this operator")
@@ -149,9 +149,22 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 		if e.How == Integer && w.params[n.Output(0).ID] == nil && !w.absorbed(n.Output(0)) {
 			return fmt.Errorf("the plan quantizes the node but not its output %q", n.Output(0).Name())
 		}
-		return nil
+		return w.checkAxis(n, weight)
 	}
 	return fmt.Errorf("the plan does not say how the node is quantized: %q is none of %s, %s, %s, %s", e.How, Integer, FloatOutput, Absorbed, Lookup)
+}
+
+// checkAxis returns why the scales of constant input i of n do not run along
+// its output channels.
+func (w *rewriter) checkAxis(n *graph.Node, i int) error {
+	if i < 0 || !n.Input(i).IsConst() {
+		return nil
+	}
+	v := n.Input(i)
+	if axis, want := w.params[v.ID].Axis, ops.Lookup(n).Axis(n, i, v.Const.Rank()); axis >= 0 && axis != want {
+		return fmt.Errorf("the plan has scales along axis %d of %q, the integer kernel wants axis %d or one scale", axis, v.Name(), want)
+	}
+	return nil
 }
 
 // absorbed reports whether v is read by an absorbed activation alone.
