@@ -88,8 +88,9 @@ func Compile(m *graph.Model, o Options) (*Program, error) {
 
 // compiler is the state of Compile.
 type compiler struct {
-	taps  []bool
-	fused map[*graph.Node]*ops.Fusion
+	taps   []bool
+	fused  map[*graph.Node]*ops.Fusion
+	chains map[*graph.Node]*ops.Chain
 }
 
 func (c *compiler) tapped(v *graph.Value) bool { return v.ID < len(c.taps) && c.taps[v.ID] }
@@ -213,7 +214,7 @@ func (c *compiler) node(b *block, n *graph.Node, outer *block) (step, error) {
 	if err := spec.Check(n); err != nil {
 		return s, err
 	}
-	site := &ops.Site{Node: n, Opset: n.Opset(), Consts: make([]*tensor.Tensor, n.NumInputs()), Fused: c.fused[n]}
+	site := &ops.Site{Node: n, Opset: n.Opset(), Consts: make([]*tensor.Tensor, n.NumInputs()), Fused: c.fused[n], Chain: c.chains[n]}
 	for i, v := range n.Inputs() {
 		slot := -1
 		if v != nil {

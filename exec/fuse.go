@@ -36,6 +36,7 @@ func (c *compiler) fuse(m *graph.Model) *graph.Model {
 		}
 	}
 	channelsLast(m)
+	c.chain(m)
 	return m
 }
 

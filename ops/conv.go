@@ -138,11 +138,28 @@ func (p *preparedConv) get(weights *tensor.Tensor, bias []float32, g *geometry, 
 	if w == nil {
 		w = tensor.As[float32](weights)
 	}
+	spec, bias, err := p.spec(bias, g, cin, cout, groups, f)
+	if err != nil {
+		return nil, err
+	}
+	build := kernels.NewConv
+	if transposed {
+		build, spec.OutPad = kernels.NewConvTranspose, surplus[3-g.rank:]
+	}
+	conv, err := build(spec, w, bias)
+	if err == nil && p.weights != nil {
+		p.last.Store(&preparedFor{conv, g.begin, g.end, surplus})
+	}
+	return conv, err
+}
+
+// spec returns what a kernel for g is made from, with the node's bias or nil.
+func (p *preparedConv) spec(bias []float32, g *geometry, cin, cout, groups int, f *Fusion) (kernels.ConvSpec, []float32, error) {
 	if bias != nil || f != nil && f.Bias != nil {
 		sum := append([]float32(nil), bias...)
 		if f != nil && f.Bias != nil {
 			if len(f.Bias) != cout {
-				return nil, fmt.Errorf("fused bias of %d values for %d channels", len(f.Bias), cout)
+				return kernels.ConvSpec{}, nil, fmt.Errorf("fused bias of %d values for %d channels", len(f.Bias), cout)
 			}
 			if bias == nil {
 				sum = f.Bias
@@ -162,15 +179,7 @@ func (p *preparedConv) get(weights *tensor.Tensor, bias []float32, g *geometry, 
 	if f != nil && f.Clip {
 		spec.Clip, spec.Min, spec.Max = true, f.Min, f.Max
 	}
-	build := kernels.NewConv
-	if transposed {
-		build, spec.OutPad = kernels.NewConvTranspose, surplus[off:]
-	}
-	conv, err := build(spec, w, bias)
-	if err == nil && p.weights != nil {
-		p.last.Store(&preparedFor{conv, g.begin, g.end, surplus})
-	}
-	return conv, err
+	return spec, bias, nil
 }
 
 func compileConv(s *Site) (Kernel, error) {
@@ -197,6 +206,9 @@ func compileConv(s *Site) (Kernel, error) {
 		}
 	}
 	cv.ready.set(s)
+	if s.Chain != nil {
+		return (&chained{convolution: cv, chain: *s.Chain}).run, nil
+	}
 	return widened(cv.run), nil
 }
 

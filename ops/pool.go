@@ -101,6 +101,9 @@ func compileMaxPool(s *Site) (Kernel, error) {
 		return nil, s.Errorf("%w", err)
 	}
 	columns := s.Node.Int("storage_order", 0) != 0
+	if s.Chain != nil {
+		return func(c *Call) error { return blockPool(c, w, false, false) }, nil
+	}
 	return widened(func(c *Call) error {
 		switch x := c.In(0); x.DType() {
 		case tensor.Float32:
@@ -139,6 +142,17 @@ func inferNhwcPool(c *Inference) error {
 	return nil
 }
 
+// withLanes returns the geometry of images with at most two spatial axes and,
+// as the last axis, lanes that lie side by side.
+func (g *geometry) withLanes(lanes int) *geometry {
+	l := *g
+	l.rank = 3
+	for i, a := range []*[3]int{&l.in, &l.out, &l.kernel, &l.stride, &l.dilation, &l.begin, &l.end} {
+		*a = [3]int{a[1], a[2], [...]int{lanes, lanes, 1, 1, 1, 0, 0}[i]}
+	}
+	return &l
+}
+
 // compileNhwcMaxPool finds the maxima of images with one or two spatial axes in
 // the layout N, spatial axes, C, as windows of one along a further axis.
 func compileNhwcMaxPool(s *Site) (Kernel, error) {
@@ -160,15 +174,11 @@ func compileNhwcMaxPool(s *Site) (Kernel, error) {
 		if err != nil || y.Len() == 0 {
 			return err
 		}
-		last := *g
-		last.rank = 3
-		for i, a := range []*[3]int{&last.in, &last.out, &last.kernel, &last.stride, &last.dilation, &last.begin, &last.end} {
-			*a = [3]int{a[1], a[2], [...]int{channels, channels, 1, 1, 1, 0, 0}[i]}
-		}
+		g = g.withLanes(channels)
 		if x.DType() == tensor.Int8 {
-			return reduceWindows(c, &last, tensor.As[int8](x), tensor.As[int8](y), n, maxPooling[int8](math.MinInt8))
+			return reduceWindows(c, g, tensor.As[int8](x), tensor.As[int8](y), n, maxPooling[int8](math.MinInt8))
 		}
-		return reduceWindows(c, &last, x.Bytes(), y.Bytes(), n, maxPooling[uint8](0))
+		return reduceWindows(c, g, x.Bytes(), y.Bytes(), n, maxPooling[uint8](0))
 	}, nil
 }
 
@@ -417,6 +427,9 @@ func compileAveragePool(s *Site) (Kernel, error) {
 		return nil, s.Errorf("%w", err)
 	}
 	pad := s.Node.Int("count_include_pad", 0) != 0
+	if s.Chain != nil {
+		return func(c *Call) error { return blockPool(c, w, true, pad) }, nil
+	}
 	return floatPool(
 		func(c *Call) error { return averagePool[float32](c, w, pad) },
 		func(c *Call) error { return averagePool[float64](c, w, pad) }), nil
@@ -543,6 +556,10 @@ func compileGlobalPool(s *Site) (Kernel, error) {
 		return nil, s.Errorf("p is %d", p)
 	}
 	op := s.Node.Op.Type
+	if s.Chain != nil && op == "GlobalAveragePool" {
+		channels := s.Chain.Channels
+		return func(c *Call) error { return blockMean(c, channels) }, nil
+	}
 	return floatPool(
 		func(c *Call) error { return globalPool[float32](c, op, p) },
 		func(c *Call) error { return globalPool[float64](c, op, p) }), nil

@@ -19,6 +19,8 @@ type Site struct {
 	// Fused is arithmetic that the executor moved into the node, or nil; see
 	// Fusion for the operators that honour it.
 	Fused *Fusion
+	// Chain says which images of the node are in blocks, or is nil.
+	Chain *Chain
 	// Body compiles a graph that the node holds in an attribute. The body's
 	// captured values are bound by the executor.
 	Body func(*graph.Graph) (Body, error)

@@ -4,6 +4,7 @@ package par
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 )
@@ -69,6 +70,7 @@ func (p *Pool) End() {
 }
 
 func (p *Pool) work() {
+	debug.SetPanicOnFault(true)
 	defer p.parked.Done()
 	seen := p.seq.Load()
 	for idle := 0; p.active.Load(); idle++ {

@@ -1,0 +1,169 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+
+	"github.com/onnxq/onnxq/kernels"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Chain says which images of a Conv, MaxPool, AveragePool or GlobalAveragePool
+// on float32 are in blocks of 16 channels, [N][C/16][spatial axes][16], in a
+// tensor of the shape [N, C, spatial axes] with C rounded up to a multiple of
+// 16. The result of GlobalAveragePool never is.
+type Chain struct {
+	X, Y     bool
+	Channels int // of X
+}
+
+// blockedChannels is the number of channels of a tensor in blocks.
+func blockedChannels(n int) int {
+	return (n + kernels.BlockSize - 1) / kernels.BlockSize * kernels.BlockSize
+}
+
+// ChainConv reports whether a Conv of the given weights may be part of a Chain.
+func ChainConv(weights []int, group int) bool {
+	return len(weights) > 2 && group > 0 && weights[0]%group == 0 &&
+		kernels.Blockable(weights[1]*group, weights[0], group, len(weights)-2)
+}
+
+// chainFor is the kernel of a convolution in a chain for one geometry.
+type chainFor struct {
+	conv       *kernels.BlockConv
+	begin, end [3]int
+}
+
+// chained runs a convolution that is part of a chain.
+type chained struct {
+	*convolution
+	chain Chain
+	last  atomic.Pointer[chainFor]
+}
+
+func (cv *chained) run(c *Call) error {
+	x, w, b := c.In(0), c.In(1), c.In(2)
+	if x.DType() != tensor.Float32 || x.Rank() != w.Rank() {
+		return fmt.Errorf("input %v, weights %v", x, w)
+	}
+	n, ch, m := x.Shape()[0], w.Shape()[1]*cv.group, w.Shape()[0]
+	want := ch
+	if cv.chain.X {
+		want = blockedChannels(ch)
+	}
+	if x.Shape()[1] != want || m%cv.group != 0 || b != nil && b.Len() != m {
+		return fmt.Errorf("input %v, weights %v, group %d", x, w, cv.group)
+	}
+	g, err := cv.window.over(x.Shape()[2:], w.Shape()[2:])
+	if err != nil {
+		return err
+	}
+	channels := m
+	if cv.chain.Y {
+		channels = blockedChannels(m)
+	}
+	y, err := c.Out(0, tensor.Float32, g.shape(n, channels)...)
+	if err != nil || y.Len() == 0 {
+		return err
+	}
+	res, err := residual[float32](c, cv.z, y)
+	if err != nil {
+		return err
+	}
+	l := cv.last.Load()
+	if l == nil || l.begin != g.begin || l.end != g.end {
+		spec, bias, err := cv.ready.spec(vector[float32](b), g, ch, m, cv.group, cv.fused)
+		if err != nil {
+			return err
+		}
+		conv, err := kernels.NewBlockConv(spec, cv.ready.weights, bias, !cv.chain.X && cv.group == 1 && ch < kernels.BlockSize)
+		if err != nil {
+			return err
+		}
+		if conv == nil {
+			return fmt.Errorf("convolution with weights %v, group %d, in blocks", w, cv.group)
+		}
+		l = &chainFor{conv, g.begin, g.end}
+		cv.last.Store(l)
+	}
+	if err := l.conv.RunChain(c.Pool, n, tensor.As[float32](x), x.Shape()[2:], tensor.As[float32](y), res, cv.chain.X, cv.chain.Y); err != nil {
+		return err
+	}
+	return c.Ctx.Err()
+}
+
+// blockPool pools images in blocks as windows of one along a further axis, that
+// of the channels of a block. mean says that it divides, by pads too with pad.
+func blockPool(c *Call, w *window, mean, pad bool) error {
+	x := c.In(0)
+	if x.DType() != tensor.Float32 || x.Rank() != 4 || x.Shape()[1]%kernels.BlockSize != 0 {
+		return fmt.Errorf("input %v in blocks", x)
+	}
+	n, ch := x.Shape()[0], x.Shape()[1]
+	g, err := w.over(x.Shape()[2:], nil)
+	if err != nil {
+		return err
+	}
+	out, err := c.Out(0, tensor.Float32, g.shape(n, ch)...)
+	if err != nil || out.Len() == 0 {
+		return err
+	}
+	g = g.withLanes(kernels.BlockSize)
+	f, y := maxPooling(float32(math.Inf(-1))), tensor.As[float32](out)
+	if mean {
+		f = sumPooling[float32]()
+	}
+	planes := n * ch / kernels.BlockSize
+	if err := reduceWindows(c, g, tensor.As[float32](x), y, planes, f); err != nil || !mean {
+		return err
+	}
+	n0, n1 := g.counts(0, pad), g.counts(1, pad)
+	return c.For(planes*g.out[0], 8, func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			row := y[r*g.out[1]*g.out[2]:][:g.out[1]*g.out[2]]
+			for i := range row {
+				row[i] /= float32(n0[r%g.out[0]] * n1[i/g.out[2]])
+			}
+		}
+	})
+}
+
+// blockMean is GlobalAveragePool of images of the given channels in blocks.
+func blockMean(c *Call, channels int) error {
+	x := c.In(0)
+	if x.DType() != tensor.Float32 || x.Rank() < 3 || x.Shape()[1] != blockedChannels(channels) {
+		return fmt.Errorf("input %v in blocks of %d channels", x, channels)
+	}
+	shape := append([]int{x.Shape()[0], channels}, x.Shape()[2:]...)
+	size := 1
+	for i := 2; i < len(shape); i++ {
+		size *= shape[i]
+		shape[i] = 1
+	}
+	out, err := c.Out(0, tensor.Float32, shape...)
+	if err != nil || out.Len() == 0 {
+		return err
+	}
+	if size == 0 {
+		return fmt.Errorf("input %v has no elements to pool", x)
+	}
+	xs, y := tensor.As[float32](x), tensor.As[float32](out)
+	const lanes = kernels.BlockSize
+	blocks := blockedChannels(channels) / lanes
+	return c.For(shape[0]*blocks, max(1, 1<<12/size), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			var sum [lanes]float64
+			for p := xs[i*size*lanes:][:size*lanes]; len(p) > 0; p = p[lanes:] {
+				for k, v := range p[:lanes] {
+					sum[k] += float64(v)
+				}
+			}
+			at := i % blocks * lanes
+			to := y[i/blocks*channels+at:]
+			for k := range min(lanes, channels-at) {
+				to[k] = float32(sum[k] / float64(size))
+			}
+		}
+	})
+}
