@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test race noasm lint cross bench generate docs proto gates demo
+.PHONY: build test faults race noasm lint cross bench generate docs proto gates demo
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
@@ -12,6 +12,10 @@ demo: build
 
 test:
 	go test ./...
+
+# Kills, full disks, odd paths and bad samples, at more points in time than test.
+faults:
+	ONNXQ_FAULTS=200 go test -count 1 -timeout 20m -run 'TestKilled|TestNoSpace|TestBadDestination|TestReadOnly|TestOutput|TestStopped|TestConcurrent|TestExternalName|TestLittleMemory|TestBadSamples|TestInputChanges|TestSurroundings' ./cmd/onnxq
 
 # Packages that start goroutines or run inside them. Needs a C compiler.
 race:

@@ -23,12 +23,13 @@ import (
 )
 
 // PrepareFile prepares the model in file in and saves it as out.
-func PrepareFile(ctx context.Context, in, out string, o Options) ([]passes.Change, error) {
+func PrepareFile(ctx context.Context, in, out string, o Options) (done []passes.Change, err error) {
 	m, err := o.load(in)
 	if err != nil {
 		return nil, err
 	}
 	defer m.Close()
+	defer watch(m, &err)()
 	save := o.saveOptions()
 	if err := onnxfile.CheckDestination(m, out, save); err != nil {
 		return nil, err
@@ -75,7 +76,7 @@ const checkpointEvery = 10 * time.Second
 // runs it keeps the table of the samples that are through in the file
 // out.partial, which it removes at the end. With an empty out nothing is
 // written.
-func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (*calibration.Table, error) {
+func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (table *calibration.Table, err error) {
 	if len(o.Data) == 0 {
 		return nil, ErrNoData
 	}
@@ -84,6 +85,7 @@ func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (*ca
 		return nil, err
 	}
 	defer m.Close()
+	defer watch(m, &err)()
 	if out != "" {
 		if err := onnxfile.CheckDestination(m, out, onnxfile.SaveOptions{}); err != nil {
 			return nil, err
@@ -172,7 +174,8 @@ func Digest(m *graph.Model) string {
 // Run computes the outputs of m for the samples that o names, in order, and
 // hands them to sink under the sample's name. It returns the number of
 // samples.
-func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, outputs []ops.Data) error) (int, error) {
+func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, outputs []ops.Data) error) (samples int, err error) {
+	defer watch(m, &err)()
 	src, err := Open(ctx, m, o.Data, o)
 	if err != nil {
 		return 0, err

@@ -365,13 +365,14 @@ type WeightSize struct {
 // which nothing can be quantized is copied as it is. If a demand of the
 // options is not met, the error is a *ContractError, the Result is complete,
 // and out is not written unless KeepFailed is set.
-func Quantize(ctx context.Context, in, out string, o Options) (*Result, error) {
+func Quantize(ctx context.Context, in, out string, o Options) (result *Result, err error) {
 	start := time.Now()
 	m, err := o.load(in)
 	if err != nil {
 		return nil, err
 	}
 	defer m.Close()
+	defer watch(m, &err)()
 	save := o.saveOptions()
 	if err := onnxfile.CheckDestination(m, out, save); err != nil {
 		return nil, err
@@ -408,7 +409,8 @@ func Quantize(ctx context.Context, in, out string, o Options) (*Result, error) {
 // itself stays as it is, and is the result if nothing in it can be quantized.
 // The fields of the Result about files are not set. With a *ContractError,
 // model and Result are complete.
-func QuantizeModel(ctx context.Context, m *graph.Model, o Options) (*graph.Model, *Result, error) {
+func QuantizeModel(ctx context.Context, m *graph.Model, o Options) (quantized *graph.Model, result *Result, err error) {
+	defer watch(m, &err)()
 	start := time.Now()
 	q, err := newQuantization(ctx, m, o)
 	if err != nil {

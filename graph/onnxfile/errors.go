@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+
+	"github.com/onnxq/onnxq/graph"
 )
 
 // ContentError says that a file was read but does not hold a valid model (or
@@ -101,6 +103,10 @@ func Guard(f func() error) (err error) {
 	}()
 	return f()
 }
+
+// Unchanged returns an error that wraps ErrChanged and names the file if one
+// that m was loaded from is not what it was then.
+func Unchanged(m *graph.Model) error { return originOf(m).unchanged() }
 
 // guess says what else the bytes may be if they are no model, or "".
 func guess(b []byte) string {

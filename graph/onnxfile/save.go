@@ -76,7 +76,10 @@ func Save(ctx context.Context, m *graph.Model, path string, opt SaveOptions) err
 		}
 		e.ext.location = dataName(path, h)
 		data = filepath.Join(filepath.Dir(path), e.ext.location)
-		_, statErr := os.Lstat(data)
+		info, statErr := os.Lstat(data)
+		if statErr == nil && !info.Mode().IsRegular() {
+			return &fs.PathError{Op: "write", Path: data, Err: errors.New("is not a regular file")}
+		}
 		err := atomicfile.Write(data, 0o666, func(w io.Writer) error {
 			return Guard(func() error { return e.writeExternal(w) })
 		})

@@ -72,6 +72,7 @@ func (p *Pool) End() {
 func (p *Pool) work() {
 	debug.SetPanicOnFault(true)
 	defer p.parked.Done()
+	debug.SetPanicOnFault(true) // a mapped file may be cut short
 	seen := p.seq.Load()
 	for idle := 0; p.active.Load(); idle++ {
 		if s := p.seq.Load(); s != seen {
