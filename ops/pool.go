@@ -174,12 +174,53 @@ func compileNhwcMaxPool(s *Site) (Kernel, error) {
 		if err != nil || y.Len() == 0 {
 			return err
 		}
-		g = g.withLanes(channels)
 		if x.DType() == tensor.Int8 {
-			return reduceWindows(c, g, tensor.As[int8](x), tensor.As[int8](y), n, maxPooling[int8](math.MinInt8))
+			return nhwcMax(c, g, tensor.As[int8](x), tensor.As[int8](y), n, channels, math.MinInt8)
 		}
-		return reduceWindows(c, g, x.Bytes(), y.Bytes(), n, maxPooling[uint8](0))
+		return nhwcMax(c, g, x.Bytes(), y.Bytes(), n, channels, 0)
 	}, nil
+}
+
+// nhwcMax folds the input rows of an output row, then the columns of all
+// windows of that row at once, and picks those that are wanted.
+func nhwcMax[T int8 | uint8](c *Call, g *geometry, x, y []T, n, channels int, lowest T) error {
+	line, taps, step := g.in[2]*channels, g.kernel[2], g.dilation[2]*channels
+	return c.For(n*g.out[1], max(1, 1<<14/line), func(lo, hi int) {
+		room := make([]T, 2*line)
+		rows, windows := room[:line], room[line:]
+		for i := lo; i < hi; i++ {
+			image, out := x[i/g.out[1]*g.in[1]*line:], y[i*g.out[2]*channels:][:g.out[2]*channels]
+			first, last, pos := g.taps(1, i%g.out[1])
+			if first == last {
+				fill(out, lowest)
+				continue
+			}
+			copy(rows, image[pos*line:][:line])
+			for range last - first - 1 {
+				pos += g.dilation[1]
+				maxInto(rows, image[pos*line:][:line])
+			}
+			copy(windows, rows)
+			for k := 1; k < taps && k*step < line; k++ {
+				maxInto(windows[:line-k*step], rows[k*step:])
+			}
+			for o := range g.out[2] {
+				first, last, pos := g.taps(2, o)
+				pixel := out[o*channels:][:channels]
+				switch {
+				case first == last:
+					fill(pixel, lowest)
+				case last-first == taps:
+					copy(pixel, windows[pos*channels:])
+				default:
+					copy(pixel, rows[pos*channels:])
+					for k := range last - first - 1 {
+						maxInto(pixel, rows[pos*channels+(k+1)*step:][:channels])
+					}
+				}
+			}
+		}
+	})
 }
 
 func maxPool[T float32 | float64 | int8 | uint8](c *Call, w *window, columns bool, lowest T) error {

@@ -450,6 +450,14 @@ type intConv struct {
 type intConvFor struct {
 	conv       *kernels.QConv
 	begin, end [3]int
+	column     bool
+}
+
+// isColumn reports whether images are one column of pixels before and after a
+// convolution, whose kernels work along rows: as one row they have the same
+// layout.
+func isColumn(g *geometry) bool {
+	return g.rank == 2 && g.in[2] == 1 && g.out[2] == 1 && g.kernel[2] == 1 && g.begin[2] == 0 && g.end[2] == 0
 }
 
 func inferIntConv(c *Inference) error {
@@ -571,7 +579,11 @@ func (q *intConv) run(c *Call, op string) error {
 			return err
 		}
 	}
-	run := func() error { return conv.Run(c.Pool, src, x.DType() == tensor.Int8, first(xZero), n, dims[2:], o) }
+	spatial := dims[2:]
+	if isColumn(g) {
+		spatial = []int{1, g.in[1]}
+	}
+	run := func() error { return conv.Run(c.Pool, src, x.DType() == tensor.Int8, first(xZero), n, spatial, o) }
 	if e.words != nil {
 		if o.Words, err = scratch[int32](c, n*m*size); err != nil {
 			return err
@@ -607,7 +619,7 @@ func (q *intConv) run(c *Call, op string) error {
 
 // prepare returns the kernel for g.
 func (q *intConv) prepare(c *Call, g *geometry, w *tensor.Tensor, ch, m int) (*kernels.QConv, error) {
-	if l := q.last.Load(); l != nil && l.begin == g.begin && l.end == g.end {
+	if l := q.last.Load(); l != nil && l.begin == g.begin && l.end == g.end && l.column == isColumn(g) {
 		return l.conv, nil
 	}
 	zero, err := integers(c.In(q.ports.bZero))
@@ -615,12 +627,20 @@ func (q *intConv) prepare(c *Call, g *geometry, w *tensor.Tensor, ch, m int) (*k
 		return nil, err
 	}
 	off := 3 - g.rank
+	key := *g
+	if isColumn(g) {
+		turned := *g
+		for _, a := range []*[3]int{&turned.kernel, &turned.stride, &turned.dilation, &turned.begin, &turned.end} {
+			a[1], a[2] = a[2], a[1]
+		}
+		g = &turned
+	}
 	conv, err := kernels.NewQConv(kernels.ConvSpec{
 		Cin: ch, Cout: m, Groups: q.group, Kernel: g.kernel[off:], Stride: g.stride[off:], Dilation: g.dilation[off:],
 		PadBegin: g.begin[off:], PadEnd: g.end[off:],
 	}, w.Bytes(), w.DType() == tensor.Int8, zero)
 	if err == nil && q.constant {
-		q.last.Store(&intConvFor{conv, g.begin, g.end})
+		q.last.Store(&intConvFor{conv, key.begin, key.end, isColumn(&key)})
 	}
 	return conv, err
 }

@@ -132,7 +132,7 @@ func exitCode(err error) int {
 		return exitData
 	case errors.As(err, &content):
 		return exitModel
-	case errors.As(err, &path), errors.As(err, &link), errors.Is(err, fs.ErrNotExist), errors.Is(err, onnxfile.ErrChanged):
+	case errors.As(err, &path), errors.As(err, &link), errors.Is(err, fs.ErrNotExist), errors.Is(err, onnxfile.ErrChanged), errors.Is(err, exec.ErrFault):
 		return exitFile
 	case errors.As(err, &place):
 		if place.Stage == "plan" {
