@@ -584,21 +584,30 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		Session:      q.o.session(),
 		Progress:     func(n int) { q.o.progress("measure", n, n+1) },
 	}
-	o.Calibrate = func(ctx context.Context, m *graph.Model, watch []quant.Watch) (*calibration.Table, error) {
+	measured := measureOn
+	if q.calib != nil && q.o.Table == nil && len(q.o.State) == 0 && q.calib.Len() >= enoughToSplit {
+		o.Unseen = true
+		measured = min(measured, q.calib.Len()/2)
+	}
+	o.Calibrate = func(ctx context.Context, m *graph.Model, watch []quant.Watch, unseen bool) (*calibration.Table, error) {
 		if q.o.Table != nil {
 			return q.o.Table, nil
 		}
 		if q.calib == nil {
 			return nil, ErrNoData
 		}
-		return collect(ctx, m, q.calib, q.o, calibration.CollectOptions{Watch: watch})
+		src := q.calib
+		if unseen {
+			src = src.Without(places(src, measured))
+		}
+		return collect(ctx, m, src, q.o, calibration.CollectOptions{Watch: watch})
 	}
 	if q.o.Plan != nil {
 		return q.follow(ctx, q.o.Plan, o)
 	}
 	if q.calib != nil {
 		var err error
-		if o.Samples, err = q.spread(ctx, measureOn); err != nil {
+		if o.Samples, err = q.spread(ctx, measured); err != nil {
 			return nil, suggest(q.original, err)
 		}
 	}
@@ -608,6 +617,19 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 // measureOn is the number of calibration samples that decisions are measured
 // on.
 const measureOn = 32
+
+// enoughToSplit is the number of calibration samples from which decisions are
+// measured on samples that the ranges do not come from.
+const enoughToSplit = 20
+
+// places returns the Index of each of n samples of src, evenly spaced.
+func places(src *calibration.Source, n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = src.Sample(i * src.Len() / n).Index
+	}
+	return out
+}
 
 // spread loads n calibration samples, evenly spaced, with the state that the
 // float model has at each.
@@ -659,7 +681,7 @@ func (q *quantization) follow(ctx context.Context, plan *qdq.Plan, o auto.Option
 	if err != nil {
 		return nil, err
 	}
-	if res.Table, err = o.Calibrate(ctx, q.prepared, watch); err != nil {
+	if res.Table, err = o.Calibrate(ctx, q.prepared, watch, false); err != nil {
 		return nil, err
 	}
 	method := o.Method

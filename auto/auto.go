@@ -31,8 +31,12 @@ type Options struct {
 	// Equalize, Smooth and CorrectBias allow these passes; FloatIslands allows parts of
 	// the model to stay float.
 	Equalize, Smooth, CorrectBias, FloatIslands bool
-	// Calibrate collects statistics of a prepared model.
-	Calibrate func(ctx context.Context, m *graph.Model, watch []quant.Watch) (*calibration.Table, error)
+	// Calibrate collects statistics of a prepared model. With unseen set it
+	// leaves out the samples that candidates are measured on.
+	Calibrate func(ctx context.Context, m *graph.Model, watch []quant.Watch, unseen bool) (*calibration.Table, error)
+	// Unseen makes the search measure candidates on samples that their ranges
+	// do not know; the chosen one is then calibrated on all samples.
+	Unseen bool
 	// Samples are what candidates are measured on; none means that nothing can
 	// be measured, and the first candidate is taken.
 	Samples []map[string]ops.Data
@@ -96,7 +100,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if best.method == "" {
 		best.method = calibration.MinMax
 	}
-	if err := s.calibrate(ctx, best); err != nil {
+	if err := s.calibrate(ctx, best, o.Unseen); err != nil {
 		return nil, err
 	}
 	if best.plan.Quantized() == 0 {
@@ -121,6 +125,14 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 		}
 		best = next
 	}
+	if o.Unseen {
+		if err := s.calibrate(ctx, best, false); err != nil {
+			return nil, err
+		}
+		if err := s.build(ctx, best); err != nil {
+			return nil, err
+		}
+	}
 	return s.result(best), nil
 }
 
@@ -129,7 +141,7 @@ func (s *search) result(c *candidate) *Result {
 }
 
 // calibrate makes the plan of c and collects what it wants.
-func (s *search) calibrate(ctx context.Context, c *candidate) error {
+func (s *search) calibrate(ctx context.Context, c *candidate, unseen bool) error {
 	var err error
 	if c.plan, err = qdq.Annotate(c.base, s.o.Target, c.qdq); err != nil || c.plan.Quantized() == 0 {
 		return err
@@ -138,7 +150,7 @@ func (s *search) calibrate(ctx context.Context, c *candidate) error {
 	if err != nil {
 		return err
 	}
-	c.table, err = s.o.Calibrate(ctx, c.base, watch)
+	c.table, err = s.o.Calibrate(ctx, c.base, watch, unseen)
 	return err
 }
 
@@ -297,14 +309,24 @@ func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error)
 	if !s.o.Equalize {
 		return c, nil
 	}
-	next := c.variant()
-	next.base = c.base.Clone()
-	count := accuracy.Equalize(next.base, c.bounds)
-	if count == 0 || !s.afford(next) {
-		return c, nil
+	best := c
+	for _, strength := range strengths {
+		next := c.variant()
+		next.base = c.base.Clone()
+		count := accuracy.Equalize(next.base, c.bounds, strength)
+		if count == 0 || !s.afford(next) {
+			break
+		}
+		var err error
+		if best, err = s.rescaled(ctx, best, next, freeGain, fmt.Sprintf("equalized the channels of %d values by %.0f %%", count, 100*strength)); err != nil {
+			return nil, err
+		}
 	}
-	return s.rescaled(ctx, c, next, freeGain, fmt.Sprintf("equalized the channels of %d values", count))
+	return best, nil
 }
+
+// strengths are what equalize tries.
+var strengths = []float64{1, 0.7}
 
 // Parameters of smoothing: α and the least factor by which the expected error
 // of an activation has to fall.
@@ -331,7 +353,7 @@ func (s *search) smooth(ctx context.Context, c *candidate) (*candidate, error) {
 // rescaled compares c with next, whose activations have other ranges, under
 // every method that the search may choose.
 func (s *search) rescaled(ctx context.Context, c, next *candidate, gain float64, note string) (*candidate, error) {
-	if err := s.calibrate(ctx, next); err != nil {
+	if err := s.calibrate(ctx, next, s.o.Unseen); err != nil {
 		return nil, err
 	}
 	if err := s.build(ctx, next); err != nil || next.model == nil {
@@ -340,11 +362,12 @@ func (s *search) rescaled(ctx context.Context, c, next *candidate, gain float64,
 	if err := s.measure(ctx, next); err != nil {
 		return nil, err
 	}
+	found := next.found
 	next, err := s.ranges(ctx, next)
 	if err != nil || next.score < c.score+gain {
 		return c, err
 	}
-	next.found = append(slices.Clone(c.found), fmt.Sprintf("%s, ranges by %s: score %.1f → %.1f dB on calibration samples", note, next.method, c.score, next.score))
+	next.found = append(found, fmt.Sprintf("%s, ranges by %s: score %.1f → %.1f dB on calibration samples", note, next.method, c.score, next.score))
 	return next, nil
 }
 

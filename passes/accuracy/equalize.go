@@ -20,19 +20,20 @@ type Bounds func(v *graph.Value) (lo, hi []float32)
 // section 4.1).
 //
 // Where the second convolution is depthwise, each of its channels has a weight
-// scale of its own, and s_c = a_c / max a, with a_c the greatest magnitude of
-// channel c, costs nothing. Elsewhere s_c = √(a_c / w_c), with w_c the greatest
+// scale of its own, and s_c = (a_c / max a)^strength, with a_c the greatest
+// magnitude of channel c, costs nothing; a strength below 1 leaves room above
+// what the samples showed in all channels but the greatest. Elsewhere s_c = √(a_c / w_c), with w_c the greatest
 // share of input channel c in the range of a row of weights, divides the
 // difficulty between activation and weights (G. Xiao et al., "SmoothQuant",
 // 2023, equation 4 with α = 1/2).
 //
 // It edits m, a prepared float model, and returns the number of values
 // equalized. Ranges observed before do not hold for these values afterwards.
-func Equalize(m *graph.Model, bounds Bounds) int {
+func Equalize(m *graph.Model, bounds Bounds, strength float64) int {
 	count := 0
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
-			if g.Function() == nil && n.Op == (graph.OpKey{Type: "Conv"}) && equalizeInto(n, bounds) {
+			if g.Function() == nil && n.Op == (graph.OpKey{Type: "Conv"}) && equalizeInto(n, bounds, strength) {
 				count++
 			}
 		}
@@ -44,7 +45,7 @@ func Equalize(m *graph.Model, bounds Bounds) int {
 const widest = 1 << 10
 
 // equalizeInto equalizes the input of the convolution n.
-func equalizeInto(n *graph.Node, bounds Bounds) bool {
+func equalizeInto(n *graph.Node, bounds Bounds, strength float64) bool {
 	x := n.Input(0)
 	w := floats(n.Input(1))
 	if x == nil || w == nil || n.Input(1).Const.Rank() < 3 || x.OnlyUse() != n {
@@ -70,7 +71,7 @@ func equalizeInto(n *graph.Node, bounds Bounds) bool {
 	if len(lo) != channels {
 		return false
 	}
-	scale := factors(w, shape, groups, lo, hi)
+	scale := factors(w, shape, groups, lo, hi, strength)
 	if scale == nil {
 		return false
 	}
@@ -109,7 +110,7 @@ func inputChannel(i, n int, shape []int, groups int) int {
 
 // factors returns s_c for each channel, 1 at the channel of the greatest
 // range, or nil if there is nothing to gain.
-func factors(w []float32, shape []int, groups int, lo, hi []float32) []float64 {
+func factors(w []float32, shape []int, groups int, lo, hi []float32, strength float64) []float64 {
 	channels := len(lo)
 	a := make([]float64, channels)
 	top := 0.0
@@ -148,7 +149,7 @@ func factors(w []float32, shape []int, groups int, lo, hi []float32) []float64 {
 		case a[c] == 0:
 			continue // never active: follows the others
 		case depthwise:
-			s[c] = a[c]
+			s[c] = math.Pow(a[c], strength)
 		case share[c] == 0:
 			continue
 		default:
