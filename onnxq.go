@@ -674,12 +674,9 @@ func (q *quantization) spread(ctx context.Context, n int) ([]map[string]ops.Data
 // follow does what a plan from outside says.
 func (q *quantization) follow(ctx context.Context, plan *qdq.Plan, o auto.Options) (*auto.Result, error) {
 	res := &auto.Result{Plan: plan}
-	if plan.Quantized() == 0 {
-		return res, nil
-	}
-	watch, err := plan.Wants(q.prepared)
-	if err != nil {
-		return nil, err
+	watch, err := plan.Wants(q.prepared) // which holds the plan against the model
+	if err != nil || plan.Quantized() == 0 {
+		return res, err
 	}
 	if res.Table, err = o.Calibrate(ctx, q.prepared, watch, false); err != nil {
 		return nil, err
