@@ -193,6 +193,7 @@ func TestMistakes(t *testing.T) {
 		{[]string{"calibrate", digits, "-o", "t.json", "--data", "digits/calib", "--shard", "3/3"}, 2, `--shard "3/3" is not I/N`},
 		{[]string{"calibrate", "merge", "-o", "t.json"}, 2, `calibrate merge: TABLE is missing`},
 		{[]string{"calibrate", "diff", "table.json"}, 2, `calibrate diff: AFTER is missing`},
+		{[]string{"bench", digits, "--runs", "0"}, 2, `--runs is 0`},
 		{[]string{"run", digits, "-o", "outputs", "--data", "digits/calib", "--format", "csv"}, 2, `--format "csv" is none of pb, npz`},
 		{[]string{"completion", "tcsh"}, 2, `"tcsh" is none of bash, zsh, fish`},
 		{quantize("--min-sqnr", "high"), 2, `--min-sqnr cannot be "high"`},
