@@ -102,13 +102,13 @@ func (c *channelSums) db() float64 {
 		variance := c.squares[ch] - c.sum[ch]*c.sum[ch]/c.n[ch]
 		// A channel that hardly moves is measured against the average power.
 		floor := 1e-6 * total / float64(len(c.n))
-		if variance = math.Max(variance, floor); variance == 0 {
+		if variance = math.Max(variance, floor); variance == 0 && c.noise[ch] == 0 {
 			continue
 		}
-		r := c.noise[ch] / variance
-		if r != r || math.IsInf(r, 0) {
+		if noise := c.noise[ch]; noise-noise != 0 || variance-variance != 0 {
 			return math.Inf(-1)
 		}
+		r := c.noise[ch] / variance
 		// A channel can be no worse than lost.
 		ratio += math.Min(r, 1)
 		count++
