@@ -143,11 +143,11 @@ func factors(w []float32, shape []int, groups int, lo, hi []float32, strength fl
 		}
 	}
 	s := make([]float64, channels)
-	most := 0.0
+	most, widestShare := 0.0, 0.0
 	for c := range s {
 		switch {
 		case a[c] == 0:
-			continue // never active: follows the others
+			continue // never active: see below
 		case depthwise:
 			s[c] = math.Pow(a[c], strength)
 		case share[c] == 0:
@@ -155,7 +155,7 @@ func factors(w []float32, shape []int, groups int, lo, hi []float32, strength fl
 		default:
 			s[c] = math.Sqrt(a[c] / share[c])
 		}
-		most = math.Max(most, s[c])
+		most, widestShare = math.Max(most, s[c]), math.Max(widestShare, s[c]*share[c])
 	}
 	if most == 0 {
 		return nil
@@ -163,7 +163,11 @@ func factors(w []float32, shape []int, groups int, lo, hi []float32, strength fl
 	spread := false
 	for c := range s {
 		if s[c] == 0 {
+			// Nothing to even out, but its weights must not widen the rows.
 			s[c] = most
+			if share[c] > 0 {
+				s[c] = math.Min(most, widestShare/share[c])
+			}
 		}
 		s[c] = math.Max(s[c]/most, 1.0/widest)
 		spread = spread || s[c] != 1

@@ -125,7 +125,11 @@ func smooth(g *graph.Graph, x *graph.Value, wants func(*graph.Node) bool, bounds
 	factor := g.NewInitializer(x.Name()+"_smooth", tensor.Of(inverse))
 	y := g.NewValue(m.UniqueName(x.Name()+"_smoothed"), x.Type)
 	mul := g.NewNode(graph.OpKey{Type: "Mul"}, m.UniqueNodeName(x.Name()+"_smooth"), []*graph.Value{x, factor}, []*graph.Value{y})
-	g.InsertAfter(mul, x.DefNode())
+	behind := x.DefNode()
+	if x.Graph() != g {
+		behind = nil // captured: before everything else
+	}
+	g.InsertAfter(mul, behind)
 	for _, n := range readers {
 		w := floats(n.Input(1))
 		_, channel := rowOf(n)
