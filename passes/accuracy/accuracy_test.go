@@ -237,7 +237,7 @@ func TestEqualize(t *testing.T) {
 			want := run(t, m, nil)
 			plain, _ := quantize(t, m, false)
 			e := m.Clone()
-			if got := accuracy.Equalize(e, observe(t, m).bounds); got != c.want {
+			if got := accuracy.Equalize(e, observe(t, m).bounds, 1); got != c.want {
 				t.Fatalf("%d values equalized, want %d", got, c.want)
 			}
 			if r := ratio(want, run(t, e, nil)); !(r < 1e-10) {
