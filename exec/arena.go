@@ -21,6 +21,7 @@ const (
 type buffer struct {
 	mem     []byte
 	refs    int // slots whose tensors live here
+	run     int // that had it last
 	escaped bool
 }
 
@@ -38,6 +39,8 @@ type arena struct {
 	live    int64 // bytes of all buffers, free ones included
 	free    [64][]*buffer
 	escaped []*buffer
+	run     int   // the number of the run
+	used    int64 // bytes of the buffers that it had
 }
 
 // class returns the size class of n bytes and its size: powers of two with
@@ -57,11 +60,19 @@ func (a *arena) get(n int) (*buffer, error) {
 		return nil, fmt.Errorf("%w: negative size", ErrLimit)
 	}
 	c, size := class(n)
-	list := a.free[c]
-	for i := len(list) - 1; i >= 0; i-- {
-		if b := list[i]; len(b.mem) >= n {
-			a.free[c] = slices.Delete(list, i, i+1)
+	// The smallest that fits and is not twice as large.
+	for k := c; k <= min(c+1, len(a.free)-1); k++ {
+		best := -1
+		for i, b := range a.free[k] {
+			if len(b.mem) >= n && len(b.mem) <= max(2*n, 256) && (best < 0 || len(b.mem) < len(a.free[k][best].mem)) {
+				best = i
+			}
+		}
+		if best >= 0 {
+			b := a.free[k][best]
+			a.free[k] = slices.Delete(a.free[k], best, best+1)
 			b.refs = 0
+			a.take(b)
 			return b, nil
 		}
 	}
@@ -72,7 +83,34 @@ func (a *arena) get(n int) (*buffer, error) {
 		}
 	}
 	a.live += int64(size)
-	return &buffer{mem: tensor.AlignedBytes(size)}, nil
+	b := &buffer{mem: tensor.AlignedBytes(size), run: -1}
+	a.take(b)
+	return b, nil
+}
+
+// take notes that the run has b.
+func (a *arena) take(b *buffer) {
+	if b.run != a.run {
+		b.run = a.run
+		a.used += int64(len(b.mem))
+	}
+}
+
+// trim forgets the free buffers that the run did not have, where those take
+// more memory than the run: inputs of other sizes left them.
+func (a *arena) trim() {
+	if a.live <= 2*a.used {
+		return
+	}
+	for c, list := range a.free {
+		a.free[c] = slices.DeleteFunc(list, func(b *buffer) bool {
+			if b.run == a.run {
+				return false
+			}
+			a.live -= int64(len(b.mem))
+			return true
+		})
+	}
 }
 
 func (a *arena) release(b *buffer) {
@@ -108,6 +146,9 @@ func (a *arena) endRun() {
 	}
 	clear(a.escaped)
 	a.escaped = a.escaped[:0]
+	a.trim()
+	a.run++
+	a.used = 0
 }
 
 // reset forgets everything after a failed run.
