@@ -1,0 +1,242 @@
+package auto_test
+
+import (
+	"context"
+	"encoding/json"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/onnxq/onnxq/auto"
+	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/eval"
+	"github.com/onnxq/onnxq/exec"
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/targets"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+const head = `<ir_version: 8, opset_import: ["" : 13]> g `
+
+// Small values of a spectrum matter behind a logarithm.
+const front = head + `(float[1,64] x) => (float[1,4] y)
+<float[64,32] basis = {...}, float[32,4] w = {...}, float[64] k = {...}, float eps = {1e-6}>
+{ [gain] g = Mul (x, k) [spectrum] s = MatMul (g, basis) [power] p = Mul (s, s) [eps] e = Add (p, eps) [log] l = Log (e) [head] y = MatMul (l, w) }`
+
+// One channel of 16 is loud, and its weights are small.
+const outlier = head + `(float[4,64] x) => (float[4,8] y)
+<float[64] k = {...}, float[64,8] w = {...}>
+{ [gain] g = Mul (x, k) [product] y = MatMul (g, w) }`
+
+const easy = head + `(float[1,3,8,8] x) => (float[1,4] y)
+<float[8,3,3,3] w1 = {...}, float[8] b1 = {...}, float[288,4] w2 = {...}>
+{ [conv] c = Conv (x, w1, b1) [relu] r = Relu (c) f = Flatten (r) [product] y = MatMul (f, w2) }`
+
+// setup parses a model and makes samples, as files and as feeds.
+func setup(t *testing.T, text string, n int) (*graph.Model, auto.Options) {
+	t.Helper()
+	m, err := graph.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ops.Infer(m); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range m.Graph.Initializers() {
+		d := tensor.As[float32](v.Const)
+		switch {
+		case v.Name() == "k" && text == front:
+			for i := range d {
+				d[i] = 1e-3
+			}
+			d[0] = 100
+		case v.Name() == "basis":
+			// Only one band hears the loud input.
+			for i := 1; i < 32; i++ {
+				d[i] = 0
+			}
+		case v.Name() == "k":
+			for i := range d {
+				d[i] = 0.3
+			}
+			d[5] = 300
+		case v.Name() == "w" && text == outlier:
+			for i := range 8 {
+				d[5*8+i] /= 1000
+			}
+		}
+	}
+	in := m.Graph.FeedInputs()[0]
+	var shape []int
+	for _, d := range in.Type.Shape {
+		shape = append(shape, int(d.Size))
+	}
+	r := rand.New(rand.NewPCG(3, 4))
+	var lines []byte
+	target, err := targets.Get("ort-cpu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := auto.Options{Target: target, Equalize: true, Smooth: true, CorrectBias: true, FloatIslands: true}
+	for range n {
+		x := tensor.New(tensor.Float32, shape...)
+		for i := range tensor.As[float32](x) {
+			tensor.As[float32](x)[i] = float32(r.NormFloat64())
+		}
+		o.Samples = append(o.Samples, map[string]ops.Data{in.Name(): x})
+		flat := tensor.As[float32](x)
+		var nest func(axis int) any
+		nest = func(axis int) any {
+			if axis == len(shape) {
+				v := flat[0]
+				flat = flat[1:]
+				return v
+			}
+			var list []any
+			for range shape[axis] {
+				list = append(list, nest(axis+1))
+			}
+			return list
+		}
+		b, err := json.Marshal(map[string]any{in.Name(): nest(0)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(append(lines, b...), '\n')
+	}
+	path := filepath.Join(t.TempDir(), "s.jsonl")
+	if err := os.WriteFile(path, lines, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	o.Calibrate = func(ctx context.Context, m *graph.Model, watch []quant.Watch, unseen bool) (*calibration.Table, error) {
+		src, err := calibration.Open(ctx, []string{path}, []calibration.Input{{Name: in.Name(), DType: tensor.Float32, Shape: shape}}, calibration.Options{})
+		if err != nil {
+			return nil, err
+		}
+		defer src.Close()
+		taps := make([]bool, m.NumValues())
+		for i := range watch {
+			taps[i] = watch[i].Observe
+		}
+		prog, err := exec.Compile(m, exec.Options{Taps: taps})
+		if err != nil {
+			return nil, err
+		}
+		return calibration.Collect(ctx, prog, src, calibration.CollectOptions{Watch: watch})
+	}
+	return m, o
+}
+
+// score measures q on the samples.
+func score(t *testing.T, m, q *graph.Model, samples []map[string]ops.Data) float64 {
+	t.Helper()
+	s := eval.NewScore(len(m.Graph.Outputs()))
+	var sessions []*exec.Session
+	for _, m := range []*graph.Model{m, q} {
+		prog, err := exec.Compile(m, exec.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sessions = append(sessions, prog.NewSession(exec.SessionOptions{Threads: 1}))
+	}
+	for _, in := range samples {
+		want, err := sessions[0].Run(t.Context(), in, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := sessions[1].Run(t.Context(), in, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Add(want, got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s.DB()
+}
+
+func search(t *testing.T, m *graph.Model, o auto.Options) *auto.Result {
+	t.Helper()
+	res, err := auto.Search(t.Context(), m, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := res.Model.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// The search is never worse than the plain way, better where the model was made
+// so, says what it did, and does the same each time.
+func TestSearch(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		gain       float64 // dB
+		note       string
+	}{
+		{"log front end", front, 3, `kept what feeds Log "log" float`},
+		{"outlier channel", outlier, 3, "smoothed the channels of 1 values"},
+		{"easy", easy, 0, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m, o := setup(t, c.text, 12)
+			before := graph.Text(m, -1)
+			plain := o
+			plain.Samples = nil
+			first := search(t, m, plain)
+			if slices.ContainsFunc(first.Notes, func(n string) bool { return strings.Contains(n, "score") }) {
+				t.Errorf("measured without samples: %q", first.Notes)
+			}
+			runs := 0
+			o.Progress = func(done int) {
+				if runs++; done != runs {
+					t.Errorf("measurement %d is called %d", runs, done)
+				}
+			}
+			best := search(t, m, o)
+			was, is := score(t, m, first.Model, o.Samples), score(t, m, best.Model, o.Samples)
+			if is < was+c.gain {
+				t.Errorf("score %.1f dB, plain %.1f, want %.1f more; %q", is, was, c.gain, best.Notes)
+			}
+			if !strings.Contains(strings.Join(best.Notes, "\n"), c.note) {
+				t.Errorf("notes %q, want %q", best.Notes, c.note)
+			}
+			if runs == 0 || runs > 20 {
+				t.Errorf("%d measurements", runs)
+			}
+			again := search(t, m, func() auto.Options { o := o; o.Progress = nil; o.Session.Threads = 3; return o }())
+			if graph.Text(again.Model, -1) != graph.Text(best.Model, -1) || !slices.Equal(again.Notes, best.Notes) {
+				t.Error("another result the second time")
+			}
+			if graph.Text(m, -1) != before {
+				t.Error("the float model was changed")
+			}
+		})
+	}
+}
+
+// Where nothing is allowed and the method is given, nothing is searched.
+func TestSearchBounds(t *testing.T) {
+	m, o := setup(t, front, 6)
+	o.Equalize, o.Smooth, o.CorrectBias, o.FloatIslands, o.Method = false, false, false, false, calibration.MinMax
+	runs := 0
+	o.Progress = func(int) { runs++ }
+	if res := search(t, m, o); runs != 1 || len(res.Notes) > 0 {
+		t.Errorf("%d measurements, notes %q", runs, res.Notes)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := auto.Search(ctx, m, o); err == nil {
+		t.Error("no error though cancelled")
+	}
+	o.Qdq.Exclude = []string{"*"}
+	if res, err := auto.Search(t.Context(), m, o); err != nil || res.Model != nil || res.Plan.Quantized() != 0 {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
