@@ -5,6 +5,7 @@ import (
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/tensor"
 )
 
 // Wants returns, by value ID, how the values of m have to be observed for the
@@ -91,6 +92,12 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 	if len(unusable) > 0 {
 		return nil, unusable, nil
 	}
+	shared := make([]bool, len(p.Tensors)) // groups of more than one tensor, or with a range from outside
+	for i := range p.Tensors {
+		if root[i] != i || p.Tensors[i].Range != nil {
+			shared[root[i]] = true
+		}
+	}
 	params := make([]quant.Params, len(p.Tensors))
 	for i := range p.Tensors {
 		e := &p.Tensors[i]
@@ -103,6 +110,9 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 				params[i], err = s.Weights(b.values[i].Const)
 			} else {
 				params[i], err = s.Tensor(group[root[i]])
+				if !shared[root[i]] && castCodes(b.values[i], params[i].Type.DType) {
+					params[i].Scale[0], params[i].Zero[0] = 1, 0
+				}
 			}
 		}
 		if err != nil {
@@ -110,4 +120,15 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 		}
 	}
 	return params, nil, nil
+}
+
+// castCodes reports whether v is a Cast of values that are codes of type t with
+// scale 1 and zero point 0 already: bools, or integers of that very type.
+func castCodes(v *graph.Value, t tensor.DType) bool {
+	n := v.DefNode()
+	if n == nil || n.Op != (graph.OpKey{Type: "Cast"}) || n.Input(0) == nil || t != tensor.Uint8 {
+		return false
+	}
+	from := n.Input(0).Type
+	return from.IsTensor() && (from.Elem == tensor.Bool || from.Elem == tensor.Uint8)
 }

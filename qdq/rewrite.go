@@ -225,10 +225,22 @@ func (w *rewriter) activation(v *graph.Value, p *quant.Params) {
 			}
 			q, out := pair(in, after)
 			q.SetInput(0, v)
+			if castCodes(v, p.Type.DType) && p.Scale[0] == 1 && p.Zero[0] == 0 {
+				codesOfCast(q, def.Input(0))
+			}
 			w.dq[key] = out
 		}
 		u.Node.SetInput(u.Index, w.dq[key])
 	}
+}
+
+// codesOfCast makes q, a QuantizeLinear behind a Cast of x, a Cast of x to the
+// type of the codes, which are the values themselves.
+func codesOfCast(q *graph.Node, x *graph.Value) {
+	q.Op.Type = "Cast"
+	q.TruncateInputs(1)
+	q.SetInput(0, x)
+	q.SetAttr(graph.Int("to", int64(q.Output(0).Type.Elem)))
 }
 
 // clampImplied reports whether quantizing with p clamps at least as tightly as
