@@ -24,7 +24,7 @@ import (
 
 // PrepareFile prepares the model in file in and saves it as out.
 func PrepareFile(ctx context.Context, in, out string, o Options) (done []passes.Change, err error) {
-	m, err := o.load(in)
+	m, err := o.Load(in)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (tab
 	if len(o.Data) == 0 {
 		return nil, ErrNoData
 	}
-	m, err := o.load(in)
+	m, err := o.Load(in)
 	if err != nil {
 		return nil, err
 	}

@@ -174,7 +174,8 @@ func Load(path string, opts ...onnxfile.Option) (*graph.Model, error) {
 	return open(path, validate.Options{}, opts...)
 }
 
-func (o *Options) load(path string) (*graph.Model, error) {
+// Load opens a model file under the limits and with the custom domains of o.
+func (o *Options) Load(path string) (*graph.Model, error) {
 	return open(path, validate.Options{Domains: o.Domains}, onnxfile.WithLimits(o.Limits))
 }
 
@@ -367,7 +368,7 @@ type WeightSize struct {
 // and out is not written unless KeepFailed is set.
 func Quantize(ctx context.Context, in, out string, o Options) (result *Result, err error) {
 	start := time.Now()
-	m, err := o.load(in)
+	m, err := o.Load(in)
 	if err != nil {
 		return nil, err
 	}

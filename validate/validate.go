@@ -92,7 +92,7 @@ func (c *checker) node(n *graph.Node) error {
 			if slices.Contains(c.domains, d) {
 				return nil
 			}
-			return n.Errorf("check", "%s is neither an operator of a known domain nor a local function of the model", strconv.Quote(d+"."+n.Op.Type))
+			return n.Errorf("check", "%s is neither an operator of a known domain nor a local function of the model (custom operators: --custom-domain)", strconv.Quote(d+"."+n.Op.Type))
 		}
 		return n.Errorf("check", "%s has no operator %s at version %d", domainName(d), strconv.Quote(n.Op.Type), n.Opset())
 	}

@@ -106,7 +106,7 @@ func (e *env) quantizeCommand() *cli.Command {
 }
 
 func (e *env) quantizeToStdout(c *cli.Context, in string, o onnxq.Options) (*onnxq.Result, error) {
-	m, err := onnxq.Load(in, onnxfile.WithLimits(o.Limits))
+	m, err := o.Load(in)
 	if err != nil {
 		return nil, err
 	}
@@ -436,7 +436,7 @@ func (e *env) planCommand() *cli.Command {
 			if c.String("output") == "-" && c.String("json") == "-" {
 				return usagef("plan: -o and --json both want stdout; one of them is enough")
 			}
-			m, err := onnxq.Load(a[0], onnxfile.WithLimits(o.Limits))
+			m, err := o.Load(a[0])
 			if err != nil {
 				return err
 			}
@@ -488,7 +488,7 @@ func (e *env) inspectCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			m, err := onnxq.Load(a[0], onnxfile.WithLimits(o.Limits))
+			m, err := o.Load(a[0])
 			if err != nil {
 				return err
 			}
@@ -557,7 +557,7 @@ func (e *env) prepareCommand() *cli.Command {
 }
 
 func (e *env) prepareToStdout(c *cli.Context, in string, o onnxq.Options) ([]passes.Change, error) {
-	m, err := onnxq.Load(in, onnxfile.WithLimits(o.Limits))
+	m, err := o.Load(in)
 	if err != nil {
 		return nil, err
 	}
@@ -598,7 +598,7 @@ func (e *env) runCommand() *cli.Command {
 			if format != "pb" && format != "npz" {
 				return usagef("--format %q is none of pb, npz", format)
 			}
-			m, err := onnxq.Load(a[0], onnxfile.WithLimits(o.Limits))
+			m, err := o.Load(a[0])
 			if err != nil {
 				return err
 			}
@@ -643,7 +643,7 @@ func (e *env) benchCommand() *cli.Command {
 			if len(o.Data) == 0 {
 				o.Data = []string{"random:1"}
 			}
-			m, err := onnxq.Load(a[0], onnxfile.WithLimits(o.Limits))
+			m, err := o.Load(a[0])
 			if err != nil {
 				return err
 			}

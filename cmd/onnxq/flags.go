@@ -77,7 +77,8 @@ func methodFlags() []cli.Flag {
 }
 
 func limitFlag() []cli.Flag {
-	return []cli.Flag{&cli.StringSliceFlag{Name: "limit", Usage: "what a model file may ask for, and the nodes that a sample may take (steps), `NAME=N` with one of " + strings.Join(limitNames(), ", ") + "; may be repeated"}}
+	return []cli.Flag{&cli.StringSliceFlag{Name: "limit", Usage: "what a model file may ask for, and the nodes that a sample may take (steps), `NAME=N` with one of " + strings.Join(limitNames(), ", ") + "; may be repeated"},
+		&cli.StringSliceFlag{Name: "custom-domain", Usage: "keep operators of the domain `NAME`, which the runtime gets from a library of its own, as they are; may be repeated"}}
 }
 
 // limitFields returns the limits of o by name.
@@ -164,6 +165,7 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 			return o, usagef("--image: %v", err)
 		}
 	}
+	o.Domains = c.StringSlice("custom-domain")
 	for _, s := range c.StringSlice("limit") {
 		if err := parseLimit(s, &o); err != nil {
 			return o, err
