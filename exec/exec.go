@@ -141,6 +141,10 @@ func (c *compiler) graph(g *graph.Graph, outer *block) (*block, error) {
 		importCaptures(b, g, outer)
 	}
 	for _, v := range g.Inputs() {
+		if v.IsConst() { // listed only because old files had to
+			b.consts[b.slot(v)] = v.Const
+			continue
+		}
 		b.inputs = append(b.inputs, b.slot(v))
 	}
 	for n := range g.Nodes() {
