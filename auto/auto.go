@@ -67,7 +67,7 @@ const poor = 10
 
 // maxWork bounds the nodes of all candidates together, so that the search stays
 // cheap on graphs of many thousand nodes.
-const maxWork = 15_000
+const maxWork = 9_000
 
 // maxIslands bounds how many float islands are tried.
 const maxIslands = 4
@@ -300,7 +300,9 @@ func (s *search) better(ctx context.Context, c, next *candidate, gain float64, n
 // afford takes the work of trying c from what is left, and reports whether
 // there was enough.
 func (s *search) afford(c *candidate) bool {
-	s.left -= c.base.NumNodes()
+	for g := range c.base.Scopes() {
+		s.left -= g.NumNodes()
+	}
 	return s.left >= 0
 }
 

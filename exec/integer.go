@@ -265,6 +265,7 @@ var fusions = map[string]fusion{
 	"Squeeze":   {moves: true, build: carry},
 	"Unsqueeze": {moves: true, build: carry},
 	"Transpose": {moves: true, build: carry},
+	"Resize":    {moves: true, build: carry},
 	"Slice":     {moves: true, build: carry},
 	"Gather":    {moves: true, build: carry},
 	"Expand":    {moves: true, build: carry},

@@ -172,8 +172,11 @@ func (a *annotator) rule(n *graph.Node, d *decision) (*targets.Rule, string) {
 // activation ports.
 func (a *annotator) fits(n *graph.Node, r *targets.Rule, spec *ops.Spec, d *decision) string {
 	d.acts = nil
-	if r.Class == targets.Table {
+	switch {
+	case r.Class == targets.Table:
 		return a.fitsTable(n)
+	case r.Class == targets.Carry && spec.FlowAt(n) != ops.Pass:
+		return fmt.Sprintf("this %s computes new values", n.Op)
 	}
 	for i, v := range n.Inputs() {
 		if v == nil {
