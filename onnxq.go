@@ -841,7 +841,7 @@ func (r *Result) describe(q *quantization) {
 	}
 	half := map[string]bool{}
 	for _, t := range r.Plan.Tensors {
-		if t.Type == "f16" {
+		if t.Half() {
 			half[t.Tensor] = true
 		}
 	}

@@ -67,6 +67,10 @@ const (
 // halfType is the storage type of weights in float16.
 const halfType = "f16"
 
+// Half reports whether the tensor is a weight of nodes that stay float, stored
+// as float16.
+func (e *TensorPlan) Half() bool { return e.Type == halfType }
+
 // TensorPlan is the scheme of one tensor.
 type TensorPlan struct {
 	Scope  string `json:"scope"`

@@ -101,7 +101,7 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 	params := make([]quant.Params, len(p.Tensors))
 	for i := range p.Tensors {
 		e := &p.Tensors[i]
-		if e.Kind == Bias || e.Type == halfType {
+		if e.Kind == Bias || e.Half() {
 			continue
 		}
 		s, err := e.scheme()

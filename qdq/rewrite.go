@@ -23,7 +23,7 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 	}
 	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}}
 	for i, v := range b.values {
-		if p.Tensors[i].Type != halfType {
+		if !p.Tensors[i].Half() {
 			w.params[v.ID] = &params[i]
 		}
 	}
@@ -52,7 +52,7 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 	}
 	for i, v := range b.values {
 		switch {
-		case p.Tensors[i].Type == halfType:
+		case p.Tensors[i].Half():
 			if err := w.half(v); err != nil {
 				return nil, err
 			}

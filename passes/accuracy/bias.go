@@ -109,12 +109,9 @@ func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean []float64) (
 		if groups < 1 || outs%groups != 0 || len(mean) != ins*groups {
 			return nil, nil
 		}
-		inner := len(a) / (outs * ins)
 		shift := make([]float64, outs)
 		for i := range a {
-			o := i / (ins * inner)
-			k := o/(outs/groups)*ins + i/inner%ins
-			shift[o] += (float64(b[i]) - float64(a[i])) * mean[k]
+			shift[i/(len(a)/outs)] += (float64(b[i]) - float64(a[i])) * mean[inputChannel(i, len(a), shape, groups)]
 		}
 		return shift, nil
 	}
