@@ -1,7 +1,6 @@
 package exec
 
 import (
-	"math"
 	"slices"
 
 	"github.com/onnxq/onnxq/graph"
@@ -130,19 +129,8 @@ func redundant(n, q *graph.Node) bool {
 	}
 	scale := float64(tensor.As[float32](s.Const)[0])
 	lo, hi := float64(qmin-zero[0])*scale, float64(qmax-zero[0])*scale
-	if isStandard(n, "Relu") {
-		return lo >= 0
-	}
-	below, above := math.Inf(-1), math.Inf(1)
-	for i, b := range []*float64{&below, &above} {
-		if v := n.Input(i + 1); v != nil {
-			if !v.IsConst() || v.Const.DType() != tensor.Float32 || v.Const.Len() != 1 {
-				return false
-			}
-			*b = float64(tensor.As[float32](v.Const)[0])
-		}
-	}
-	return lo >= below && hi <= above
+	below, above, ok := ops.ClampBounds(n)
+	return ok && lo >= below && hi <= above
 }
 
 // group is a node between its dequantizers and its quantizer.

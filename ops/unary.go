@@ -484,6 +484,44 @@ var notSpec = Spec{
 	},
 }
 
+// ClampBounds returns the bounds of n, a Relu or a Clip of the standard domain
+// with one constant float for each bound it has. A bound is infinite where it
+// is absent or the largest float32, which exporters write for that. ok is false
+// for any other node, and where the lower bound is above the upper.
+func ClampBounds(n *graph.Node) (lo, hi float64, ok bool) {
+	lo, hi = math.Inf(-1), math.Inf(1)
+	switch n.Op {
+	case graph.OpKey{Type: "Relu"}:
+		return 0, hi, true
+	case graph.OpKey{Type: "Clip"}:
+	default:
+		return 0, 0, false
+	}
+	for i, b := range []struct {
+		bound *float64
+		attr  string
+	}{{&lo, "min"}, {&hi, "max"}} {
+		v := n.Input(i + 1)
+		switch {
+		case n.Opset() < 11:
+			*b.bound = float64(n.Float(b.attr, float32(*b.bound)))
+		case v != nil:
+			if !v.IsConst() || !v.Const.DType().IsFloat() || v.Const.Len() != 1 {
+				return 0, 0, false
+			}
+			x, err := tensor.Float64s(v.Const)
+			if err != nil {
+				return 0, 0, false
+			}
+			*b.bound = x[0]
+		}
+		if math.Abs(*b.bound) == math.MaxFloat32 {
+			*b.bound = math.Copysign(math.Inf(1), *b.bound)
+		}
+	}
+	return lo, hi, lo <= hi
+}
+
 var clipSpec = Spec{
 	Type: "Clip", Since: 6, Flow: Compute, Pure: true,
 	In:    []Port{{Name: "input", Role: Activation}, {Name: "min", Optional: true}, {Name: "max", Optional: true}},

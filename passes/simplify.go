@@ -341,30 +341,13 @@ func dropNeutral(n *graph.Node) bool {
 	return false
 }
 
-// boundsOf returns the source and the bounds of a Relu, a Clip with constant
-// bounds, or a Min or Max with a constant, of float32 values.
+// boundsOf returns the source and the bounds, infinite where absent, of a Relu,
+// a Clip with constant bounds, or a Min or Max with a constant, of float32
+// values.
 func boundsOf(n *graph.Node) (src *graph.Value, lo, hi float32, ok bool) {
-	lo, hi = -math.MaxFloat32, math.MaxFloat32
+	lo, hi = float32(math.Inf(-1)), float32(math.Inf(1))
 	src = n.Input(0)
-	number := func(v *graph.Value) (float32, bool) {
-		f := constFloats(v)
-		return append(f, 0)[0], len(f) == 1
-	}
-	switch n.Op.Type {
-	case "Relu":
-		lo = 0
-	case "Clip":
-		if n.Opset() < 11 {
-			return nil, 0, 0, false
-		}
-		for i, b := range []*float32{&lo, &hi} {
-			if v := n.Input(1 + i); v != nil {
-				if *b, ok = number(v); !ok {
-					return nil, 0, 0, false
-				}
-			}
-		}
-	case "Min", "Max":
+	if isOp(n, "Min", "Max") {
 		if n.NumInputs() != 2 || n.Input(1) == nil {
 			return nil, 0, 0, false
 		}
@@ -372,15 +355,21 @@ func boundsOf(n *graph.Node) (src *graph.Value, lo, hi float32, ok bool) {
 		if c.DefNode() != nil || !c.IsConst() {
 			c, src = src, c
 		}
-		x, one := number(c)
-		if !one || !broadcastsInto(c.Const, src) {
+		x := constFloats(c)
+		if len(x) != 1 || !broadcastsInto(c.Const, src) {
 			return nil, 0, 0, false
 		}
 		if n.Op.Type == "Min" {
-			hi = x
+			hi = x[0]
 		} else {
-			lo = x
+			lo = x[0]
 		}
+	} else {
+		below, above, ok := ops.ClampBounds(n)
+		if !ok {
+			return nil, 0, 0, false
+		}
+		lo, hi = float32(below), float32(above)
 	}
 	return src, lo, hi, src.Type.Elem == tensor.Float32 && lo <= hi
 }
@@ -404,15 +393,15 @@ func mergeBounds(n *graph.Node) bool {
 	n.TruncateInputs(0)
 	n.AddInput(src)
 	n.Op.Type = "Clip"
-	if lo == 0 && hi == math.MaxFloat32 {
+	if lo == 0 && math.IsInf(float64(hi), 1) {
 		n.Op.Type = "Relu"
 		return true
 	}
 	name := n.Output(0).Name()
-	if lo != -math.MaxFloat32 {
+	if !math.IsInf(float64(lo), -1) {
 		n.SetInput(1, n.Graph().NewInitializer(name+"_min", tensor.Scalar(lo)))
 	}
-	if hi != math.MaxFloat32 {
+	if !math.IsInf(float64(hi), 1) {
 		n.SetInput(2, n.Graph().NewInitializer(name+"_max", tensor.Scalar(hi)))
 	}
 	return true

@@ -273,7 +273,7 @@ func (a *annotator) absorbActivations() {
 		if _, keep := a.o.Keep[act.ID]; keep || strings.HasPrefix(e.why, "excluded") {
 			continue
 		}
-		if lo, hi, ok := ClampBounds(act); !ok || lo > 0 || hi < 0 {
+		if lo, hi, ok := ops.ClampBounds(act); !ok || lo > 0 || hi < 0 {
 			continue
 		}
 		if _, bad := a.o.Unusable[act.Output(0).ID]; bad {
@@ -281,32 +281,6 @@ func (a *annotator) absorbActivations() {
 		}
 		d.absorb, e.into = act, d.node
 	}
-}
-
-// ClampBounds returns the bounds of a Relu or Clip whose bounds are constant;
-// absent ones are infinite.
-func ClampBounds(n *graph.Node) (lo, hi float64, ok bool) {
-	lo, hi = math.Inf(-1), math.Inf(1)
-	switch {
-	case n.Op.Type == "Relu":
-		return 0, hi, true
-	case n.Op.Type != "Clip":
-		return 0, 0, false
-	}
-	if n.Opset() < 11 {
-		return float64(n.Float("min", -math.MaxFloat32)), float64(n.Float("max", math.MaxFloat32)), true
-	}
-	for i, bound := range []*float64{&lo, &hi} {
-		v := n.Input(i + 1)
-		if v == nil {
-			continue
-		}
-		if !v.IsConst() || v.Const.DType() != tensor.Float32 || v.Const.Len() != 1 {
-			return 0, 0, false
-		}
-		*bound = float64(tensor.As[float32](v.Const)[0])
-	}
-	return lo, hi, lo <= hi
 }
 
 // givesCodes reports whether v comes out of an integer kernel as codes.
@@ -549,7 +523,7 @@ func (a *annotator) groups() *unionFind {
 	u := &unionFind{parent: make([]*graph.Value, a.m.NumValues()), bounds: map[*graph.Value]clamp{}}
 	for _, d := range a.order {
 		if d.on && d.absorb != nil {
-			lo, hi, _ := ClampBounds(d.absorb)
+			lo, hi, _ := ops.ClampBounds(d.absorb)
 			u.bounds[d.out()] = clamp{lo, hi}
 		}
 	}

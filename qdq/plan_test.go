@@ -82,6 +82,7 @@ func TestEditedTensors(t *testing.T) {
 	m, p := planOf(t)
 	tensorPlan(p, "x").Range = &[2]float64{-4, 4}
 	tensorPlan(p, "w").Axis = -1
+	tensorPlan(p, "r").Range = &[2]float64{-6, 3} // a Relu's
 	tensorPlan(p, "v").Type, tensorPlan(p, "v").Symmetric = "u8", false
 	params, _, err := p.Resolve(m, observe(t, m))
 	if err != nil {
@@ -92,6 +93,9 @@ func TestEditedTensors(t *testing.T) {
 	}
 	if x := at("x"); x.Scale[0] != float32(8./255) || x.Zero[0] != 127 {
 		t.Errorf("x has scale %g and zero point %d", x.Scale[0], x.Zero[0])
+	}
+	if r := at("r"); r.Scale[0] != float32(3./255) || r.Zero[0] != 0 {
+		t.Errorf("r has scale %g and zero point %d, as if its Relu did not bound it", r.Scale[0], r.Zero[0])
 	}
 	if w := at("w"); len(w.Scale) != 1 {
 		t.Errorf("w has %d scales", len(w.Scale))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/tensor"
 )
@@ -74,6 +75,11 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 		r := quant.Range{}
 		if e.Range != nil {
 			r = quant.Range{Min: e.Range[0], Max: e.Range[1]}
+			// A range beyond the bounds of an absorbed clamp would not replace it.
+			if n := b.values[i].DefNode(); n != nil && b.nodes[n.ID].How == Absorbed {
+				lo, hi, _ := ops.ClampBounds(n)
+				r = quant.Range{Min: min(max(r.Min, lo), hi), Max: max(min(r.Max, hi), lo)}
+			}
 		} else {
 			var why string
 			if r, why = ranges(b.values[i], e); why != "" {

@@ -126,7 +126,7 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 	planned := func(i int) bool { return i < n.NumInputs() && n.Input(i) != nil && w.params[n.Input(i).ID] != nil }
 	switch e.How {
 	case Absorbed:
-		if _, _, ok := ClampBounds(n); !ok {
+		if _, _, ok := ops.ClampBounds(n); !ok {
 			return fmt.Errorf("only Relu, and Clip with constant bounds, can be absorbed")
 		}
 		return nil
@@ -246,7 +246,7 @@ func codesOfCast(q *graph.Node, x *graph.Value) {
 // clampImplied reports whether quantizing with p clamps at least as tightly as
 // n, a Relu or Clip, to within half a step.
 func clampImplied(n *graph.Node, p *quant.Params) bool {
-	lo, hi, ok := ClampBounds(n)
+	lo, hi, ok := ops.ClampBounds(n)
 	half := float64(p.Scale[0]) / 2
 	return ok && p.Lo(0) >= lo-half && p.Hi(0) <= hi+half
 }
