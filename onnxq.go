@@ -91,8 +91,11 @@ type Options struct {
 	Include, Exclude []string // globs over node names, or op:TYPE
 	Ranges           map[string][2]float64
 
-	Plan  *qdq.Plan          // instead of making one
-	Table *calibration.Table // instead of calibrating
+	Plan *qdq.Plan // instead of making one
+	// Table holds statistics of the calibration samples, collected before.
+	// Without Data as well, nothing can be measured: ranges are by Method or
+	// min-max, and passes that need samples are left out.
+	Table *calibration.Table
 
 	Opset    int               // operator set of the result; 0: the lowest that serves
 	External onnxfile.External // where weights are stored
@@ -580,18 +583,18 @@ func (q *quantization) run(ctx context.Context) (*Result, error) {
 func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	o := auto.Options{
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
-		Equalize: q.o.allows(Equalize) && q.o.Table == nil, Smooth: q.o.allows(Smooth) && q.o.Table == nil, CorrectBias: q.o.allows(BiasCorrection),
+		Equalize: q.o.allows(Equalize) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection),
 		FloatIslands: q.o.Mode == Auto,
 		Session:      q.o.session(),
 		Progress:     func(n int) { q.o.progress("measure", n, n+1) },
 	}
 	measured := measureOn
-	if q.calib != nil && q.o.Table == nil && len(q.o.State) == 0 && q.calib.Len() >= enoughToSplit {
+	if q.calib != nil && len(q.o.State) == 0 && q.calib.Len() >= enoughToSplit {
 		o.Unseen = true
 		measured = min(measured, q.calib.Len()/2)
 	}
 	o.Calibrate = func(ctx context.Context, m *graph.Model, watch []quant.Watch, unseen bool) (*calibration.Table, error) {
-		if q.o.Table != nil {
+		if q.o.Table != nil && m == q.prepared && !unseen {
 			return q.o.Table, nil
 		}
 		if q.calib == nil {

@@ -29,7 +29,9 @@ func samples(name string) []string   { return []string{filepath.Join("models", n
 func quantize(t *testing.T, name string, o onnxq.Options) ([]byte, *onnxq.Result) {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "out.onnx")
-	o.Data = samples(name)
+	if o.Data == nil && o.Table == nil {
+		o.Data = samples(name)
+	}
 	res, err := onnxq.Quantize(t.Context(), sampleModel(name), out, o)
 	if err != nil {
 		t.Fatal(err)
@@ -293,6 +295,36 @@ func TestResume(t *testing.T) {
 	}
 	if _, err := os.Stat(part + ".partial"); err == nil {
 		t.Error("the partial table is still there")
+	}
+}
+
+// TestTable quantizes with a table made before: together with the samples, or
+// where nothing is to be measured without them, the result is the one that
+// samples alone give.
+func TestTable(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"digits", "text"} {
+		in := sampleModel(name)
+		file := filepath.Join(dir, name+".json")
+		data := samples(name)
+		table, err := onnxq.CalibrateFile(t.Context(), in, file, onnxq.CalibrateOptions{Options: onnxq.Options{Data: data}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		same := func(a, b onnxq.Options) bool {
+			x, _ := quantize(t, name, a)
+			y, _ := quantize(t, name, b)
+			return bytes.Equal(x, y)
+		}
+		if !same(onnxq.Options{Data: data}, onnxq.Options{Data: data, Table: table}) {
+			t.Errorf("%s: the table changes what the samples give", name)
+		}
+		plain := onnxq.Options{Mode: onnxq.Static, Algorithms: []onnxq.Algorithm{onnxq.BiasCorrection}, Method: calibration.Percentile}
+		without := plain
+		plain.Data, without.Table = data, table
+		if !same(plain, without) {
+			t.Errorf("%s: the table alone gives another model than the samples", name)
+		}
 	}
 }
 
