@@ -67,7 +67,7 @@ func NewConv(s ConvSpec, w, bias []float32) (*Conv, error) {
 // useBlocks prepares the convolution for blocked images where that pays: few
 // output channels would leave most lanes of a block idle.
 func (c *Conv) useBlocks(w []float32) {
-	if level >= AVX2 && (c.spec.Cout > 4 || c.depthwise()) {
+	if level >= AVX2 && (c.spec.Cout > fewOutputs || c.depthwise()) {
 		c.block = newBlockConv(c, w, c.spec.Groups == 1 && c.spec.Cin < BlockSize)
 	}
 }
@@ -218,8 +218,8 @@ func (c *Conv) Run(pool *par.Pool, x []float32, n int, spatial []int, y, residua
 	switch {
 	case c.transposed:
 		c.runTransposed(pool, x, n, in, out, y, residual)
-	case c.depthwise() && c.planes(out).modest(in, out):
-		c.runDepthwise(pool, x, n, in, out, y, residual)
+	case c.spec.Cout/c.spec.Groups <= fewOutputs && c.planes(out).modest(in, out):
+		c.runPlanar(pool, x, n, in, out, y, residual)
 	default:
 		c.runGemm(pool, x, n, in, out, y, residual)
 	}

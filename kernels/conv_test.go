@@ -185,6 +185,25 @@ func TestConvTails(t *testing.T) {
 	})
 }
 
+// Few output channels over images that need several bands of rows.
+func TestConvBands(t *testing.T) {
+	pool := par.New(2)
+	pool.Begin()
+	defer pool.End()
+	eachLevel(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(17, 18))
+		for _, s := range []ConvSpec{
+			{Cin: 3, Cout: 1, Groups: 1, Kernel: []int{3, 5}, PadBegin: []int{1, 2}, PadEnd: []int{1, 2}},
+			{Cin: 3, Cout: 2, Groups: 1, Kernel: []int{3, 3}, Stride: []int{2, 2}, PadBegin: []int{0, 1}, PadEnd: []int{2, 1}},
+			{Cin: 4, Cout: 2, Groups: 2, Kernel: []int{5, 1}, Dilation: []int{2, 1}},
+			{Cin: 2, Cout: 6, Groups: 2, Kernel: []int{3, 60}},
+			{Cin: 5, Cout: 3, Groups: 1, Kernel: []int{1, 1}},
+		} {
+			testConv(t, r, pool, s, []int{301, 131}, false)
+		}
+	})
+}
+
 // Pads and dilations far larger than the image are legal and must not ask for
 // memory in proportion.
 func TestConvHugePads(t *testing.T) {

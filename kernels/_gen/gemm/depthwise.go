@@ -25,7 +25,7 @@ const (
 	dHi      = 168
 )
 
-// depthwise writes the kernel of depthwise convolutions: the sum over taps of
+// depthwise writes the kernel of single output channels: the sum over taps of
 // a weight times a shifted row.
 func depthwise(v isa) {
 	TEXT("depthwise"+v.name, NOSPLIT, "func(t *byte)")
@@ -37,9 +37,9 @@ func depthwise(v isa) {
 	rows := ptr(args, dRows)
 	col, k, o := GP64(), GP64(), GP64() // bytes done in the row, tap, its offset
 
-	wide := []int{4, 2, 1}
-	acc := v.regs[:4]
-	bc, lo, hi, bias, mask := v.regs[4], v.regs[5], v.regs[6], v.regs[7], v.regs[8]
+	wide := []int{8, 4, 2, 1}
+	acc := v.regs[:8]
+	bc, lo, hi, bias, mask := v.regs[8], v.regs[9], v.regs[10], v.regs[11], v.regs[12]
 	VBROADCASTSS(Mem{Base: args, Disp: dLo}, lo)
 	VBROADCASTSS(Mem{Base: args, Disp: dHi}, hi)
 	VBROADCASTSS(Mem{Base: args, Disp: dBias}, bias)
