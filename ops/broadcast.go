@@ -149,6 +149,9 @@ func apply2[T, R any](c *Call, dst []R, out []int, a, b []T, shapeA, shapeB []in
 		return c.For(n, cheapChunk, func(lo, hi int) { op.left(dst[lo:hi], a[0], b[lo:hi]) })
 	}
 	w := newWalk(out, shapeA, shapeB)
+	if w.dims[0] < tileRow {
+		return c.For(n, cheapChunk, func(lo, hi int) { op.tiles(w, dst, a, b, lo, hi) })
+	}
 	return c.For(n, cheapChunk, func(lo, hi int) {
 		w.visit(lo, hi, func(l *lanes) { op.lanes(dst, a, b, l) })
 	})
@@ -189,38 +192,71 @@ func (op *binary[T, R]) left(dst []R, a T, b []T) {
 }
 
 const (
-	shortRow = 8  // length below which several rows are computed at a time
-	tileSize = 64 // most elements of such rows
+	shortRow  = 8    // length of rows that are not worth a loop each
+	tileRow   = 32   // length below which the operands of a row are spread over a tile
+	tileElems = 1024 // elements of a tile
 )
 
-// tileRows returns rows [r, r+rows) of operand i, one behind the other: in place,
-// where they lie so, else in buf.
-func tileRows[T any](buf, src []T, l *lanes, i, r, rows int) []T {
-	n, at, step := l.n, l.at[i]+r*l.skip[i], l.step[i]
-	if step == 1 && (l.skip[i] == n || rows == 1) {
-		return src[at : at+rows*n]
-	}
-	buf = buf[:rows*n]
-	for o := 0; o < len(buf); o += n {
-		row := buf[o : o+n]
-		for k := range row {
-			row[k] = src[at+k*step]
+// tiles computes elements [lo, hi) of an output whose rows are short: operands
+// that are not as large as the output are spread over pieces of it.
+func (op *binary[T, R]) tiles(w *walk, dst []R, a, b []T, lo, hi int) {
+	var bufs [2][]T
+	src := [2][]T{a, b}
+	for ; lo < hi; lo += tileElems {
+		n := min(tileElems, hi-lo)
+		var of [2][]T
+		for i := range of {
+			if len(src[i]) == len(dst) {
+				of[i] = src[i][lo : lo+n]
+				continue
+			}
+			if bufs[i] == nil {
+				bufs[i] = make([]T, n)
+			}
+			of[i] = bufs[i][:n]
+			w.visit(lo, lo+n, func(l *lanes) { spreadRows(of[i][l.out-lo:], src[i], l, i) })
 		}
-		at += l.skip[i]
+		op.vector(dst[lo:lo+n], of[0], of[1])
 	}
-	return buf
+}
+
+// spreadRows writes the rows of operand i to dst, one behind the other.
+func spreadRows[T any](dst, src []T, l *lanes, i int) {
+	n, at, skip := l.n, l.at[i], l.skip[i]
+	dst = dst[:l.rows*n]
+	switch {
+	case l.step[i] == 0:
+		for o := 0; o < len(dst); o += n {
+			row, v := dst[o:o+n], src[at]
+			for k := range row {
+				row[k] = v
+			}
+			at += skip
+		}
+	case skip == n || l.rows == 1:
+		copy(dst, src[at:at+len(dst)])
+	case skip == 0:
+		row := src[at : at+n]
+		if n <= 4 {
+			for ; len(dst) >= n; dst = dst[n:] {
+				for k, v := range row {
+					dst[k] = v
+				}
+			}
+			return
+		}
+		for done := copy(dst, row); done < len(dst); done *= 2 {
+			copy(dst[done:], dst[:done])
+		}
+	default:
+		for o := 0; o < len(dst); o += n {
+			copy(dst[o:o+n], src[at:at+n])
+			at += skip
+		}
+	}
 }
 
 func (op *binary[T, R]) lanes(dst []R, a, b []T, l *lanes) {
-	if l.n < shortRow {
-		var bufA, bufB [tileSize]T
-		per := tileSize / l.n
-		for r := 0; r < l.rows; r += per {
-			rows := min(per, l.rows-r)
-			op.vector(dst[l.out+r*l.n:][:rows*l.n], tileRows(bufA[:], a, l, 0, r, rows), tileRows(bufB[:], b, l, 1, r, rows))
-		}
-		return
-	}
 	for r := range l.rows {
 		d := dst[l.out+r*l.n:][:l.n]
 		pa, pb := l.at[0]+r*l.skip[0], l.at[1]+r*l.skip[1]

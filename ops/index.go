@@ -136,9 +136,21 @@ func compileGather(s *Site) (Kernel, error) {
 		}
 		outer, inner, d, n := volume(in[:axis]), volume(in[axis+1:]), in[axis], len(at)
 		dst, src := cellsOf(out), cellsOf(x)
+		if outer > n { // few indices
+			for k, j := range at {
+				if err := copyRows(c, out, x, outer, inner, k*inner, n*inner, j*inner, d*inner); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
 		move := func(lo, hi int) {
-			for i := lo; i < hi; i++ {
-				dst.put(i*inner, src, (i/n*d+at[i%n])*inner, inner)
+			for lo < hi {
+				o, k := lo/n, lo%n
+				for ; k < n && lo < hi; k++ {
+					dst.put(lo*inner, src, (o*d+at[k])*inner, inner)
+					lo++
+				}
 			}
 		}
 		if out.Len() <= pieceElems {

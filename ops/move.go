@@ -279,18 +279,14 @@ func copyRows(c *Call, dst, src *tensor.Tensor, outer, n, at, step, from, stride
 	d, s := cellsOf(dst), cellsOf(src)
 	switch {
 	case outer*n <= pieceElems || d.w == 0:
-		for o := range outer {
-			d.put(at+o*step, s, from+o*stride, n)
-		}
+		d.putRows(at, step, s, from, stride, n, outer)
 		return nil
 	case outer == 1:
 		to, of := d.b[at*d.w:(at+n)*d.w], s.b[from*d.w:]
 		return c.For(len(to), 8*pieceElems, func(lo, hi int) { copy(to[lo:hi], of[lo:hi]) })
 	}
 	return c.For(outer, max(1, pieceElems/n), func(lo, hi int) {
-		for o := lo; o < hi; o++ {
-			d.put(at+o*step, s, from+o*stride, n)
-		}
+		d.putRows(at+lo*step, step, s, from+lo*stride, stride, n, hi-lo)
 	})
 }
 
@@ -560,6 +556,7 @@ func compileSlice(s *Site) (Kernel, error) {
 	if s.Opset >= 10 {
 		lists[3] = s.list("steps", 10, 4)
 	}
+	constant := s.Const(0) != nil
 	return moving(func(c *Call) error {
 		var v [4][]int64
 		for i, l := range lists {
@@ -607,6 +604,14 @@ func compileSlice(s *Site) (Kernel, error) {
 		}
 		if whole {
 			return c.View(0, 0, in...)
+		}
+		// A view keeps all of the input alive.
+		if n := volume(shape); n > 0 && (constant || 2*n >= x.Len()) && x.DType() != tensor.String && cp.so == 0 && cp.dense(shape) {
+			t, err := tensor.FromBytes(x.DType(), shape, x.Bytes()[:x.DType().Bytes(n)])
+			if err == nil {
+				c.SetOut(0, t)
+			}
+			return err
 		}
 		out, err := c.Out(0, x.DType(), shape...)
 		if err != nil {

@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"math/bits"
+	"unsafe"
 
 	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/tensor"
@@ -106,16 +107,60 @@ func cellsOf(t *tensor.Tensor) cells {
 
 // put copies n elements of src from index from to index at.
 func (d cells) put(at int, src cells, from, n int) {
-	switch size := n * d.w; {
-	case d.w == 0:
+	if d.w == 0 {
 		copy(d.s[at:at+n], src.s[from:from+n])
-	case size == 4:
-		*(*[4]byte)(d.b[at*d.w:]) = *(*[4]byte)(src.b[from*d.w:])
-	case size == 8:
-		*(*[8]byte)(d.b[at*d.w:]) = *(*[8]byte)(src.b[from*d.w:])
-	default:
-		copy(d.b[at*d.w:at*d.w+size], src.b[from*d.w:from*d.w+size])
+		return
 	}
+	copy(d.b[at*d.w:(at+n)*d.w], src.b[from*d.w:(from+n)*d.w])
+}
+
+// putRows copies rows of n elements: the first from index from to index at,
+// each further one stride and step elements on.
+func (d cells) putRows(at, step int, src cells, from, stride, n, rows int) {
+	if n <= 0 || rows <= 0 {
+		return
+	}
+	if d.w == 0 || step < 0 || stride < 0 {
+		for r := range rows {
+			d.put(at+r*step, src, from+r*stride, n)
+		}
+		return
+	}
+	size := n * d.w
+	to, of := d.b[at*d.w:], src.b[from*d.w:]
+	step, stride = step*d.w, stride*d.w
+	switch {
+	case step == size && stride == size || rows == 1:
+		copy(to[:rows*size], of[:rows*size])
+	case size == 1:
+		cellRows[[1]byte](to, step, of, stride, rows)
+	case size == 2:
+		cellRows[[2]byte](to, step, of, stride, rows)
+	case size == 4:
+		cellRows[[4]byte](to, step, of, stride, rows)
+	case size == 8:
+		cellRows[[8]byte](to, step, of, stride, rows)
+	case size == 16:
+		cellRows[[16]byte](to, step, of, stride, rows)
+	case size == 32:
+		cellRows[[32]byte](to, step, of, stride, rows)
+	default:
+		for r := range rows {
+			copy(to[r*step:][:size], of[r*stride:][:size])
+		}
+	}
+}
+
+// cellRows copies values of type C that lie step and stride bytes apart.
+func cellRows[C any](to []byte, step int, of []byte, stride, rows int) {
+	size := int(unsafe.Sizeof(*new(C)))
+	to, of = to[:(rows-1)*step+size], of[:(rows-1)*stride+size]
+	d, s := unsafe.Pointer(&to[0]), unsafe.Pointer(&of[0])
+	for ; rows > 1; rows-- {
+		*(*C)(d) = *(*C)(s)
+		d, s = unsafe.Add(d, step), unsafe.Add(s, stride)
+	}
+	*(*C)(d) = *(*C)(s)
 }
 
 // fill sets n elements from index at on to element 0 of v.
@@ -236,6 +281,9 @@ func (s *strided) copy(c *Call, dst, src *tensor.Tensor) error {
 		}
 	}
 	s.squash()
+	if last := len(s.dims) - 1; last < 0 || s.src[last] == 1 && s.dst[last] == 1 {
+		return s.rows(c, cellsOf(dst), cellsOf(src))
+	}
 	switch src.DType().Bits() {
 	case 0:
 		return stridedCopy(c, dst.Strings(), src.Strings(), s)
@@ -251,6 +299,50 @@ func (s *strided) copy(c *Call, dst, src *tensor.Tensor) error {
 		return stridedCopy(c, tensor.As[complex128](dst), tensor.As[complex128](src), s)
 	}
 	return fmt.Errorf("element type %v cannot be moved", src.DType())
+}
+
+// rows is copy where the last axis is dense on both sides.
+func (s *strided) rows(c *Call, dst, src cells) error {
+	r := len(s.dims)
+	n, count, from, to := 1, 1, 0, 0 // of rows that lie evenly apart
+	if r > 0 {
+		n = s.dims[r-1]
+	}
+	if r > 1 {
+		count, from, to = s.dims[r-2], s.src[r-2], s.dst[r-2]
+	}
+	k := max(r-2, 0)
+	dims, as, ad := s.dims[:k], s.src[:k], s.dst[:k]
+	outer := volume(dims)
+	if outer == 1 && count > 1 && count*n > pieceElems {
+		return c.For(count, max(1, pieceElems/n), func(lo, hi int) {
+			dst.putRows(s.do+lo*to, to, src, s.so+lo*from, from, n, hi-lo)
+		})
+	}
+	blocks := func(lo, hi int) {
+		at := newStepper(dims, as, ad, lo)
+		for i := lo; i < hi; i++ {
+			dst.putRows(s.do+at.ob, to, src, s.so+at.oa, from, n, count)
+			at.next()
+		}
+	}
+	if outer*count*n <= pieceElems {
+		blocks(0, outer)
+		return nil
+	}
+	return c.For(outer, max(1, pieceElems/(count*n)), blocks)
+}
+
+// dense reports whether what s reads is a tensor of the given shape as it lies.
+func (s *strided) dense(shape []int) bool {
+	n := 1
+	for i := len(shape) - 1; i >= 0; i-- {
+		if shape[i] != 1 && s.src[i] != n {
+			return false
+		}
+		n *= shape[i]
+	}
+	return true
 }
 
 // stepper walks the index over dims in row-major order and keeps two offsets
