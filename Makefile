@@ -19,13 +19,14 @@ faults:
 
 # Packages that start goroutines or run inside them. Needs a C compiler.
 race:
-	go test -race ./internal/... ./exec/... ./calibration/... ./passes/... .
+	go test -race ./internal/... ./exec/... ./interop/... ./calibration/... ./passes/... .
 
 noasm:
 	go test -tags noasm ./kernels/... ./quant/... ./ops/... ./exec/... .
 
 lint:
 	go vet ./...
+	go vet -tags noonnxgo ./cmd/... ./interop/...
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	go run $(STATICCHECK) ./...
 

@@ -14,7 +14,7 @@ const module = "github.com/onnxq/onnxq"
 var layers = []string{
 	"internal/par", "internal/atomicfile", "internal/onnxpb",
 	"tensor", "kernels", "quant", "graph", "graph/onnxfile",
-	"ops", "exec", "validate", "passes", "targets", "qdq",
+	"ops", "exec", "interop/onnxgo", "validate", "passes", "targets", "qdq",
 	"calibration/npy", "calibration/images", "calibration", "passes/accuracy", "eval", "auto",
 	".",
 	"models", "internal/opdoc", "internal/demo", "cmd/onnxq",

@@ -478,11 +478,19 @@ func (e *env) planCommand() *cli.Command {
 
 func (e *env) inspectCommand() *cli.Command {
 	return &cli.Command{
-		Name: "inspect", Usage: "what is in a model", ArgsUsage: "MODEL", Flags: flagList(jsonFlag(), limitFlag(), quietFlag()),
+		Name: "inspect", Usage: "what is in a model", ArgsUsage: "MODEL",
+		Flags: flagList([]cli.Flag{
+			&cli.BoolFlag{Name: "cross-check", Usage: "decode the file with onnx-go as well and list differences"},
+		}, jsonFlag(), limitFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
 				return err
+			}
+			if c.Bool("cross-check") {
+				if err := checkCrossCheck(); err != nil {
+					return err
+				}
 			}
 			o, err := e.options(c)
 			if err != nil {
@@ -493,13 +501,27 @@ func (e *env) inspectCommand() *cli.Command {
 				return err
 			}
 			defer m.Close()
-			s := onnxq.Inspect(m)
+			s := struct {
+				*onnxq.Summary
+				CrossCheck *crossCheckReport `json:"cross_check,omitempty"`
+			}{Summary: onnxq.Inspect(m)}
+			if c.Bool("cross-check") {
+				if s.CrossCheck, err = crossCheck(a[0], m); err != nil {
+					return err
+				}
+			}
 			if path := c.String("json"); path != "" {
 				if err := e.writeJSON(path, s); err != nil {
 					return err
 				}
 			}
-			return s.Print(e.table(c))
+			if err := s.Print(e.table(c)); err != nil || s.CrossCheck == nil {
+				return err
+			}
+			if err := printCrossCheck(e.table(c), s.CrossCheck); err != nil {
+				return err
+			}
+			return crossCheckError(a[0], s.CrossCheck)
 		},
 	}
 }
