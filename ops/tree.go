@@ -20,6 +20,17 @@ type forest struct {
 	base    []float64
 	// Of classifiers with two classes whose votes are all for one class.
 	binary, positive bool
+	columns          int        // that the trees read
+	paths            []junction // of nodes, where all decisions are of one of the modes < and <=
+	strict           bool       // they are <
+}
+
+// junction is a decision as forest.leaf reads it, by the number of the node; a
+// leaf leads to itself.
+type junction struct {
+	value   float64
+	feature int32
+	next    [2]int32 // where the test fails, and where it holds
 }
 
 // treeNode is a decision, or with mode leafMode the votes [yes, no).
@@ -111,23 +122,69 @@ func (f *forest) check() error {
 	return nil
 }
 
-// features returns the least number of columns that the trees need.
-func (f *forest) features() int {
-	n := 0
+// prepare computes what score reads besides the nodes.
+func (f *forest) prepare() {
+	modes, missing := 0, false
 	for i := range f.nodes {
-		if f.nodes[i].mode != leafMode {
-			n = max(n, int(f.nodes[i].feature)+1)
+		if n := &f.nodes[i]; n.mode != leafMode {
+			f.columns = max(f.columns, int(n.feature)+1)
+			modes |= 1 << n.mode
+			missing = missing || n.missing
 		}
 	}
-	return n
+	if missing || modes != 1<<0 && modes != 1<<1 {
+		return
+	}
+	f.strict = modes == 1<<1
+	f.paths = make([]junction, len(f.nodes))
+	for i := range f.nodes {
+		n, to := &f.nodes[i], int32(i)
+		if n.mode == leafMode {
+			f.paths[i].next = [2]int32{to, to}
+			continue
+		}
+		f.paths[i] = junction{value: n.value, feature: n.feature, next: [2]int32{n.no, n.yes}}
+	}
 }
 
-// score stores the aggregated votes for x in s; voted tells which targets have
-// any.
+// leaves stores the leaves that x leads to from the given roots in at. The
+// trees are walked side by side, because each step waits for the one before.
+func (f *forest) leaves(x []float64, at *[4]int32) {
+	paths := f.paths
+	a, b, c, d := at[0], at[1], at[2], at[3]
+	for {
+		pa, pb, pc, pd := &paths[a], &paths[b], &paths[c], &paths[d]
+		va, vb, vc, vd := x[pa.feature], x[pb.feature], x[pc.feature], x[pd.feature]
+		var ta, tb, tc, td uint8
+		if f.strict {
+			ta, tb, tc, td = truth(va < pa.value), truth(vb < pb.value), truth(vc < pc.value), truth(vd < pd.value)
+		} else {
+			ta, tb, tc, td = truth(va <= pa.value), truth(vb <= pb.value), truth(vc <= pc.value), truth(vd <= pd.value)
+		}
+		na, nb, nc, nd := pa.next[ta&1], pb.next[tb&1], pc.next[tc&1], pd.next[td&1]
+		if na^a|nb^b|nc^c|nd^d == 0 {
+			break
+		}
+		a, b, c, d = na, nb, nc, nd
+	}
+	*at = [4]int32{a, b, c, d}
+}
+
+// score stores the aggregated votes for x in s; voted is room of the same
+// length.
 func (f *forest) score(x, s []float64, voted []bool) {
 	clear(s)
 	clear(voted)
-	for _, i := range f.roots {
+	roots := f.roots
+	for f.paths != nil && f.columns > 0 && len(roots) >= 4 {
+		at := [4]int32(roots)
+		f.leaves(x, &at)
+		for _, i := range at {
+			f.count(&f.nodes[i], s, voted)
+		}
+		roots = roots[4:]
+	}
+	for _, i := range roots {
 		n := &f.nodes[i]
 		for n.mode != leafMode {
 			if n.test(x[n.feature]) {
@@ -136,23 +193,35 @@ func (f *forest) score(x, s []float64, voted []bool) {
 				n = &f.nodes[n.no]
 			}
 		}
-		for _, v := range f.votes[n.yes:n.no] {
-			t := v.target
-			switch {
-			case f.merge == 2 && voted[t]:
-				s[t] = min(s[t], v.weight)
-			case f.merge == 3 && voted[t]:
-				s[t] = max(s[t], v.weight)
-			default:
-				s[t] += v.weight
-			}
-			voted[t] = true
-		}
+		f.count(n, s, voted)
 	}
 	if f.merge == 0 && len(f.roots) > 0 {
 		for t := range s {
 			s[t] /= float64(len(f.roots))
 		}
+	}
+}
+
+// count adds the votes of a leaf.
+func (f *forest) count(n *treeNode, s []float64, voted []bool) {
+	votes := f.votes[n.yes:n.no]
+	if f.merge < 2 {
+		for _, v := range votes {
+			s[v.target] += v.weight
+		}
+		return
+	}
+	for _, v := range votes {
+		t := v.target
+		switch {
+		case !voted[t]:
+			s[t] += v.weight
+		case f.merge == 2:
+			s[t] = min(s[t], v.weight)
+		default:
+			s[t] = max(s[t], v.weight)
+		}
+		voted[t] = true
 	}
 }
 
@@ -187,6 +256,7 @@ func compileForest(s *Site) (Kernel, error) {
 	if err := f.check(); err != nil {
 		return nil, s.Errorf("%w", err)
 	}
+	f.prepare()
 	if prefix == "target" {
 		return f.regress(tensor.Float32), nil
 	}
@@ -296,6 +366,7 @@ func compileTreeEnsemble(s *Site) (Kernel, error) {
 	if err := f.check(); err != nil {
 		return nil, s.Errorf("%w", err)
 	}
+	f.prepare()
 	return f.regress(tensor.Undefined), nil
 }
 
@@ -379,8 +450,8 @@ func (f *forest) each(c *Call, emit func(r int, s []float64, voted []bool)) (row
 	if err != nil {
 		return 0, err
 	}
-	if need := f.features(); cols < need {
-		return 0, fmt.Errorf("input %v, the trees read %d features", x, need)
+	if cols < f.columns {
+		return 0, fmt.Errorf("input %v, the trees read %d features", x, f.columns)
 	}
 	v, err := tensor.Float64s(x)
 	if err != nil {
