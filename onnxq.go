@@ -38,10 +38,14 @@ type Mode string
 // Modes.
 const (
 	// Auto is Static where that holds up: parts whose quantization costs too
-	// much accuracy stay float.
+	// much accuracy stay float, with weights as in Weights. Without samples and
+	// without a table of ranges it is Weights.
 	Auto Mode = ""
 	// Static computes on integers with ranges known beforehand.
 	Static Mode = "static"
+	// Weights computes in float with weights stored in fewer bits, which the
+	// runtime decodes once, when it loads the model.
+	Weights Mode = "weights"
 )
 
 // Algorithm is an accuracy pass.
@@ -79,7 +83,7 @@ type Options struct {
 	Bins          int // histogram bins on each side of 0; 0: calibration.DefaultBins
 
 	Activations string // storage type: u8 (default) or i8
-	Weights     string // storage type: i8 (default) or u8
+	Weights     string // storage type: i8 (default) or u8; or f16 in mode Weights
 	// SymmetricActivations puts the zero point of activations at the middle of
 	// the codes.
 	SymmetricActivations bool
@@ -246,16 +250,40 @@ func (o *Options) checkRanges(m *graph.Model) error {
 
 // MakePlan decides what to quantize in a prepared model.
 func MakePlan(m *graph.Model, o Options) (*qdq.Plan, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	return qdq.Annotate(m, o.target(), o.qdq())
 }
 
 func (o *Options) qdq() qdq.Options {
-	return qdq.Options{
+	q := qdq.Options{
 		Include: o.Include, Exclude: o.Exclude,
 		Activation: o.Activations, Weight: o.Weights,
 		SymmetricActivations: o.SymmetricActivations, PerTensor: o.PerTensor,
-		Ranges: o.Ranges, HalfWeights: o.Mode == Auto,
+		Ranges: o.Ranges, WeightsOnly: o.Mode == Weights,
 	}
+	switch {
+	case o.Weights == qdq.Float16:
+		q.Weight, q.Store = "", qdq.Float16
+	case o.Mode != Static:
+		q.Store = weightCodes
+	}
+	return q
+}
+
+// weightCodes is the storage type of weights that are decoded at load.
+const weightCodes = "i8"
+
+// check returns an error for options that contradict each other.
+func (o *Options) check() error {
+	switch {
+	case o.Weights == qdq.Float16 && o.Mode != Weights:
+		return optionErrorf("weights in f16 are for mode weights: integer kernels read integers")
+	case o.Mode == Weights && o.Weights != "" && o.Weights != weightCodes && o.Weights != qdq.Float16:
+		return optionErrorf("mode weights stores weights as %s or %s, not %s", weightCodes, qdq.Float16, o.Weights)
+	}
+	return nil
 }
 
 // Inputs describes what m has to be fed.
@@ -362,6 +390,18 @@ type WeightSize struct {
 	Op       string `json:"op"`
 	BytesIn  int64  `json:"bytes_in"`
 	BytesOut int64  `json:"bytes_out"`
+}
+
+// Stored returns the number of weights of nodes that stay float that are stored
+// in fewer bits.
+func (r *Result) Stored() int {
+	n := 0
+	for i := range r.Plan.Tensors {
+		if r.Plan.Tensors[i].AtLoad {
+			n++
+		}
+	}
+	return n
 }
 
 // Quantize reads the model at path in and writes its quantized form to out.
@@ -495,7 +535,13 @@ func (q *quantization) close() {
 }
 
 func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantization, error) {
+	if o.Mode == Auto && len(o.Data) == 0 && o.Table == nil && o.Plan == nil {
+		o.Mode = Weights
+	}
 	q := &quantization{o: o, original: m}
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	if t := o.Table; t != nil && t.Model != "" && t.Model != Digest(m) {
 		return nil, optionErrorf("the calibration table was made from another model")
 	}
@@ -584,7 +630,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	o := auto.Options{
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
 		Equalize: q.o.allows(Equalize) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection),
-		FloatIslands: q.o.Mode == Auto,
+		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto,
 		Session:      q.o.session(),
 		Progress:     func(n int) { q.o.progress("measure", n, n+1) },
 	}
@@ -679,11 +725,13 @@ func (q *quantization) spread(ctx context.Context, n int) ([]map[string]ops.Data
 func (q *quantization) follow(ctx context.Context, plan *qdq.Plan, o auto.Options) (*auto.Result, error) {
 	res := &auto.Result{Plan: plan}
 	watch, err := plan.Wants(q.prepared) // which holds the plan against the model
-	if err != nil || plan.Quantized() == 0 {
+	if err != nil || plan.Empty() {
 		return res, err
 	}
-	if res.Table, err = o.Calibrate(ctx, q.prepared, watch, false); err != nil {
-		return nil, err
+	if slices.ContainsFunc(watch, func(w quant.Watch) bool { return w.Observe }) {
+		if res.Table, err = o.Calibrate(ctx, q.prepared, watch, false); err != nil {
+			return nil, err
+		}
 	}
 	method := o.Method
 	if method == "" {
@@ -842,10 +890,10 @@ func (r *Result) describe(q *quantization) {
 		}
 		r.Float = append(r.Float, FloatNode{Node: n.Node, Op: n.Op, Scope: n.Scope, Why: n.Why})
 	}
-	half := map[string]bool{}
-	for _, t := range r.Plan.Tensors {
-		if t.Half() {
-			half[t.Tensor] = true
+	stored := map[[2]string]*qdq.TensorPlan{}
+	for i := range r.Plan.Tensors {
+		if t := &r.Plan.Tensors[i]; t.Kind == qdq.Weight {
+			stored[[2]string{t.Scope, t.Tensor}] = t
 		}
 	}
 	var on, all float64
@@ -859,7 +907,7 @@ func (r *Result) describe(q *quantization) {
 			if e.Quantized {
 				on += macs
 			}
-			r.weights(n, e, half)
+			r.weights(n, stored)
 		}
 	}
 	if all > 0 {
@@ -867,7 +915,7 @@ func (r *Result) describe(q *quantization) {
 	}
 }
 
-func (r *Result) weights(n *graph.Node, e qdq.NodePlan, half map[string]bool) {
+func (r *Result) weights(n *graph.Node, stored map[[2]string]*qdq.TensorPlan) {
 	spec := ops.Lookup(n)
 	if spec == nil {
 		return
@@ -884,15 +932,19 @@ func (r *Result) weights(n *graph.Node, e qdq.NodePlan, half map[string]bool) {
 		}
 		w := WeightSize{Name: v.Name(), Op: n.Op.String(), BytesIn: int64(len(v.Const.Bytes()))}
 		w.BytesOut = w.BytesIn
-		if half[v.Name()] {
-			w.BytesOut /= 2
-		}
-		if e.Quantized {
-			scales := 1
-			if axis := spec.Axis(n, i, v.Const.Rank()); axis >= 0 {
-				scales = v.Const.Shape()[axis]
+		if t := stored[[2]string{v.Graph().Scope(), v.Name()}]; t != nil {
+			each, scale := int64(1), int64(4) // a code and a scale
+			switch {
+			case t.Type == qdq.Float16:
+				each, scale = 2, 0
+			case !t.AtLoad:
+				scale++ // its zero point
 			}
-			w.BytesOut = int64(v.Const.Len()) + int64(scales)*5
+			scales := int64(1)
+			if t.Axis >= 0 {
+				scales = int64(v.Const.Shape()[t.Axis])
+			}
+			w.BytesOut = each*int64(v.Const.Len()) + scales*scale
 		}
 		r.Weights = append(r.Weights, w)
 		r.WeightBytesIn += w.BytesIn

@@ -150,7 +150,9 @@ func TestErrorsNameTheirPlace(t *testing.T) {
 		want string
 	}{
 		{"missing.onnx", onnxq.Options{}, "missing.onnx"},
-		{sampleModel("digits"), onnxq.Options{}, "samples"},
+		{sampleModel("digits"), onnxq.Options{Mode: onnxq.Static}, "samples"},
+		{sampleModel("digits"), onnxq.Options{Mode: onnxq.Weights, Weights: "u8"}, "u8"},
+		{sampleModel("digits"), onnxq.Options{Weights: "f16", Data: samples("digits")}, "f16"},
 		{sampleModel("digits"), onnxq.Options{Data: []string{"nowhere"}}, "nowhere"},
 		{sampleModel("digits"), onnxq.Options{Data: samples("text")}, `"image"`},
 		{sampleModel("digits"), onnxq.Options{Data: samples("digits"), Ranges: map[string][2]float64{"nothing": {0, 1}}}, `"nothing"`},

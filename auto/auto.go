@@ -4,6 +4,7 @@
 package auto
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -31,6 +32,9 @@ type Options struct {
 	// Equalize, Smooth and CorrectBias allow these passes; FloatIslands allows parts of
 	// the model to stay float.
 	Equalize, Smooth, CorrectBias, FloatIslands bool
+	// Store lets the search choose in how few bits the weights of nodes that
+	// stay float are stored, in place of Qdq.Store.
+	Store bool
 	// Calibrate collects statistics of a prepared model. With unseen set it
 	// leaves out the samples that candidates are measured on.
 	Calibrate func(ctx context.Context, m *graph.Model, watch []quant.Watch, unseen bool) (*calibration.Table, error)
@@ -100,10 +104,16 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if best.method == "" {
 		best.method = calibration.MinMax
 	}
+	if o.Store {
+		best.qdq.Store = codes
+		if len(o.Samples) > 0 {
+			best.qdq.Store = qdq.Float16
+		}
+	}
 	if err := s.calibrate(ctx, best, o.Unseen); err != nil {
 		return nil, err
 	}
-	if best.plan.Quantized() == 0 {
+	if best.plan.Empty() {
 		return &Result{Plan: best.plan}, nil
 	}
 	if err := s.build(ctx, best); err != nil {
@@ -118,7 +128,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.smooth} {
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.smooth, s.store} {
 		next, err := step(ctx, best)
 		if err != nil {
 			return nil, err
@@ -143,11 +153,11 @@ func (s *search) result(c *candidate) *Result {
 // calibrate makes the plan of c and collects what it wants.
 func (s *search) calibrate(ctx context.Context, c *candidate, unseen bool) error {
 	var err error
-	if c.plan, err = qdq.Annotate(c.base, s.o.Target, c.qdq); err != nil || c.plan.Quantized() == 0 {
+	if c.plan, err = qdq.Annotate(c.base, s.o.Target, c.qdq); err != nil {
 		return err
 	}
 	watch, err := c.plan.Wants(c.base)
-	if err != nil {
+	if err != nil || !slices.ContainsFunc(watch, func(w quant.Watch) bool { return w.Observe }) {
 		return err
 	}
 	c.table, err = s.o.Calibrate(ctx, c.base, watch, unseen)
@@ -182,11 +192,11 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 	}
 }
 
-// Apply quantizes m as the plan says. The result is nil if the plan quantizes
-// nothing, or if bad lists, by value ID, activations without a usable range.
+// Apply quantizes m as the plan says. The table may be nil for a plan without
+// activations. The result is nil if the plan changes nothing, or if bad lists, by value ID, activations without a usable range.
 func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, method calibration.Method, mo calibration.MethodOptions, correct bool) (result *graph.Model, notes []string, bad map[int]string, err error) {
 	params, bad, err := plan.Resolve(m, rangesOf(table, method, mo))
-	if err != nil || len(bad) > 0 || plan.Quantized() == 0 {
+	if err != nil || len(bad) > 0 || plan.Empty() {
 		return nil, nil, bad, err
 	}
 	result = m.Clone()
@@ -224,6 +234,9 @@ func rangesOf(table *calibration.Table, method calibration.Method, mo calibratio
 // means gives the mean of each channel of an activation.
 func means(table *calibration.Table) accuracy.Means {
 	return func(v *graph.Value) []float64 {
+		if table == nil {
+			return nil
+		}
 		if st := table.Values[calibration.ValueKey(v)]; st != nil && st.Channels != nil {
 			return st.Channels.Mean()
 		}
@@ -327,6 +340,104 @@ func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error)
 	return best, nil
 }
 
+// codes is the storage type of weights that are decoded at load.
+const codes = "i8"
+
+// Storing weights in fewer bits may cost storeLoss, in dB, and anything that
+// leaves a score of enough: noise of a thousandth of the variance.
+const (
+	storeLoss = 0.2
+	enough    = 30
+)
+
+// store tries to keep the weights of nodes that stay float in 8 bits: all of
+// them or, where that costs too much, all but as few as will do, those of the
+// largest rounding error first.
+func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.Store {
+		return c, nil
+	}
+	try := func(half map[int]bool) (*candidate, error) {
+		next := c.variant()
+		next.qdq.Store, next.qdq.Half = codes, half
+		if !s.afford(next) {
+			return nil, nil
+		}
+		if err := s.build(ctx, next); err != nil {
+			return nil, err
+		}
+		return next, s.measure(ctx, next)
+	}
+	passes := func(next *candidate) bool { return next.score >= min(c.score-storeLoss, enough) }
+	all, err := try(nil)
+	if err != nil || all == nil || passes(all) {
+		if all == nil {
+			all = c
+		}
+		return all, err
+	}
+	order, err := roughest(all.base, all.plan)
+	if err != nil {
+		return nil, err
+	}
+	best := c
+	for lo, hi := 1, len(order)-1; lo <= hi; { // the number of weights that stay in float16
+		mid := (lo + hi) / 2
+		half := map[int]bool{}
+		for _, id := range order[:mid] {
+			half[id] = true
+		}
+		next, err := try(half)
+		if err != nil {
+			return nil, err
+		}
+		if next == nil {
+			break
+		}
+		if passes(next) {
+			best, hi = next, mid-1
+		} else {
+			lo = mid + 1
+		}
+	}
+	return best, nil
+}
+
+// roughest lists the IDs of the weights that the plan stores as codes to be
+// decoded at load, by falling rounding error relative to their power.
+func roughest(m *graph.Model, plan *qdq.Plan) ([]int, error) {
+	values, err := plan.Values(m)
+	if err != nil {
+		return nil, err
+	}
+	type weight struct {
+		id    int
+		noise float64
+	}
+	var list []weight
+	for i, v := range values {
+		e := &plan.Tensors[i]
+		if !e.AtLoad || e.Type == qdq.Float16 {
+			continue
+		}
+		scheme, err := e.Scheme()
+		if err != nil {
+			return nil, err
+		}
+		noise, err := scheme.Noise(v.Const)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, weight{v.ID, noise})
+	}
+	slices.SortStableFunc(list, func(a, b weight) int { return cmp.Compare(b.noise, a.noise) })
+	out := make([]int, len(list))
+	for i, w := range list {
+		out[i] = w.id
+	}
+	return out, nil
+}
+
 // strengths are what equalize tries.
 var strengths = []float64{1, 0.7}
 
@@ -403,6 +514,9 @@ func (c *candidate) variant() *candidate {
 
 // bounds gives the range of each channel of an activation.
 func (c *candidate) bounds(v *graph.Value) (lo, hi []float32) {
+	if c.table == nil {
+		return nil, nil
+	}
 	if st := c.table.Values[calibration.ValueKey(v)]; st != nil && st.Channels != nil {
 		return st.Channels.Min, st.Channels.Max
 	}

@@ -29,9 +29,14 @@ type Options struct {
 	Unusable map[int]string
 	// Keep names, by node ID, nodes that stay float, with the reason.
 	Keep map[int]string
-	// HalfWeights stores the weights of nodes that stay float as float16, which
-	// runtimes widen when they load the model.
-	HalfWeights bool
+	// Store is how the weights of nodes that stay float are stored, for the
+	// runtime to decode when it loads the model: as Float16, or as Weight where
+	// that is smaller and symmetric; "" leaves them as they are.
+	Store string
+	// Half names, by value ID, weights that Store keeps in Float16 at least.
+	Half map[int]bool
+	// WeightsOnly leaves every node float, but for look-ups in tables of codes.
+	WeightsOnly bool
 }
 
 // GlobError says that a glob matches no node.
@@ -53,6 +58,7 @@ type decision struct {
 	absorb *graph.Node // the activation behind the node that is absorbed, if any
 	into   *graph.Node // the node that absorbs this one
 	on     bool        // quantized, as far as known
+	leave  bool        // the user wants it left alone, weights included
 }
 
 // out returns the value that carries the codes a quantized node gives.
@@ -121,11 +127,14 @@ func (a *annotator) collect() error {
 			case keep:
 				d.rule, d.why = nil, why
 			case excluded != "":
-				d.rule, d.why = nil, fmt.Sprintf("excluded by %q", excluded)
+				d.rule, d.why, d.leave = nil, fmt.Sprintf("excluded by %q", excluded), true
+			case a.o.WeightsOnly && d.rule != nil && (d.rule.Class != targets.Table || a.o.Store == Float16):
+				d.rule, d.why = nil, "only weights are to be quantized"
 			case !included && d.rule != nil && d.rule.Class != targets.Carry:
 				d.rule, d.why = nil, "not among the included nodes"
 			}
 			d.on = d.rule != nil
+			d.leave = d.leave || !included
 		}
 	}
 	for _, glob := range slices.Concat(a.o.Exclude, a.o.Include) {
@@ -396,6 +405,9 @@ func (a *annotator) plan() *Plan {
 		}
 	}
 	a.tensors(p)
+	if p.Quantized() == 0 && len(p.Tensors) > 0 || a.o.WeightsOnly {
+		p.Mode = "weights"
+	}
 	return p
 }
 
@@ -466,20 +478,24 @@ func (a *annotator) tensors(p *Plan) {
 			p.Tensors = append(p.Tensors, e)
 		}
 	}
-	if a.o.HalfWeights {
-		a.halves(p, listed)
+	if a.o.Store != "" {
+		a.stored(p, listed, weight)
 	}
 }
 
-// Limits of storing weights as float16: the size in bytes from which it is
-// worth a Cast, and the least ratio of signal to rounding noise, 60 dB.
+// Estimates of what the operators and initializers take in a file that decode a
+// stored weight, in bytes, and the most rounding noise relative to the power
+// of a weight: -60 and -30 dB.
 const (
-	minHalf  = 1024
-	halfSQNR = 1e6
+	halfOverhead  = 150
+	codesOverhead = 350
+	halfNoise     = 1e-6
+	codesNoise    = 1e-3
 )
 
-// halves plans float16 for the weights that only nodes read which stay float.
-func (a *annotator) halves(p *Plan, listed map[*graph.Value]int) {
+// stored plans how the weights are stored that only nodes read which stay
+// float: in the smallest of the forms that are allowed.
+func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Type) {
 	for _, d := range a.order {
 		spec := ops.Lookup(d.node)
 		if d.on || spec == nil || d.node.Graph().Function() != nil {
@@ -487,15 +503,35 @@ func (a *annotator) halves(p *Plan, listed map[*graph.Value]int) {
 		}
 		for i, v := range d.node.Inputs() {
 			port, _ := spec.InPort(i)
-			if _, seen := listed[v]; v == nil || port.Role != ops.Weight || seen || !v.IsConst() || v.IsOutput() || v.Const.DType() != tensor.Float32 ||
-				v.Const.Rank() < 2 || len(v.Const.Bytes()) < minHalf || !halfFits(v.Const) {
+			if _, seen := listed[v]; v == nil || port.Role != ops.Weight || seen || !v.IsConst() || v.IsOutput() || v.Const.DType() != tensor.Float32 || v.Const.Rank() < 2 {
 				continue
 			}
-			if slices.ContainsFunc(v.Uses(), func(u graph.Use) bool { return u.Node == nil || a.byID[u.Node.ID].on }) {
+			if slices.ContainsFunc(v.Uses(), func(u graph.Use) bool { return u.Node == nil || a.byID[u.Node.ID].on || a.byID[u.Node.ID].leave }) {
+				continue
+			}
+			e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, AtLoad: true, Axis: -1}
+			n := v.Const.Len()
+			size := 4 * n
+			if s := 2*n + halfOverhead; s < size && halfFits(v.Const) {
+				e.Type, size = Float16, s
+			}
+			if a.o.Store != Float16 && !a.o.Half[v.ID] && weight.Min < 0 {
+				axis, scales := -1, 1
+				if !a.o.PerTensor {
+					if axis = spec.Axis(d.node, i, v.Const.Rank()); axis >= 0 {
+						scales = v.Const.Shape()[axis]
+					}
+				}
+				noise, err := quant.Scheme{Type: weight, Symmetric: true, Axis: axis}.Noise(v.Const)
+				if n+4*scales+codesOverhead < size && err == nil && noise <= codesNoise {
+					e.Type, e.Axis, e.Symmetric = weight.Name, axis, true
+				}
+			}
+			if e.Type == "" {
 				continue
 			}
 			listed[v] = len(p.Tensors)
-			p.Tensors = append(p.Tensors, TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, Type: halfType, Axis: -1})
+			p.Tensors = append(p.Tensors, e)
 		}
 	}
 }
@@ -512,7 +548,7 @@ func halfFits(t *tensor.Tensor) bool {
 		signal += float64(x) * float64(x)
 		noise += d * d
 	}
-	return noise*halfSQNR <= signal
+	return noise <= halfNoise*signal
 }
 
 // groups joins the values that share parameters: those around a Carry, and
@@ -588,8 +624,8 @@ func (u *unionFind) union(v, w *graph.Value) {
 	}
 }
 
-// scheme returns the scheme of a planned tensor.
-func (e *TensorPlan) scheme() (quant.Scheme, error) {
+// Scheme returns the scheme of a planned tensor, which is not Float16.
+func (e *TensorPlan) Scheme() (quant.Scheme, error) {
 	t, err := targets.Type(e.Type)
 	if err != nil {
 		return quant.Scheme{}, err

@@ -64,19 +64,19 @@ const (
 	Bias       Kind = "bias"
 )
 
-// halfType is the storage type of weights in float16.
-const halfType = "f16"
-
-// Half reports whether the tensor is a weight of nodes that stay float, stored
-// as float16.
-func (e *TensorPlan) Half() bool { return e.Type == halfType }
+// Float16 is the storage type of weights in half precision.
+const Float16 = "f16"
 
 // TensorPlan is the scheme of one tensor.
 type TensorPlan struct {
 	Scope  string `json:"scope"`
 	Tensor string `json:"tensor"`
 	Kind   Kind   `json:"kind"`
-	Type   string `json:"type"` // storage type, such as "u8"; "f16" is float16, for weights of nodes that stay float
+	Type   string `json:"type"` // storage type, such as "u8"; "f16" is float16, for AtLoad only
+	// AtLoad marks a weight of nodes that stay float: it is stored in Type and
+	// turned into float32 by Cast and, unless it is float16, Mul, which
+	// runtimes compute once, when they load the model.
+	AtLoad bool `json:"at_load,omitempty"`
 	// Symmetric means zero point 0.
 	Symmetric bool `json:"symmetric,omitempty"`
 	// Axis has parameters of its own for each slice; -1 is per tensor.
@@ -98,6 +98,18 @@ func (p *Plan) Quantized() int {
 	}
 	return n
 }
+
+// Values returns the values of m that p.Tensors names, in that order.
+func (p *Plan) Values(m *graph.Model) ([]*graph.Value, error) {
+	b, err := p.bind(m)
+	if err != nil {
+		return nil, err
+	}
+	return b.values, nil
+}
+
+// Empty reports whether the plan changes nothing.
+func (p *Plan) Empty() bool { return p.Quantized() == 0 && len(p.Tensors) == 0 }
 
 // Write writes the plan as JSON.
 func (p *Plan) Write(w io.Writer) error {
@@ -211,8 +223,18 @@ func (e *TensorPlan) check(v *graph.Value) error {
 		if e.Axis < -1 || e.Axis >= v.Const.Rank() {
 			return fmt.Errorf("the plan has axis %d for rank %d", e.Axis, v.Const.Rank())
 		}
+		if e.AtLoad && e.Kind == Bias {
+			return errors.New("only weights can be decoded at load")
+		}
+		if e.Type == Float16 && !e.AtLoad {
+			return errors.New("integer kernels read no float16; nodes that stay float do, at_load")
+		}
+		return nil
 	default:
 		return fmt.Errorf("kind %q is none of %s, %s, %s", e.Kind, Activation, Weight, Bias)
+	}
+	if e.AtLoad || e.Type == Float16 {
+		return errors.New("only weights can be decoded at load")
 	}
 	return nil
 }

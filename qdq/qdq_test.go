@@ -183,6 +183,9 @@ func outline(p *qdq.Plan) string {
 		if e.Axis >= 0 {
 			fmt.Fprintf(&b, " axis %d", e.Axis)
 		}
+		if e.AtLoad {
+			b.WriteString(" at load")
+		}
 		if e.SameAs != "" {
 			fmt.Fprintf(&b, " as %s", e.SameAs)
 		}

@@ -107,10 +107,10 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 	params := make([]quant.Params, len(p.Tensors))
 	for i := range p.Tensors {
 		e := &p.Tensors[i]
-		if e.Kind == Bias || e.Half() {
+		if e.Kind == Bias || e.Type == Float16 {
 			continue
 		}
-		s, err := e.scheme()
+		s, err := e.Scheme()
 		if err == nil {
 			if e.Kind == Weight {
 				params[i], err = s.Weights(b.values[i].Const)

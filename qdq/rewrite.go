@@ -23,7 +23,7 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 	}
 	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}}
 	for i, v := range b.values {
-		if !p.Tensors[i].Half() {
+		if !p.Tensors[i].AtLoad {
 			w.params[v.ID] = &params[i]
 		}
 	}
@@ -52,8 +52,8 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 	}
 	for i, v := range b.values {
 		switch {
-		case p.Tensors[i].Half():
-			if err := w.half(v); err != nil {
+		case p.Tensors[i].AtLoad:
+			if err := w.store(v, &p.Tensors[i], &params[i]); err != nil {
 				return nil, err
 			}
 		case p.Tensors[i].Kind == Activation:
@@ -329,35 +329,46 @@ func (w *rewriter) constants(n *graph.Node, b biasCodes) error {
 	return nil
 }
 
-// half stores the weight v as float16, with a Cast before the first reader in
-// each graph.
-func (w *rewriter) half(v *graph.Value) error {
-	if !v.IsConst() || v.Const.DType() != tensor.Float32 {
-		return graph.ValueError("rewrite", v, fmt.Errorf("the plan stores it as float16, but it is no float constant"))
+// store keeps the weight v as e says, decoded at the start of its graph.
+func (w *rewriter) store(v *graph.Value, e *TensorPlan, p *quant.Params) error {
+	home := v.Graph()
+	var stored, scale *graph.Value
+	if e.Type == Float16 {
+		stored = home.NewInitializer(base(v.Name())+"_f16", quant.Half(v.Const))
+	} else {
+		if !e.Symmetric {
+			return graph.ValueError("rewrite", v, fmt.Errorf("the plan decodes it at load with a zero point, which only symmetric codes do without"))
+		}
+		codes, err := p.Quantize(v.Const)
+		if err != nil {
+			return graph.ValueError("rewrite", v, err)
+		}
+		stored = home.NewInitializer(base(v.Name())+"_q", codes)
+		s := p.ScaleTensor()
+		if p.Axis >= 0 {
+			shape := slices.Repeat([]int{1}, v.Const.Rank())
+			shape[p.Axis] = len(p.Scale)
+			if s, err = s.Reshape(shape); err != nil {
+				return graph.ValueError("rewrite", v, err)
+			}
+		}
+		scale = home.NewInitializer(base(v.Name())+"_scale", s)
 	}
-	stored := v.Graph().NewInitializer(base(v.Name())+"_f16", quant.Half(v.Const))
+	var last *graph.Node
+	decode := func(suffix string, o graph.OpKey, in []*graph.Value, attrs ...*graph.Attr) *graph.Value {
+		out := home.NewValue(w.m.UniqueName(base(v.Name())+suffix), graph.TensorType(tensor.Float32, v.Type.Shape))
+		n := home.NewNode(o, "", in, []*graph.Value{out}, attrs...)
+		home.InsertAfter(n, last)
+		last = n
+		return out
+	}
+	out := decode("_f32", op("Cast"), []*graph.Value{stored}, graph.Int("to", int64(tensor.Float32)))
+	if scale != nil {
+		out = decode("_dq", op("Mul"), []*graph.Value{out, scale})
+	}
 	for _, u := range slices.Clone(v.Uses()) {
-		if u.Node == nil {
-			continue
-		}
-		g := u.Node.Graph()
-		key := dqKey{v, g}
-		if w.dq[key] == nil {
-			out := g.NewValue(w.m.UniqueName(base(v.Name())+"_f32"), graph.TensorType(tensor.Float32, v.Type.Shape))
-			cast := g.NewNode(op("Cast"), "", []*graph.Value{stored}, []*graph.Value{out}, graph.Int("to", int64(tensor.Float32)))
-			g.InsertBefore(cast, firstReader(v, g))
-			w.dq[key] = out
-		}
-		u.Node.SetInput(u.Index, w.dq[key])
-	}
-	return nil
-}
-
-// firstReader returns the first node of g that reads v.
-func firstReader(v *graph.Value, g *graph.Graph) *graph.Node {
-	for n := range g.Nodes() {
-		if slices.Contains(n.Inputs(), v) {
-			return n
+		if u.Node != nil {
+			u.Node.SetInput(u.Index, out)
 		}
 	}
 	return nil

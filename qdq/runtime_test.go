@@ -136,7 +136,7 @@ func TestRuntimeFuses(t *testing.T) {
 				}
 			}
 			if n.Constant {
-				bad += fmt.Sprintf("a constant is dequantized by %q\n", n.Name)
+				bad += fmt.Sprintf("a constant is decoded by %q at every inference\n", n.Name)
 			}
 			if n.Behind && n.Name != "" && planned[file][n.Name] && n.Op != "QuantizeLinear" {
 				bad += fmt.Sprintf("%s %q runs on floats\n", n.Op, n.Name)

@@ -210,6 +210,35 @@ func (s Scheme) Weights(t *tensor.Tensor) (Params, error) {
 	return p, nil
 }
 
+// Noise estimates the mean square of the rounding error of a float32 tensor,
+// relative to its mean square, when each slice of s.Axis gets parameters that
+// cover its range: a twelfth of the squared scale (Widrow and Kollár,
+// Quantization Noise, 2008, section 1.1). A tensor of zeros has none.
+func (s Scheme) Noise(t *tensor.Tensor) (float64, error) {
+	ranges, err := Ranges(t, s.Axis)
+	if err != nil || t.Len() == 0 {
+		return 0, err
+	}
+	var signal, noise float64
+	for _, x := range tensor.As[float32](t) {
+		signal += float64(x) * float64(x)
+	}
+	if signal == 0 {
+		return 0, nil
+	}
+	for _, r := range ranges {
+		if r.Min == r.Max {
+			continue
+		}
+		scale, _, err := s.Scalar(r)
+		if err != nil {
+			return 0, err
+		}
+		noise += float64(scale) * float64(scale) / 12
+	}
+	return noise * float64(t.Len()/len(ranges)) / signal, nil
+}
+
 // Quantize returns the codes of a float32 tensor, of type p.Type.DType, which
 // must have 8 bits. NaN is refused.
 func (p Params) Quantize(t *tensor.Tensor) (*tensor.Tensor, error) {

@@ -145,6 +145,9 @@ func printResult(w io.Writer, in, out string, r *onnxq.Result, verbose bool) {
 	if r.WeightBytesIn > 0 {
 		row("weights", "%s → %s (%.3f)", human(r.WeightBytesIn), human(r.WeightBytesOut), float64(r.WeightBytesOut)/float64(r.WeightBytesIn))
 	}
+	if n := r.Stored(); n > 0 {
+		row("", "%d weights of nodes that stay float are stored in fewer bits, and decoded when the runtime loads the model", n)
+	}
 	for _, o := range r.Outputs {
 		text := "exact"
 		if o.SQNR != nil {
@@ -167,7 +170,7 @@ func printResult(w io.Writer, in, out string, r *onnxq.Result, verbose bool) {
 	for _, n := range r.Notes {
 		row("note", "%s", n)
 	}
-	if r.Quantized == 0 {
+	if r.Plan.Empty() {
 		row("note", "nothing can be quantized: the output is the input, byte for byte")
 	}
 	printReasons(row, r, verbose)

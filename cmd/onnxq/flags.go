@@ -117,11 +117,11 @@ func holdoutFlag() []cli.Flag {
 
 func planFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "mode", Value: "auto", Usage: "auto or static"},
+		&cli.StringFlag{Name: "mode", Value: "auto", Usage: "auto, static or weights; auto without samples is weights"},
 		&cli.StringFlag{Name: "target", Value: "ort-cpu", Usage: "runtime to quantize for; see onnxq targets"},
 		&cli.StringFlag{Name: "activations", Value: "u8", Usage: "storage type of activations: u8 or i8"},
 		&cli.BoolFlag{Name: "symmetric-activations", Usage: "keep the zero point of activations at the middle of the codes"},
-		&cli.StringFlag{Name: "weights", Value: "i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric)"},
+		&cli.StringFlag{Name: "weights", Value: "i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric); with --mode weights i8 or f16"},
 		&cli.StringFlag{Name: "granularity", Value: "channel", Usage: "scales of weights: tensor or channel"},
 		&cli.StringSliceFlag{Name: "range", Usage: "fixed range of a tensor: `NAME=MIN:MAX`; may be repeated"},
 		&cli.StringSliceFlag{Name: "include", Usage: "quantize only nodes that match `GLOB` (or op:TYPE); may be repeated"},
@@ -190,10 +190,10 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 	}
 	switch m := c.String("mode"); m {
 	case "", "auto":
-	case "static":
-		o.Mode = onnxq.Static
+	case "static", "weights":
+		o.Mode = onnxq.Mode(m)
 	default:
-		return o, usagef("--mode %q is none of auto, static", m)
+		return o, usagef("--mode %q is none of auto, static, weights", m)
 	}
 	if m := c.String("method"); m != "" {
 		if m != "auto" {

@@ -210,7 +210,7 @@ func TestMistakes(t *testing.T) {
 		{[]string{"inspect", "escape.onnx"}, 3, `escape.onnx: .*node "y".*control characters`},
 		{[]string{"quantize", "notes.txt", "-o", "out.onnx", "--data", "digits/calib"}, 3, `notes.txt: `},
 
-		{[]string{"quantize", digits, "-o", "out.onnx"}, 4, `samples: give --data`},
+		{[]string{"quantize", digits, "-o", "out.onnx", "--mode", "static"}, 4, `samples: give --data`},
 		{[]string{"quantize", digits, "-o", "out.onnx", "--data", "nowhere"}, 4, `nowhere: no such file or folder`},
 		{[]string{"quantize", digits, "-o", "out.onnx", "--data", "none"}, 4, `none: `},
 		{[]string{"quantize", digits, "-o", "out.onnx", "--data", "bad.npz"}, 4, `bad.npz: `},

@@ -16,7 +16,8 @@ def nodes(graph, out):
             "name": n.name,
             "op": n.op_type,
             "behind": len(behind) > 0,
-            "constant": n.op_type == "DequantizeLinear" and n.input[0] in constants,
+            "constant": n.op_type in ("DequantizeLinear", "Cast") and n.input[0] in constants
+            and not n.name.startswith("InsertedPrecisionFreeCast"),
         })
         for a in n.attribute:
             if a.type == onnx.AttributeProto.GRAPH:
