@@ -631,8 +631,8 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
 		Equalize: q.o.allows(Equalize) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection),
 		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto,
-		Session:      q.o.session(),
-		Progress:     func(n int) { q.o.progress("measure", n, n+1) },
+		Session:  q.o.session(),
+		Progress: func(n int) { q.o.progress("measure", n, n+1) },
 	}
 	measured := measureOn
 	if q.calib != nil && len(q.o.State) == 0 && q.calib.Len() >= enoughToSplit {

@@ -37,6 +37,12 @@ const easy = head + `(float[1,3,8,8] x) => (float[1,4] y)
 <float[8,3,3,3] w1 = {...}, float[8] b1 = {...}, float[288,4] w2 = {...}>
 { [conv] c = Conv (x, w1, b1) [relu] r = Relu (c) f = Flatten (r) [product] y = MatMul (f, w2) }`
 
+// No kernel for integers runs this. The first weights are large where the input
+// is small.
+const float = head + `(float[1,4,8,8] x) => (float[1,8,12,12] y)
+<float[1,4,1,1] gain = {1, 1, 1, 0.01}, float[4,8,3,3] rough = {...}, float[8,8,3,3] plain = {...}>
+{ [gain] g = Mul (x, gain) [up] u = ConvTranspose (g, rough) [more] y = ConvTranspose (u, plain) }`
+
 // setup parses a model and makes samples, as files and as feeds.
 func setup(t *testing.T, text string, n int) (*graph.Model, auto.Options) {
 	t.Helper()
@@ -65,6 +71,10 @@ func setup(t *testing.T, text string, n int) (*graph.Model, auto.Options) {
 				d[i] = 0.3
 			}
 			d[5] = 300
+		case v.Name() == "rough":
+			for i := range 8 * 9 {
+				d[3*8*9+i] *= 12
+			}
 		case v.Name() == "w" && text == outlier:
 			for i := range 8 {
 				d[5*8+i] /= 1000
@@ -238,5 +248,38 @@ func TestSearchBounds(t *testing.T) {
 	o.Qdq.Exclude = []string{"*"}
 	if res, err := auto.Search(t.Context(), m, o); err != nil || res.Model != nil || res.Plan.Quantized() != 0 {
 		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+// Weights that 8 bits hold badly stay in 16 bits, if that is enough; those of
+// nodes that are left out stay as they are.
+func TestSearchStores(t *testing.T) {
+	m, o := setup(t, float, 6)
+	o.Store = true
+	types := func(res *auto.Result) map[string]string {
+		out := map[string]string{}
+		for _, e := range res.Plan.Tensors {
+			if !e.AtLoad {
+				t.Errorf("%s is not decoded at load", e.Tensor)
+			}
+			out[e.Tensor] = e.Type
+		}
+		return out
+	}
+	blind := o
+	blind.Samples = nil
+	plain, best := search(t, m, blind), search(t, m, o)
+	if got := types(plain); got["rough"] != "i8" || got["plain"] != "i8" {
+		t.Errorf("without samples: %v", got)
+	}
+	if got := types(best); got["rough"] != "f16" || got["plain"] != "i8" {
+		t.Errorf("measured: %v", got)
+	}
+	if a, b := score(t, m, plain.Model, o.Samples), score(t, m, best.Model, o.Samples); a >= 30 || b < 30 {
+		t.Errorf("score %.1f dB without samples, %.1f dB measured, want less than 30 and more", a, b)
+	}
+	o.Qdq.Exclude = []string{"more"}
+	if got := types(search(t, m, o)); got["plain"] != "" {
+		t.Errorf("weight of a node that was left out: %v", got)
 	}
 }
