@@ -162,7 +162,7 @@ func (f *forest) leaves(x []float64, at *[4]int32) {
 			ta, tb, tc, td = truth(va <= pa.value), truth(vb <= pb.value), truth(vc <= pc.value), truth(vd <= pd.value)
 		}
 		na, nb, nc, nd := pa.next[ta&1], pb.next[tb&1], pc.next[tc&1], pd.next[td&1]
-		if na^a|nb^b|nc^c|nd^d == 0 {
+		if na == a && nb == b && nc == c && nd == d {
 			break
 		}
 		a, b, c, d = na, nb, nc, nd
