@@ -144,7 +144,7 @@ func (b *blocking) narrow() bool {
 			if x == nil || b.channels[x] == 0 {
 				continue
 			}
-			ok := w != nil && i == 0 && b.channels[x] == w[1]*int(n.Int("group", 1)) || n.Op == graph.OpKey{Type: "GlobalAveragePool"}
+			ok := w != nil && i == 0 && b.channels[x] == w[1]*int(n.Int("group", 1)) || n.Op == graph.OpKey{Type: "GlobalAveragePool"} || isPool(n)
 			for _, t := range tied {
 				ok = ok || blocked && t == x
 			}

@@ -275,17 +275,18 @@ func (c *Conv) runBlocked(pool *par.Pool, b *BlockConv, x []float32, n int, xm I
 	if err != nil {
 		return err
 	}
+	if b.taps {
+		b.runTaps(pool, n, x, xm, y, ym, residual, true, true)
+		return nil
+	}
 	s := convScratches.Get().(*gemmScratch)
 	defer convScratches.Put(s)
 	xSize, ySize := xm.C*xm.H*xm.W, ym.C*ym.H*ym.W
 	for first, some := 0, max(1, blockedElements/(xm.Len()+ym.Len())); first < n; first += some {
 		k := min(some, n-first)
-		xb := x[first*xSize:]
-		if !b.taps {
-			xb = grow(&s.a, k*xm.Len())
-			xm.ClearBorder(k, xb)
-			xm.ToImage(pool, k, xb, x[first*xSize:])
-		}
+		xb := grow(&s.a, k*xm.Len())
+		xm.ClearBorder(k, xb)
+		xm.ToImage(pool, k, xb, x[first*xSize:])
 		if len(b.phases) == 1 {
 			var r []float32
 			if residual != nil {

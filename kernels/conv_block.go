@@ -3,6 +3,7 @@ package kernels
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/onnxq/onnxq/internal/par"
 )
@@ -228,38 +229,6 @@ func blockTileGo(t *blockTile, width int) {
 	}
 }
 
-// blockTapTile is a piece of a depthwise convolution: rows pixels of one
-// output row of one block. Assembly reads it by offset, and slices by their
-// first word.
-type blockTapTile struct {
-	x, w, y, r, bias []float32 // w: [taps][16]
-	off              []int
-	taps, lda, rows  int
-	lo, hi           float32
-}
-
-// blockTapTileGo is the specification of the blocked depthwise kernels; its
-// order of sums is that of blockTileGo.
-func blockTapTileGo(t *blockTapTile) {
-	for i := range t.rows {
-		var s [BlockSize]float32
-		for k, off := range t.off[:t.taps] {
-			w := t.w[k*BlockSize:][:BlockSize]
-			for j, x := range t.x[i*t.lda+off:][:BlockSize] {
-				s[j] += float32(x * w[j])
-			}
-		}
-		y := t.y[i*BlockSize:][:BlockSize]
-		for j := range y {
-			v := s[j] + t.bias[j]
-			if t.r != nil {
-				v += t.r[i*BlockSize+j]
-			}
-			y[j] = clamp32(v, t.lo, t.hi)
-		}
-	}
-}
-
 // BlockConv is a float32 convolution, or transposed convolution, over one or two
 // spatial axes on blocked images, computed directly. It never changes, so
 // goroutines may share it.
@@ -268,7 +237,8 @@ type BlockConv struct {
 	level   Level
 	planar  bool
 	taps    bool // depthwise
-	strideY int  // input pixels from output pixel to output pixel of a phase
+	windows atomic.Pointer[windowPlan]
+	strideY int // input pixels from output pixel to output pixel of a phase
 	strideX int
 	stepY   int // output pixels from one to the next of a phase
 	stepX   int
@@ -493,13 +463,26 @@ func (b *BlockConv) Run(pool *par.Pool, n int, x []float32, xm Image, y []float3
 	if residual == nil {
 		rm = ym
 	}
+	if b.taps && rm != ym {
+		// The kernel wants one layout.
+		s := convScratches.Get().(*gemmScratch)
+		defer convScratches.Put(s)
+		plain := grow(&s.c, n*rm.C*rm.H*rm.W)
+		rm.FromImage(pool, n, plain, residual)
+		residual = grow(&s.a, n*ym.Len())
+		ym.ToImage(pool, n, residual, plain)
+	}
+	if b.taps {
+		b.runTaps(pool, n, x, xm, y, ym, residual, false, false)
+		return nil
+	}
 	b.compute(pool, n, x, xm, y, ym, residual, rm, false)
 	return nil
 }
 
-// compute runs the phases. With plain set, y and residual are in the layout
-// [C][H][W], as is x of a depthwise convolution, xm says which border it needs,
-// ym and rm are the shape of the output, and there is one phase.
+// compute runs the phases of a convolution that is not depthwise. With plain
+// set, y and residual are in the layout [C][H][W], ym and rm are the shape of
+// the output, and there is one phase.
 func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []float32, ym Image, residual []float32, rm Image, plain bool) {
 	c := b.conv
 	for i := range b.phases {
@@ -521,7 +504,7 @@ func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []fl
 				j.taps[i] = blockTap{t.tap, t.dx, t.dy}
 			}
 		}
-		if !b.taps && c.pointwise() && xm.dense() && ym.dense() && rm.dense() {
+		if c.pointwise() && xm.dense() && ym.dense() && rm.dense() {
 			// Pixels of all rows in a row, cut where it suits.
 			j.flat = true
 			j.width = min(j.all, gemmMC)
@@ -537,14 +520,13 @@ type blockJob struct {
 	phase            *blockPhase
 	x, y, r          []float32
 	xm, ym, rm       Image
-	plain            bool // y and r are in the layout [C][H][W], and x of taps
+	plain            bool // y and r are in the layout [C][H][W]
 	flat             bool
 	rows, width, all int // output rows, pixels of a full one, pixels
 	strideY, strideX int
 	taps             []blockTap
 	dy, dx           int // the least of the taps
 	runs             []run
-	off              []int
 	band, nBands     int // output rows a task, tasks an image and block
 	each, blocks     int // panels a task, tasks an image and band
 }
@@ -558,29 +540,15 @@ func (j *blockJob) run(pool *par.Pool, n int) {
 	for _, t := range j.taps {
 		j.dy, j.dx = min(j.dy, t.dy), min(j.dx, t.dx)
 	}
-	at := func(t blockTap) int { return (t.dy-j.dy)*j.xm.line() + (t.dx-j.dx)*lanes }
-	j.each = 1
-	if b.taps {
-		j.off = make([]int, len(j.taps))
-		for i, t := range j.taps {
-			j.off[i] = at(t)
-		}
-	} else {
-		j.setRuns(cin, lanes, at)
-		// Panels that share a band: those whose weights stay in the second cache.
-		j.each = min(len(panels), max(1, (1<<17)/max(1, len(panels[0].w))))
-	}
+	j.setRuns(cin, lanes, func(t blockTap) int { return (t.dy-j.dy)*j.xm.line() + (t.dx-j.dx)*lanes })
+	// Panels that share a band: those whose weights stay in the second cache.
+	j.each = min(len(panels), max(1, (1<<17)/max(1, len(panels[0].w))))
 	j.blocks = (len(panels) + j.each - 1) / j.each
 	// A band has enough work, and its input stays in the second cache.
 	work := j.width * max(len(panels[0].w), 1)
 	size := j.strideY * j.xm.line() * max(1, cin/lanes)
 	j.band = min(j.rows, max(1, (1<<15)/size, (1<<17)/work))
 	j.nBands = (j.rows + j.band - 1) / j.band
-	if b.taps && j.plain {
-		work *= j.nBands
-		pool.For(n*j.blocks, max(1, gemmWork/16/(work*j.band)), j.tapTasks)
-		return
-	}
 	pool.For(n*j.blocks*j.nBands, max(1, gemmWork/16/(work*j.band*j.each)), j.tasks)
 }
 
@@ -651,30 +619,8 @@ func (j *blockJob) tasks(lo, hi int) {
 	}
 }
 
-// tapTasks computes the blocks [lo, hi) of all images of a depthwise
-// convolution from and to plain tensors.
-func (j *blockJob) tapTasks(lo, hi int) {
-	room := blockRooms.Get().(*blockRoom)
-	defer blockRooms.Put(room)
-	s := &j.conv.conv.spec
-	m := j.xm
-	for i := lo; i < hi; i++ {
-		image, block := i/j.blocks, i%j.blocks
-		m.C = min(BlockSize, s.Cin-block*BlockSize)
-		x := grow(&room.x, m.Len())
-		m.ClearBorder(1, x)
-		m.ToImage(nil, 1, x, j.x[(image*s.Cin+block*BlockSize)*m.H*m.W:])
-		for first := 0; first < j.rows; first += j.band {
-			j.plainBand(room, &j.phase.panels[block], x, image, first, min(first+j.band, j.rows))
-		}
-	}
-}
-
 // inBlock is the first block of the input that a panel reads.
 func (j *blockJob) inBlock(p *blockPanel) int {
-	if j.conv.taps {
-		return p.block
-	}
 	s := &j.conv.conv.spec
 	return p.group * (s.Cin / s.Groups) / BlockSize
 }
@@ -691,17 +637,6 @@ func (j *blockJob) row(p *blockPanel, x []float32, row, width int, y []float32, 
 	}
 	step := b.stepX * BlockSize
 	size := (width-1)*step + BlockSize
-	if b.taps {
-		t := blockTapTile{
-			x: x, w: p.w, y: y[:size], bias: p.bias, off: j.off, taps: c.taps, lda: j.strideX * BlockSize,
-			rows: width, lo: c.lo, hi: c.hi,
-		}
-		if r != nil {
-			t.r = r[:size]
-		}
-		blockTapKernel(b.level, &t)
-		return
-	}
 	t := blockTile{
 		x: x, w: p.w, y0: y[:size], bias: p.bias, runs: j.runs, count: len(j.runs), lda: j.strideX * lanes,
 		rows: width, per: tileRows(b.level, j.width), lo: c.lo, hi: c.hi, step: step,

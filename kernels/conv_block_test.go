@@ -11,7 +11,8 @@ import (
 
 func TestBlockTileLayout(t *testing.T) {
 	var x blockTile
-	var y blockTapTile
+	var y blockWindows
+	var z windowRun
 	if unsafe.Sizeof(uintptr(0)) != 8 {
 		t.Skip("the assembly is for 64 bits")
 	}
@@ -26,10 +27,19 @@ func TestBlockTileLayout(t *testing.T) {
 	}
 	for i, got := range []uintptr{
 		unsafe.Offsetof(y.x), unsafe.Offsetof(y.w), unsafe.Offsetof(y.y), unsafe.Offsetof(y.r), unsafe.Offsetof(y.bias),
-		unsafe.Offsetof(y.off), unsafe.Offsetof(y.taps), unsafe.Offsetof(y.lda), unsafe.Offsetof(y.rows), unsafe.Offsetof(y.lo), unsafe.Offsetof(y.hi),
+		unsafe.Offsetof(y.runs), unsafe.Offsetof(y.count), unsafe.Offsetof(y.lda), unsafe.Offsetof(y.rowStep), unsafe.Offsetof(y.tapStep),
+		unsafe.Offsetof(y.wStep), unsafe.Offsetof(y.lo), unsafe.Offsetof(y.hi), unsafe.Offsetof(y.work),
 	} {
-		if want := []uintptr{0, 24, 48, 72, 96, 120, 144, 152, 160, 168, 172}[i]; got != want {
-			t.Errorf("blockTapTile field %d lies at %d; the generator says %d", i, got, want)
+		if want := []uintptr{0, 24, 48, 72, 96, 120, 144, 152, 160, 168, 176, 184, 188, 192}[i]; got != want {
+			t.Errorf("blockWindows field %d lies at %d; the generator says %d", i, got, want)
+		}
+	}
+	for i, got := range []uintptr{
+		unsafe.Offsetof(z.x), unsafe.Offsetof(z.w), unsafe.Offsetof(z.y), unsafe.Offsetof(z.pixels), unsafe.Offsetof(z.rows),
+		unsafe.Offsetof(z.columns), unsafe.Offsetof(z.count), unsafe.Sizeof(z),
+	} {
+		if want := []uintptr{0, 8, 16, 24, 32, 40, 48, 56}[i]; got != want {
+			t.Errorf("windowRun field %d lies at %d; the generator says %d", i, got, want)
 		}
 	}
 }

@@ -45,8 +45,8 @@ func (b *BlockConv) RunChain(pool *par.Pool, n int, x []float32, spatial []int, 
 	if n < 0 || len(x) != n*xLen || len(y) != n*yLen || residual != nil && len(residual) != len(y) || !xm.modest(dense.Len()+ym.Len()) {
 		return fmt.Errorf("convolution of %d images %v: %d inputs, %d outputs and %d residuals", n, spatial, len(x), len(y), len(residual))
 	}
-	if b.taps && xBlocked && yBlocked {
-		b.runTaps(pool, n, x, dense, xm, y, residual, ym)
+	if b.taps {
+		b.runTaps(pool, n, x, dense, y, ym, residual, !xBlocked, !yBlocked)
 		return nil
 	}
 	s := convScratches.Get().(*gemmScratch)
@@ -66,21 +66,7 @@ func (b *BlockConv) RunChain(pool *par.Pool, n int, x []float32, spatial []int, 
 		}
 		x = xb
 	}
-	switch {
-	case yBlocked:
-		b.compute(pool, n, x, xm, y, ym, residual, ym, false)
-	case b.taps:
-		yb := grow(&s.b, n*ym.Len())
-		var rb []float32
-		if residual != nil {
-			rb = grow(&s.c, n*ym.Len())
-			ym.ToImage(pool, n, rb, residual)
-		}
-		b.compute(pool, n, x, xm, yb, ym, rb, ym, false)
-		ym.FromImage(pool, n, y, yb)
-	default:
-		b.compute(pool, n, x, xm, y, ym, residual, ym, true)
-	}
+	b.compute(pool, n, x, xm, y, ym, residual, ym, !yBlocked)
 	return nil
 }
 
@@ -92,44 +78,89 @@ func (m Image) fillBlock(dst, src []float32) {
 	}
 }
 
-// runTaps is RunChain for a depthwise convolution from blocks to blocks. A
-// block gets its border where it stays in the cache.
-func (b *BlockConv) runTaps(pool *par.Pool, n int, x []float32, dense, xm Image, y, residual []float32, ym Image) {
-	p := &b.phases[0]
-	rows, width := b.size(p, ym)
-	if rows == 0 || width == 0 {
-		return
+// windowPlan is a depthwise convolution of images xm to ym.
+type windowPlan struct {
+	xm, ym Image
+	runs   []windowRun
+	first  []int        // of each row
+	tile   blockWindows // strides and bounds
+}
+
+func (b *BlockConv) plan(xm, ym Image) *windowPlan {
+	if p := b.windows.Load(); p != nil && p.xm == xm && p.ym == ym {
+		return p
 	}
-	j := &blockJob{conv: b, phase: p, xm: xm, ym: ym, rm: ym, rows: rows, width: width, all: rows * width, strideY: b.strideY, strideX: b.strideX, taps: p.taps}
-	j.dy, j.dx = p.taps[0].dy, p.taps[0].dx
-	for _, t := range p.taps {
-		j.dy, j.dx = min(j.dy, t.dy), min(j.dx, t.dx)
+	c := b.conv
+	p := &windowPlan{xm: xm, ym: ym}
+	ay, ax := c.axes[1], c.axes[2]
+	if ax.kernel == 1 && xm.column() && ym.column() {
+		// The kernels work along rows.
+		ay, ax, xm, ym = ax, ay, xm.turned(), ym.turned()
 	}
-	j.off = make([]int, len(p.taps))
-	for i, t := range p.taps {
-		j.off[i] = (t.dy-j.dy)*xm.line() + (t.dx-j.dx)*BlockSize
+	axis := func(a axis, in, out int) *windowAxis {
+		return &windowAxis{in, out, a.kernel, a.stride, a.dilation, a.begin}
 	}
-	one := xm
-	one.C = BlockSize
-	blocks := len(p.panels)
-	pool.For(n*blocks, max(1, gemmWork/16/(j.all*len(p.panels[0].w))), func(lo, hi int) {
+	p.runs, p.first = windowRuns(axis(ay, xm.H, ym.H), axis(ax, xm.W, ym.W), xm, ym, nil)
+	p.tile = blockWindows{
+		lda: ax.stride * BlockSize, rowStep: ay.dilation * xm.line(), tapStep: ax.dilation * BlockSize, wStep: ax.kernel * BlockSize,
+		lo: c.lo, hi: c.hi,
+	}
+	b.windows.Store(p)
+	return p
+}
+
+// runTaps is a depthwise convolution. Images that are plain are in the layout
+// [C][H][W], xm or ym their shape; they change layout where they stay in the
+// cache. It does not read the border of x.
+func (b *BlockConv) runTaps(pool *par.Pool, n int, x []float32, xm Image, y []float32, ym Image, residual []float32, xPlain, yPlain bool) {
+	c := b.conv
+	if xPlain {
+		xm = Image{C: xm.C, H: xm.H, W: xm.W}
+	}
+	p := b.plan(xm, ym)
+	rows := len(p.first) - 1
+	panels := b.phases[0].panels
+	blocks, pixels := len(panels), ym.H*ym.W
+	bands := 1
+	if !xPlain && !yPlain {
+		bands = min(rows, max(1, pixels*len(panels[0].w)/(gemmWork/16)))
+	}
+	pool.For(n*blocks*bands, max(1, gemmWork/16*bands/(pixels*len(panels[0].w))), func(lo, hi int) {
 		room := blockRooms.Get().(*blockRoom)
 		defer blockRooms.Put(room)
+		t := p.tile
 		for i := lo; i < hi; i++ {
-			xb := x[i*dense.plane():][:dense.plane()]
-			if xm != dense {
-				src := xb
-				xb = grow(&room.x, one.Len())
-				one.ClearBorder(1, xb)
-				one.fillBlock(xb, src)
+			band, plane := i%bands, i/bands
+			block := plane % blocks
+			channels := min(BlockSize, c.spec.Cin-block*BlockSize)
+			t.w, t.bias, t.r = panels[block].w, panels[block].bias, nil
+			first := plane/blocks*c.spec.Cin + block*BlockSize // channel of a plain tensor
+			if xPlain {
+				one := xm
+				one.C = channels
+				t.x = grow(&room.x, one.Len())
+				one.ToImage(nil, 1, t.x, x[first*xm.H*xm.W:])
+			} else {
+				t.x = x[plane*xm.plane():][:xm.plane()]
 			}
-			for row := range rows {
-				at := i*ym.plane() + ym.at(row, 0)
-				var r []float32
+			if yPlain {
+				t.y = grow(&room.y, ym.plane())
 				if residual != nil {
-					r = residual[at:]
+					t.r = grow(&room.r, ym.plane())
+					interleave(b.level, t.r, residual[first*pixels:], pixels, channels)
 				}
-				j.row(&p.panels[i%blocks], xb, row, width, y[at:], 0, r, 0)
+			} else {
+				t.y = y[plane*ym.plane():][:ym.plane()]
+				if residual != nil {
+					t.r = residual[plane*ym.plane():][:ym.plane()]
+				}
+			}
+			t.runs = p.runs[p.first[band*rows/bands]:p.first[(band+1)*rows/bands]]
+			if t.count = len(t.runs); t.count > 0 {
+				windowKernel(b.level, windowTaps, &t)
+			}
+			if yPlain {
+				deinterleave(b.level, y[first*pixels:], pixels, t.y, channels)
 			}
 		}
 	})

@@ -122,16 +122,24 @@ func blockKernel(l Level, t *blockTile, width int) {
 	}
 }
 
-// blockTapKernel computes t with the kernel of level l.
-func blockTapKernel(l Level, t *blockTapTile) {
+// windowKernel does op with the kernel of level l.
+func windowKernel(l Level, op windowOp, t *blockWindows) {
 	p := (*byte)(unsafe.Pointer(t))
 	switch {
 	case l == Generic:
-		blockTapTileGo(t)
-	case l == AVX2:
+		blockWindowsGo(t, op)
+	case op == windowTaps && l == AVX2:
 		blockTapsAVX2(p)
-	default:
+	case op == windowTaps:
 		blockTapsAVX512(p)
+	case op == windowMax && l == AVX2:
+		blockMaxAVX2(p)
+	case op == windowMax:
+		blockMaxAVX512(p)
+	case l == AVX2:
+		blockMeanAVX2(p)
+	default:
+		blockMeanAVX512(p)
 	}
 }
 

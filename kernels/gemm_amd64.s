@@ -26787,19 +26787,30 @@ done:
 // Requires: AVX, AVX2, FMA3
 TEXT ·blockTapsAVX2(SB), NOSPLIT, $0-8
 	MOVQ         t+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         48(AX), DX
-	MOVQ         72(AX), BX
-	MOVQ         120(AX), SI
-	MOVQ         152(AX), DI
+	MOVQ         120(AX), CX
+	MOVQ         152(AX), DX
+	SHLQ         $0x02, DX
+	MOVQ         168(AX), BX
+	SHLQ         $0x02, BX
+	LEAQ         (DX)(DX*2), SI
+	MOVQ         160(AX), DI
 	SHLQ         $0x02, DI
-	LEAQ         (DI)(DI*2), R8
-	MOVQ         160(AX), R9
-	VBROADCASTSS 168(AX), Y14
-	VBROADCASTSS 172(AX), Y15
+	MOVQ         DI, 192(AX)
+	VBROADCASTSS 184(AX), Y14
+	VBROADCASTSS 188(AX), Y15
+
+run:
+	MOVQ (AX), DI
+	MOVQ 48(AX), R8
+	MOVQ (CX), R9
+	LEAQ (DI)(R9*4), DI
+	MOVQ 16(CX), R9
+	LEAQ (R8)(R9*4), R8
+	MOVQ 24(CX), R9
+	MOVQ R9, 200(AX)
 
 block4:
-	CMPQ  R9, $0x04
+	CMPQ  200(AX), $0x04
 	JLT   block2
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -26809,179 +26820,233 @@ block4:
 	VPXOR Y5, Y5, Y5
 	VPXOR Y6, Y6, Y6
 	VPXOR Y7, Y7, Y7
-	MOVQ  24(AX), R10
-	XORQ  R11, R11
+	MOVQ  32(CX), R9
+	MOVQ  DI, R10
+	MOVQ  24(AX), R11
+	MOVQ  8(CX), R12
+	LEAQ  (R11)(R12*4), R11
+	TESTQ R9, R9
+	JZ    taken4
+
+row4:
+	MOVQ 40(CX), R13
+	MOVQ R10, R12
+	MOVQ R11, R14
 
 tap4:
-	MOVQ        (SI)(R11*8), R12
-	LEAQ        (CX)(R12*4), R12
-	VMOVUPS     (R10), Y8
-	VMOVUPS     32(R10), Y9
+	VMOVUPS     (R14), Y8
+	VMOVUPS     32(R14), Y9
 	VFMADD231PS (R12), Y8, Y0
 	VFMADD231PS 32(R12), Y9, Y1
-	VFMADD231PS (R12)(DI*1), Y8, Y2
-	VFMADD231PS 32(R12)(DI*1), Y9, Y3
-	VFMADD231PS (R12)(DI*2), Y8, Y4
-	VFMADD231PS 32(R12)(DI*2), Y9, Y5
-	VFMADD231PS (R12)(R8*1), Y8, Y6
-	VFMADD231PS 32(R12)(R8*1), Y9, Y7
-	ADDQ        $0x40, R10
-	INCQ        R11
-	CMPQ        R11, 144(AX)
-	JLT         tap4
-	MOVQ        96(AX), R10
-	VMOVUPS     (R10), Y8
-	VADDPS      Y8, Y0, Y0
-	VADDPS      Y8, Y2, Y2
-	VADDPS      Y8, Y4, Y4
-	VADDPS      Y8, Y6, Y6
-	VMOVUPS     32(R10), Y9
-	VADDPS      Y9, Y1, Y1
-	VADDPS      Y9, Y3, Y3
-	VADDPS      Y9, Y5, Y5
-	VADDPS      Y9, Y7, Y7
-	TESTQ       BX, BX
-	JZ          clamp4
-	VADDPS      (BX), Y0, Y0
-	VADDPS      32(BX), Y1, Y1
-	VADDPS      64(BX), Y2, Y2
-	VADDPS      96(BX), Y3, Y3
-	VADDPS      128(BX), Y4, Y4
-	VADDPS      160(BX), Y5, Y5
-	VADDPS      192(BX), Y6, Y6
-	VADDPS      224(BX), Y7, Y7
-	ADDQ        $+256, BX
+	VFMADD231PS (R12)(DX*1), Y8, Y2
+	VFMADD231PS 32(R12)(DX*1), Y9, Y3
+	VFMADD231PS (R12)(DX*2), Y8, Y4
+	VFMADD231PS 32(R12)(DX*2), Y9, Y5
+	VFMADD231PS (R12)(SI*1), Y8, Y6
+	VFMADD231PS 32(R12)(SI*1), Y9, Y7
+	ADDQ        BX, R12
+	ADDQ        $0x40, R14
+	DECQ        R13
+	JNZ         tap4
+	ADDQ        192(AX), R10
+	MOVQ        176(AX), R12
+	SHLQ        $0x02, R12
+	ADDQ        R12, R11
+	DECQ        R9
+	JNZ         row4
+
+taken4:
+	MOVQ    96(AX), R9
+	VMOVUPS (R9), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(R9), Y9
+	VADDPS  Y9, Y1, Y1
+	VADDPS  Y9, Y3, Y3
+	VADDPS  Y9, Y5, Y5
+	VADDPS  Y9, Y7, Y7
+	MOVQ    72(AX), R9
+	TESTQ   R9, R9
+	JZ      clamp4
+	SUBQ    48(AX), R9
+	VADDPS  (R8)(R9*1), Y0, Y0
+	VADDPS  32(R8)(R9*1), Y1, Y1
+	VADDPS  64(R8)(R9*1), Y2, Y2
+	VADDPS  96(R8)(R9*1), Y3, Y3
+	VADDPS  128(R8)(R9*1), Y4, Y4
+	VADDPS  160(R8)(R9*1), Y5, Y5
+	VADDPS  192(R8)(R9*1), Y6, Y6
+	VADDPS  224(R8)(R9*1), Y7, Y7
 
 clamp4:
 	VMAXPS  Y0, Y14, Y0
 	VMINPS  Y0, Y15, Y0
-	VMOVUPS Y0, (DX)
 	VMAXPS  Y1, Y14, Y1
 	VMINPS  Y1, Y15, Y1
-	VMOVUPS Y1, 32(DX)
 	VMAXPS  Y2, Y14, Y2
 	VMINPS  Y2, Y15, Y2
-	VMOVUPS Y2, 64(DX)
 	VMAXPS  Y3, Y14, Y3
 	VMINPS  Y3, Y15, Y3
-	VMOVUPS Y3, 96(DX)
 	VMAXPS  Y4, Y14, Y4
 	VMINPS  Y4, Y15, Y4
-	VMOVUPS Y4, 128(DX)
 	VMAXPS  Y5, Y14, Y5
 	VMINPS  Y5, Y15, Y5
-	VMOVUPS Y5, 160(DX)
 	VMAXPS  Y6, Y14, Y6
 	VMINPS  Y6, Y15, Y6
-	VMOVUPS Y6, 192(DX)
 	VMAXPS  Y7, Y14, Y7
 	VMINPS  Y7, Y15, Y7
-	VMOVUPS Y7, 224(DX)
-	ADDQ    $+256, DX
-	LEAQ    (CX)(DI*2), CX
-	LEAQ    (CX)(DI*2), CX
-	SUBQ    $0x04, R9
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, 64(R8)
+	VMOVUPS Y3, 96(R8)
+	VMOVUPS Y4, 128(R8)
+	VMOVUPS Y5, 160(R8)
+	VMOVUPS Y6, 192(R8)
+	VMOVUPS Y7, 224(R8)
+	ADDQ    $+256, R8
+	LEAQ    (DI)(DX*2), DI
+	LEAQ    (DI)(DX*2), DI
+	SUBQ    $0x04, 200(AX)
 	JMP     block4
 
 block2:
-	CMPQ  R9, $0x02
+	CMPQ  200(AX), $0x02
 	JLT   block1
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
-	MOVQ  24(AX), R8
-	XORQ  R10, R10
+	MOVQ  32(CX), R9
+	MOVQ  DI, R10
+	MOVQ  24(AX), R11
+	MOVQ  8(CX), R12
+	LEAQ  (R11)(R12*4), R11
+	TESTQ R9, R9
+	JZ    taken2
+
+row2:
+	MOVQ 40(CX), R13
+	MOVQ R10, R12
+	MOVQ R11, R14
 
 tap2:
-	MOVQ        (SI)(R10*8), R11
-	LEAQ        (CX)(R11*4), R11
-	VMOVUPS     (R8), Y8
-	VMOVUPS     32(R8), Y9
-	VFMADD231PS (R11), Y8, Y0
-	VFMADD231PS 32(R11), Y9, Y1
-	VFMADD231PS (R11)(DI*1), Y8, Y2
-	VFMADD231PS 32(R11)(DI*1), Y9, Y3
-	ADDQ        $0x40, R8
-	INCQ        R10
-	CMPQ        R10, 144(AX)
-	JLT         tap2
-	MOVQ        96(AX), R8
-	VMOVUPS     (R8), Y8
-	VADDPS      Y8, Y0, Y0
-	VADDPS      Y8, Y2, Y2
-	VMOVUPS     32(R8), Y9
-	VADDPS      Y9, Y1, Y1
-	VADDPS      Y9, Y3, Y3
-	TESTQ       BX, BX
-	JZ          clamp2
-	VADDPS      (BX), Y0, Y0
-	VADDPS      32(BX), Y1, Y1
-	VADDPS      64(BX), Y2, Y2
-	VADDPS      96(BX), Y3, Y3
-	ADDQ        $+128, BX
+	VMOVUPS     (R14), Y8
+	VMOVUPS     32(R14), Y9
+	VFMADD231PS (R12), Y8, Y0
+	VFMADD231PS 32(R12), Y9, Y1
+	VFMADD231PS (R12)(DX*1), Y8, Y2
+	VFMADD231PS 32(R12)(DX*1), Y9, Y3
+	ADDQ        BX, R12
+	ADDQ        $0x40, R14
+	DECQ        R13
+	JNZ         tap2
+	ADDQ        192(AX), R10
+	MOVQ        176(AX), R12
+	SHLQ        $0x02, R12
+	ADDQ        R12, R11
+	DECQ        R9
+	JNZ         row2
+
+taken2:
+	MOVQ    96(AX), R9
+	VMOVUPS (R9), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VMOVUPS 32(R9), Y9
+	VADDPS  Y9, Y1, Y1
+	VADDPS  Y9, Y3, Y3
+	MOVQ    72(AX), R9
+	TESTQ   R9, R9
+	JZ      clamp2
+	SUBQ    48(AX), R9
+	VADDPS  (R8)(R9*1), Y0, Y0
+	VADDPS  32(R8)(R9*1), Y1, Y1
+	VADDPS  64(R8)(R9*1), Y2, Y2
+	VADDPS  96(R8)(R9*1), Y3, Y3
 
 clamp2:
 	VMAXPS  Y0, Y14, Y0
 	VMINPS  Y0, Y15, Y0
-	VMOVUPS Y0, (DX)
 	VMAXPS  Y1, Y14, Y1
 	VMINPS  Y1, Y15, Y1
-	VMOVUPS Y1, 32(DX)
 	VMAXPS  Y2, Y14, Y2
 	VMINPS  Y2, Y15, Y2
-	VMOVUPS Y2, 64(DX)
 	VMAXPS  Y3, Y14, Y3
 	VMINPS  Y3, Y15, Y3
-	VMOVUPS Y3, 96(DX)
-	ADDQ    $+128, DX
-	LEAQ    (CX)(DI*2), CX
-	SUBQ    $0x02, R9
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, 64(R8)
+	VMOVUPS Y3, 96(R8)
+	ADDQ    $+128, R8
+	LEAQ    (DI)(DX*2), DI
+	SUBQ    $0x02, 200(AX)
 	JMP     block2
 
 block1:
-	CMPQ  R9, $0x01
-	JLT   done
+	CMPQ  200(AX), $0x01
+	JLT   ran
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
-	MOVQ  24(AX), R8
-	XORQ  R10, R10
+	MOVQ  32(CX), R9
+	MOVQ  DI, R10
+	MOVQ  24(AX), R11
+	MOVQ  8(CX), R12
+	LEAQ  (R11)(R12*4), R11
+	TESTQ R9, R9
+	JZ    taken1
+
+row1:
+	MOVQ 40(CX), R13
+	MOVQ R10, R12
+	MOVQ R11, R14
 
 tap1:
-	MOVQ        (SI)(R10*8), R11
-	LEAQ        (CX)(R11*4), R11
-	VMOVUPS     (R8), Y8
-	VMOVUPS     32(R8), Y9
-	VFMADD231PS (R11), Y8, Y0
-	VFMADD231PS 32(R11), Y9, Y1
-	ADDQ        $0x40, R8
-	INCQ        R10
-	CMPQ        R10, 144(AX)
-	JLT         tap1
-	MOVQ        96(AX), R8
-	VMOVUPS     (R8), Y8
-	VADDPS      Y8, Y0, Y0
-	VMOVUPS     32(R8), Y9
-	VADDPS      Y9, Y1, Y1
-	TESTQ       BX, BX
-	JZ          clamp1
-	VADDPS      (BX), Y0, Y0
-	VADDPS      32(BX), Y1, Y1
-	ADDQ        $+64, BX
+	VMOVUPS     (R14), Y8
+	VMOVUPS     32(R14), Y9
+	VFMADD231PS (R12), Y8, Y0
+	VFMADD231PS 32(R12), Y9, Y1
+	ADDQ        BX, R12
+	ADDQ        $0x40, R14
+	DECQ        R13
+	JNZ         tap1
+	ADDQ        192(AX), R10
+	MOVQ        176(AX), R12
+	SHLQ        $0x02, R12
+	ADDQ        R12, R11
+	DECQ        R9
+	JNZ         row1
+
+taken1:
+	MOVQ    96(AX), R9
+	VMOVUPS (R9), Y8
+	VADDPS  Y8, Y0, Y0
+	VMOVUPS 32(R9), Y9
+	VADDPS  Y9, Y1, Y1
+	MOVQ    72(AX), R9
+	TESTQ   R9, R9
+	JZ      clamp1
+	SUBQ    48(AX), R9
+	VADDPS  (R8)(R9*1), Y0, Y0
+	VADDPS  32(R8)(R9*1), Y1, Y1
 
 clamp1:
 	VMAXPS  Y0, Y14, Y0
 	VMINPS  Y0, Y15, Y0
-	VMOVUPS Y0, (DX)
 	VMAXPS  Y1, Y14, Y1
 	VMINPS  Y1, Y15, Y1
-	VMOVUPS Y1, 32(DX)
-	ADDQ    $+64, DX
-	ADDQ    DI, CX
-	SUBQ    $0x01, R9
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	ADDQ    $+64, R8
+	ADDQ    DX, DI
+	SUBQ    $0x01, 200(AX)
 	JMP     block1
 
-done:
+ran:
+	ADDQ $0x38, CX
+	DECQ 144(AX)
+	JNZ  run
 	VZEROUPPER
 	RET
 
@@ -26989,19 +27054,30 @@ done:
 // Requires: AVX, AVX512F
 TEXT ·blockTapsAVX512(SB), NOSPLIT, $0-8
 	MOVQ         t+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         48(AX), DX
-	MOVQ         72(AX), BX
-	MOVQ         120(AX), SI
-	MOVQ         152(AX), DI
+	MOVQ         120(AX), CX
+	MOVQ         152(AX), DX
+	SHLQ         $0x02, DX
+	MOVQ         168(AX), BX
+	SHLQ         $0x02, BX
+	LEAQ         (DX)(DX*2), SI
+	MOVQ         160(AX), DI
 	SHLQ         $0x02, DI
-	LEAQ         (DI)(DI*2), R8
-	MOVQ         160(AX), R9
-	VBROADCASTSS 168(AX), Z14
-	VBROADCASTSS 172(AX), Z15
+	MOVQ         DI, 192(AX)
+	VBROADCASTSS 184(AX), Z14
+	VBROADCASTSS 188(AX), Z15
+
+run:
+	MOVQ (AX), DI
+	MOVQ 48(AX), R8
+	MOVQ (CX), R9
+	LEAQ (DI)(R9*4), DI
+	MOVQ 16(CX), R9
+	LEAQ (R8)(R9*4), R8
+	MOVQ 24(CX), R9
+	MOVQ R9, 200(AX)
 
 block8:
-	CMPQ   R9, $0x08
+	CMPQ   200(AX), $0x08
 	JLT    block4
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -27011,210 +27087,1089 @@ block8:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	MOVQ   24(AX), R10
-	XORQ   R11, R11
+	MOVQ   32(CX), R9
+	MOVQ   DI, R10
+	MOVQ   24(AX), R11
+	MOVQ   8(CX), R12
+	LEAQ   (R11)(R12*4), R11
+	TESTQ  R9, R9
+	JZ     taken8
+
+row8:
+	MOVQ 40(CX), R14
+	MOVQ R10, R12
+	LEAQ (R10)(DX*4), R13
+	MOVQ R11, R15
 
 tap8:
-	MOVQ        (SI)(R11*8), R12
-	LEAQ        (CX)(R12*4), R12
-	LEAQ        (R12)(DI*4), R13
-	VMOVUPS     (R10), Z8
+	VMOVUPS     (R15), Z8
 	VFMADD231PS (R12), Z8, Z0
-	VFMADD231PS (R12)(DI*1), Z8, Z1
-	VFMADD231PS (R12)(DI*2), Z8, Z2
-	VFMADD231PS (R12)(R8*1), Z8, Z3
+	VFMADD231PS (R12)(DX*1), Z8, Z1
+	VFMADD231PS (R12)(DX*2), Z8, Z2
+	VFMADD231PS (R12)(SI*1), Z8, Z3
 	VFMADD231PS (R13), Z8, Z4
-	VFMADD231PS (R13)(DI*1), Z8, Z5
-	VFMADD231PS (R13)(DI*2), Z8, Z6
-	VFMADD231PS (R13)(R8*1), Z8, Z7
-	ADDQ        $0x40, R10
-	INCQ        R11
-	CMPQ        R11, 144(AX)
-	JLT         tap8
-	MOVQ        96(AX), R10
-	VMOVUPS     (R10), Z8
-	VADDPS      Z8, Z0, Z0
-	VADDPS      Z8, Z1, Z1
-	VADDPS      Z8, Z2, Z2
-	VADDPS      Z8, Z3, Z3
-	VADDPS      Z8, Z4, Z4
-	VADDPS      Z8, Z5, Z5
-	VADDPS      Z8, Z6, Z6
-	VADDPS      Z8, Z7, Z7
-	TESTQ       BX, BX
-	JZ          clamp8
-	VADDPS      (BX), Z0, Z0
-	VADDPS      64(BX), Z1, Z1
-	VADDPS      128(BX), Z2, Z2
-	VADDPS      192(BX), Z3, Z3
-	VADDPS      256(BX), Z4, Z4
-	VADDPS      320(BX), Z5, Z5
-	VADDPS      384(BX), Z6, Z6
-	VADDPS      448(BX), Z7, Z7
-	ADDQ        $+512, BX
+	VFMADD231PS (R13)(DX*1), Z8, Z5
+	VFMADD231PS (R13)(DX*2), Z8, Z6
+	VFMADD231PS (R13)(SI*1), Z8, Z7
+	ADDQ        BX, R12
+	ADDQ        BX, R13
+	ADDQ        $0x40, R15
+	DECQ        R14
+	JNZ         tap8
+	ADDQ        192(AX), R10
+	MOVQ        176(AX), R12
+	SHLQ        $0x02, R12
+	ADDQ        R12, R11
+	DECQ        R9
+	JNZ         row8
+
+taken8:
+	MOVQ    96(AX), R9
+	VMOVUPS (R9), Z8
+	VADDPS  Z8, Z0, Z0
+	VADDPS  Z8, Z1, Z1
+	VADDPS  Z8, Z2, Z2
+	VADDPS  Z8, Z3, Z3
+	VADDPS  Z8, Z4, Z4
+	VADDPS  Z8, Z5, Z5
+	VADDPS  Z8, Z6, Z6
+	VADDPS  Z8, Z7, Z7
+	MOVQ    72(AX), R9
+	TESTQ   R9, R9
+	JZ      clamp8
+	SUBQ    48(AX), R9
+	VADDPS  (R8)(R9*1), Z0, Z0
+	VADDPS  64(R8)(R9*1), Z1, Z1
+	VADDPS  128(R8)(R9*1), Z2, Z2
+	VADDPS  192(R8)(R9*1), Z3, Z3
+	VADDPS  256(R8)(R9*1), Z4, Z4
+	VADDPS  320(R8)(R9*1), Z5, Z5
+	VADDPS  384(R8)(R9*1), Z6, Z6
+	VADDPS  448(R8)(R9*1), Z7, Z7
 
 clamp8:
 	VMAXPS  Z0, Z14, Z0
 	VMINPS  Z0, Z15, Z0
-	VMOVUPS Z0, (DX)
 	VMAXPS  Z1, Z14, Z1
 	VMINPS  Z1, Z15, Z1
-	VMOVUPS Z1, 64(DX)
 	VMAXPS  Z2, Z14, Z2
 	VMINPS  Z2, Z15, Z2
-	VMOVUPS Z2, 128(DX)
 	VMAXPS  Z3, Z14, Z3
 	VMINPS  Z3, Z15, Z3
-	VMOVUPS Z3, 192(DX)
 	VMAXPS  Z4, Z14, Z4
 	VMINPS  Z4, Z15, Z4
-	VMOVUPS Z4, 256(DX)
 	VMAXPS  Z5, Z14, Z5
 	VMINPS  Z5, Z15, Z5
-	VMOVUPS Z5, 320(DX)
 	VMAXPS  Z6, Z14, Z6
 	VMINPS  Z6, Z15, Z6
-	VMOVUPS Z6, 384(DX)
 	VMAXPS  Z7, Z14, Z7
 	VMINPS  Z7, Z15, Z7
-	VMOVUPS Z7, 448(DX)
-	ADDQ    $+512, DX
-	LEAQ    (CX)(DI*2), CX
-	LEAQ    (CX)(DI*2), CX
-	LEAQ    (CX)(DI*2), CX
-	LEAQ    (CX)(DI*2), CX
-	SUBQ    $0x08, R9
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	VMOVUPS Z2, 128(R8)
+	VMOVUPS Z3, 192(R8)
+	VMOVUPS Z4, 256(R8)
+	VMOVUPS Z5, 320(R8)
+	VMOVUPS Z6, 384(R8)
+	VMOVUPS Z7, 448(R8)
+	ADDQ    $+512, R8
+	LEAQ    (DI)(DX*2), DI
+	LEAQ    (DI)(DX*2), DI
+	LEAQ    (DI)(DX*2), DI
+	LEAQ    (DI)(DX*2), DI
+	SUBQ    $0x08, 200(AX)
 	JMP     block8
 
 block4:
-	CMPQ   R9, $0x04
+	CMPQ   200(AX), $0x04
 	JLT    block2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   24(AX), R10
-	XORQ   R11, R11
+	MOVQ   32(CX), R9
+	MOVQ   DI, R10
+	MOVQ   24(AX), R11
+	MOVQ   8(CX), R12
+	LEAQ   (R11)(R12*4), R11
+	TESTQ  R9, R9
+	JZ     taken4
+
+row4:
+	MOVQ 40(CX), R13
+	MOVQ R10, R12
+	MOVQ R11, R14
 
 tap4:
-	MOVQ        (SI)(R11*8), R12
-	LEAQ        (CX)(R12*4), R12
-	VMOVUPS     (R10), Z8
+	VMOVUPS     (R14), Z8
 	VFMADD231PS (R12), Z8, Z0
-	VFMADD231PS (R12)(DI*1), Z8, Z1
-	VFMADD231PS (R12)(DI*2), Z8, Z2
-	VFMADD231PS (R12)(R8*1), Z8, Z3
-	ADDQ        $0x40, R10
-	INCQ        R11
-	CMPQ        R11, 144(AX)
-	JLT         tap4
-	MOVQ        96(AX), R10
-	VMOVUPS     (R10), Z8
-	VADDPS      Z8, Z0, Z0
-	VADDPS      Z8, Z1, Z1
-	VADDPS      Z8, Z2, Z2
-	VADDPS      Z8, Z3, Z3
-	TESTQ       BX, BX
-	JZ          clamp4
-	VADDPS      (BX), Z0, Z0
-	VADDPS      64(BX), Z1, Z1
-	VADDPS      128(BX), Z2, Z2
-	VADDPS      192(BX), Z3, Z3
-	ADDQ        $+256, BX
+	VFMADD231PS (R12)(DX*1), Z8, Z1
+	VFMADD231PS (R12)(DX*2), Z8, Z2
+	VFMADD231PS (R12)(SI*1), Z8, Z3
+	ADDQ        BX, R12
+	ADDQ        $0x40, R14
+	DECQ        R13
+	JNZ         tap4
+	ADDQ        192(AX), R10
+	MOVQ        176(AX), R12
+	SHLQ        $0x02, R12
+	ADDQ        R12, R11
+	DECQ        R9
+	JNZ         row4
+
+taken4:
+	MOVQ    96(AX), R9
+	VMOVUPS (R9), Z8
+	VADDPS  Z8, Z0, Z0
+	VADDPS  Z8, Z1, Z1
+	VADDPS  Z8, Z2, Z2
+	VADDPS  Z8, Z3, Z3
+	MOVQ    72(AX), R9
+	TESTQ   R9, R9
+	JZ      clamp4
+	SUBQ    48(AX), R9
+	VADDPS  (R8)(R9*1), Z0, Z0
+	VADDPS  64(R8)(R9*1), Z1, Z1
+	VADDPS  128(R8)(R9*1), Z2, Z2
+	VADDPS  192(R8)(R9*1), Z3, Z3
 
 clamp4:
 	VMAXPS  Z0, Z14, Z0
 	VMINPS  Z0, Z15, Z0
-	VMOVUPS Z0, (DX)
 	VMAXPS  Z1, Z14, Z1
 	VMINPS  Z1, Z15, Z1
-	VMOVUPS Z1, 64(DX)
 	VMAXPS  Z2, Z14, Z2
 	VMINPS  Z2, Z15, Z2
-	VMOVUPS Z2, 128(DX)
 	VMAXPS  Z3, Z14, Z3
 	VMINPS  Z3, Z15, Z3
-	VMOVUPS Z3, 192(DX)
-	ADDQ    $+256, DX
-	LEAQ    (CX)(DI*2), CX
-	LEAQ    (CX)(DI*2), CX
-	SUBQ    $0x04, R9
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	VMOVUPS Z2, 128(R8)
+	VMOVUPS Z3, 192(R8)
+	ADDQ    $+256, R8
+	LEAQ    (DI)(DX*2), DI
+	LEAQ    (DI)(DX*2), DI
+	SUBQ    $0x04, 200(AX)
 	JMP     block4
 
 block2:
-	CMPQ   R9, $0x02
+	CMPQ   200(AX), $0x02
 	JLT    block1
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
-	MOVQ   24(AX), R8
-	XORQ   R10, R10
+	MOVQ   32(CX), R9
+	MOVQ   DI, R10
+	MOVQ   24(AX), R11
+	MOVQ   8(CX), R12
+	LEAQ   (R11)(R12*4), R11
+	TESTQ  R9, R9
+	JZ     taken2
+
+row2:
+	MOVQ 40(CX), R13
+	MOVQ R10, R12
+	MOVQ R11, R14
 
 tap2:
-	MOVQ        (SI)(R10*8), R11
-	LEAQ        (CX)(R11*4), R11
-	VMOVUPS     (R8), Z8
-	VFMADD231PS (R11), Z8, Z0
-	VFMADD231PS (R11)(DI*1), Z8, Z1
-	ADDQ        $0x40, R8
-	INCQ        R10
-	CMPQ        R10, 144(AX)
-	JLT         tap2
-	MOVQ        96(AX), R8
-	VMOVUPS     (R8), Z8
-	VADDPS      Z8, Z0, Z0
-	VADDPS      Z8, Z1, Z1
-	TESTQ       BX, BX
-	JZ          clamp2
-	VADDPS      (BX), Z0, Z0
-	VADDPS      64(BX), Z1, Z1
-	ADDQ        $+128, BX
+	VMOVUPS     (R14), Z8
+	VFMADD231PS (R12), Z8, Z0
+	VFMADD231PS (R12)(DX*1), Z8, Z1
+	ADDQ        BX, R12
+	ADDQ        $0x40, R14
+	DECQ        R13
+	JNZ         tap2
+	ADDQ        192(AX), R10
+	MOVQ        176(AX), R12
+	SHLQ        $0x02, R12
+	ADDQ        R12, R11
+	DECQ        R9
+	JNZ         row2
+
+taken2:
+	MOVQ    96(AX), R9
+	VMOVUPS (R9), Z8
+	VADDPS  Z8, Z0, Z0
+	VADDPS  Z8, Z1, Z1
+	MOVQ    72(AX), R9
+	TESTQ   R9, R9
+	JZ      clamp2
+	SUBQ    48(AX), R9
+	VADDPS  (R8)(R9*1), Z0, Z0
+	VADDPS  64(R8)(R9*1), Z1, Z1
 
 clamp2:
 	VMAXPS  Z0, Z14, Z0
 	VMINPS  Z0, Z15, Z0
-	VMOVUPS Z0, (DX)
 	VMAXPS  Z1, Z14, Z1
 	VMINPS  Z1, Z15, Z1
-	VMOVUPS Z1, 64(DX)
-	ADDQ    $+128, DX
-	LEAQ    (CX)(DI*2), CX
-	SUBQ    $0x02, R9
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	ADDQ    $+128, R8
+	LEAQ    (DI)(DX*2), DI
+	SUBQ    $0x02, 200(AX)
 	JMP     block2
 
 block1:
-	CMPQ   R9, $0x01
-	JLT    done
+	CMPQ   200(AX), $0x01
+	JLT    ran
 	VPXORD Z0, Z0, Z0
-	MOVQ   24(AX), R8
-	XORQ   R10, R10
+	MOVQ   32(CX), R9
+	MOVQ   DI, R10
+	MOVQ   24(AX), R11
+	MOVQ   8(CX), R12
+	LEAQ   (R11)(R12*4), R11
+	TESTQ  R9, R9
+	JZ     taken1
+
+row1:
+	MOVQ 40(CX), R13
+	MOVQ R10, R12
+	MOVQ R11, R14
 
 tap1:
-	MOVQ        (SI)(R10*8), R11
-	LEAQ        (CX)(R11*4), R11
-	VMOVUPS     (R8), Z8
-	VFMADD231PS (R11), Z8, Z0
-	ADDQ        $0x40, R8
-	INCQ        R10
-	CMPQ        R10, 144(AX)
-	JLT         tap1
-	MOVQ        96(AX), R8
-	VMOVUPS     (R8), Z8
-	VADDPS      Z8, Z0, Z0
-	TESTQ       BX, BX
-	JZ          clamp1
-	VADDPS      (BX), Z0, Z0
-	ADDQ        $+64, BX
+	VMOVUPS     (R14), Z8
+	VFMADD231PS (R12), Z8, Z0
+	ADDQ        BX, R12
+	ADDQ        $0x40, R14
+	DECQ        R13
+	JNZ         tap1
+	ADDQ        192(AX), R10
+	MOVQ        176(AX), R12
+	SHLQ        $0x02, R12
+	ADDQ        R12, R11
+	DECQ        R9
+	JNZ         row1
+
+taken1:
+	MOVQ    96(AX), R9
+	VMOVUPS (R9), Z8
+	VADDPS  Z8, Z0, Z0
+	MOVQ    72(AX), R9
+	TESTQ   R9, R9
+	JZ      clamp1
+	SUBQ    48(AX), R9
+	VADDPS  (R8)(R9*1), Z0, Z0
 
 clamp1:
 	VMAXPS  Z0, Z14, Z0
 	VMINPS  Z0, Z15, Z0
-	VMOVUPS Z0, (DX)
-	ADDQ    $+64, DX
-	ADDQ    DI, CX
-	SUBQ    $0x01, R9
+	VMOVUPS Z0, (R8)
+	ADDQ    $+64, R8
+	ADDQ    DX, DI
+	SUBQ    $0x01, 200(AX)
 	JMP     block1
 
-done:
+ran:
+	ADDQ $0x38, CX
+	DECQ 144(AX)
+	JNZ  run
+	VZEROUPPER
+	RET
+
+// func blockMaxAVX2(t *byte)
+// Requires: AVX
+TEXT ·blockMaxAVX2(SB), NOSPLIT, $0-8
+	MOVQ         t+0(FP), AX
+	MOVQ         120(AX), CX
+	MOVQ         152(AX), DX
+	SHLQ         $0x02, DX
+	MOVQ         168(AX), BX
+	SHLQ         $0x02, BX
+	LEAQ         (DX)(DX*2), SI
+	MOVQ         160(AX), DI
+	SHLQ         $0x02, DI
+	MOVQ         DI, 192(AX)
+	VBROADCASTSS 184(AX), Y14
+	VBROADCASTSS 188(AX), Y15
+
+run:
+	MOVQ (AX), DI
+	MOVQ 48(AX), R8
+	MOVQ (CX), R9
+	LEAQ (DI)(R9*4), DI
+	MOVQ 16(CX), R9
+	LEAQ (R8)(R9*4), R8
+	MOVQ 24(CX), R9
+	MOVQ R9, 200(AX)
+
+block4:
+	CMPQ    200(AX), $0x04
+	JLT     block2
+	VMOVAPS Y14, Y0
+	VMOVAPS Y14, Y1
+	VMOVAPS Y14, Y2
+	VMOVAPS Y14, Y3
+	VMOVAPS Y14, Y4
+	VMOVAPS Y14, Y5
+	VMOVAPS Y14, Y6
+	VMOVAPS Y14, Y7
+	MOVQ    32(CX), R9
+	MOVQ    DI, R10
+	TESTQ   R9, R9
+	JZ      taken4
+
+row4:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap4:
+	VMOVUPS   (R11), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y0, Y8, Y0
+	VBLENDVPS Y9, Y8, Y0, Y0
+	VMOVUPS   32(R11), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y1, Y8, Y1
+	VBLENDVPS Y9, Y8, Y1, Y1
+	VMOVUPS   (R11)(DX*1), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y2, Y8, Y2
+	VBLENDVPS Y9, Y8, Y2, Y2
+	VMOVUPS   32(R11)(DX*1), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y3, Y8, Y3
+	VBLENDVPS Y9, Y8, Y3, Y3
+	VMOVUPS   (R11)(DX*2), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y4, Y8, Y4
+	VBLENDVPS Y9, Y8, Y4, Y4
+	VMOVUPS   32(R11)(DX*2), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y5, Y8, Y5
+	VBLENDVPS Y9, Y8, Y5, Y5
+	VMOVUPS   (R11)(SI*1), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y6, Y8, Y6
+	VBLENDVPS Y9, Y8, Y6, Y6
+	VMOVUPS   32(R11)(SI*1), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y7, Y8, Y7
+	VBLENDVPS Y9, Y8, Y7, Y7
+	ADDQ      BX, R11
+	DECQ      R12
+	JNZ       tap4
+	ADDQ      192(AX), R10
+	DECQ      R9
+	JNZ       row4
+
+taken4:
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, 64(R8)
+	VMOVUPS Y3, 96(R8)
+	VMOVUPS Y4, 128(R8)
+	VMOVUPS Y5, 160(R8)
+	VMOVUPS Y6, 192(R8)
+	VMOVUPS Y7, 224(R8)
+	ADDQ    $+256, R8
+	LEAQ    (DI)(DX*2), DI
+	LEAQ    (DI)(DX*2), DI
+	SUBQ    $0x04, 200(AX)
+	JMP     block4
+
+block2:
+	CMPQ    200(AX), $0x02
+	JLT     block1
+	VMOVAPS Y14, Y0
+	VMOVAPS Y14, Y1
+	VMOVAPS Y14, Y2
+	VMOVAPS Y14, Y3
+	MOVQ    32(CX), R9
+	MOVQ    DI, R10
+	TESTQ   R9, R9
+	JZ      taken2
+
+row2:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap2:
+	VMOVUPS   (R11), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y0, Y8, Y0
+	VBLENDVPS Y9, Y8, Y0, Y0
+	VMOVUPS   32(R11), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y1, Y8, Y1
+	VBLENDVPS Y9, Y8, Y1, Y1
+	VMOVUPS   (R11)(DX*1), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y2, Y8, Y2
+	VBLENDVPS Y9, Y8, Y2, Y2
+	VMOVUPS   32(R11)(DX*1), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y3, Y8, Y3
+	VBLENDVPS Y9, Y8, Y3, Y3
+	ADDQ      BX, R11
+	DECQ      R12
+	JNZ       tap2
+	ADDQ      192(AX), R10
+	DECQ      R9
+	JNZ       row2
+
+taken2:
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, 64(R8)
+	VMOVUPS Y3, 96(R8)
+	ADDQ    $+128, R8
+	LEAQ    (DI)(DX*2), DI
+	SUBQ    $0x02, 200(AX)
+	JMP     block2
+
+block1:
+	CMPQ    200(AX), $0x01
+	JLT     ran
+	VMOVAPS Y14, Y0
+	VMOVAPS Y14, Y1
+	MOVQ    32(CX), R9
+	MOVQ    DI, R10
+	TESTQ   R9, R9
+	JZ      taken1
+
+row1:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap1:
+	VMOVUPS   (R11), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y0, Y8, Y0
+	VBLENDVPS Y9, Y8, Y0, Y0
+	VMOVUPS   32(R11), Y8
+	VCMPPS    $0x03, Y8, Y8, Y9
+	VMAXPS    Y1, Y8, Y1
+	VBLENDVPS Y9, Y8, Y1, Y1
+	ADDQ      BX, R11
+	DECQ      R12
+	JNZ       tap1
+	ADDQ      192(AX), R10
+	DECQ      R9
+	JNZ       row1
+
+taken1:
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	ADDQ    $+64, R8
+	ADDQ    DX, DI
+	SUBQ    $0x01, 200(AX)
+	JMP     block1
+
+ran:
+	ADDQ $0x38, CX
+	DECQ 144(AX)
+	JNZ  run
+	VZEROUPPER
+	RET
+
+// func blockMaxAVX512(t *byte)
+// Requires: AVX, AVX512F
+TEXT ·blockMaxAVX512(SB), NOSPLIT, $0-8
+	MOVQ         t+0(FP), AX
+	MOVQ         120(AX), CX
+	MOVQ         152(AX), DX
+	SHLQ         $0x02, DX
+	MOVQ         168(AX), BX
+	SHLQ         $0x02, BX
+	LEAQ         (DX)(DX*2), SI
+	MOVQ         160(AX), DI
+	SHLQ         $0x02, DI
+	MOVQ         DI, 192(AX)
+	VBROADCASTSS 184(AX), Z14
+	VBROADCASTSS 188(AX), Z15
+
+run:
+	MOVQ (AX), DI
+	MOVQ 48(AX), R8
+	MOVQ (CX), R9
+	LEAQ (DI)(R9*4), DI
+	MOVQ 16(CX), R9
+	LEAQ (R8)(R9*4), R8
+	MOVQ 24(CX), R9
+	MOVQ R9, 200(AX)
+
+block8:
+	CMPQ    200(AX), $0x08
+	JLT     block4
+	VMOVAPS Z14, Z0
+	VMOVAPS Z14, Z1
+	VMOVAPS Z14, Z2
+	VMOVAPS Z14, Z3
+	VMOVAPS Z14, Z4
+	VMOVAPS Z14, Z5
+	VMOVAPS Z14, Z6
+	VMOVAPS Z14, Z7
+	MOVQ    32(CX), R9
+	MOVQ    DI, R10
+	TESTQ   R9, R9
+	JZ      taken8
+
+row8:
+	MOVQ 40(CX), R13
+	MOVQ R10, R11
+	LEAQ (R10)(DX*4), R12
+
+tap8:
+	VMOVUPS (R11), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z0, Z8, Z0
+	VMOVAPS Z8, K1, Z0
+	VMOVUPS (R11)(DX*1), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z1, Z8, Z1
+	VMOVAPS Z8, K1, Z1
+	VMOVUPS (R11)(DX*2), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z2, Z8, Z2
+	VMOVAPS Z8, K1, Z2
+	VMOVUPS (R11)(SI*1), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z3, Z8, Z3
+	VMOVAPS Z8, K1, Z3
+	VMOVUPS (R12), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z4, Z8, Z4
+	VMOVAPS Z8, K1, Z4
+	VMOVUPS (R12)(DX*1), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z5, Z8, Z5
+	VMOVAPS Z8, K1, Z5
+	VMOVUPS (R12)(DX*2), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z6, Z8, Z6
+	VMOVAPS Z8, K1, Z6
+	VMOVUPS (R12)(SI*1), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z7, Z8, Z7
+	VMOVAPS Z8, K1, Z7
+	ADDQ    BX, R11
+	ADDQ    BX, R12
+	DECQ    R13
+	JNZ     tap8
+	ADDQ    192(AX), R10
+	DECQ    R9
+	JNZ     row8
+
+taken8:
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	VMOVUPS Z2, 128(R8)
+	VMOVUPS Z3, 192(R8)
+	VMOVUPS Z4, 256(R8)
+	VMOVUPS Z5, 320(R8)
+	VMOVUPS Z6, 384(R8)
+	VMOVUPS Z7, 448(R8)
+	ADDQ    $+512, R8
+	LEAQ    (DI)(DX*2), DI
+	LEAQ    (DI)(DX*2), DI
+	LEAQ    (DI)(DX*2), DI
+	LEAQ    (DI)(DX*2), DI
+	SUBQ    $0x08, 200(AX)
+	JMP     block8
+
+block4:
+	CMPQ    200(AX), $0x04
+	JLT     block2
+	VMOVAPS Z14, Z0
+	VMOVAPS Z14, Z1
+	VMOVAPS Z14, Z2
+	VMOVAPS Z14, Z3
+	MOVQ    32(CX), R9
+	MOVQ    DI, R10
+	TESTQ   R9, R9
+	JZ      taken4
+
+row4:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap4:
+	VMOVUPS (R11), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z0, Z8, Z0
+	VMOVAPS Z8, K1, Z0
+	VMOVUPS (R11)(DX*1), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z1, Z8, Z1
+	VMOVAPS Z8, K1, Z1
+	VMOVUPS (R11)(DX*2), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z2, Z8, Z2
+	VMOVAPS Z8, K1, Z2
+	VMOVUPS (R11)(SI*1), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z3, Z8, Z3
+	VMOVAPS Z8, K1, Z3
+	ADDQ    BX, R11
+	DECQ    R12
+	JNZ     tap4
+	ADDQ    192(AX), R10
+	DECQ    R9
+	JNZ     row4
+
+taken4:
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	VMOVUPS Z2, 128(R8)
+	VMOVUPS Z3, 192(R8)
+	ADDQ    $+256, R8
+	LEAQ    (DI)(DX*2), DI
+	LEAQ    (DI)(DX*2), DI
+	SUBQ    $0x04, 200(AX)
+	JMP     block4
+
+block2:
+	CMPQ    200(AX), $0x02
+	JLT     block1
+	VMOVAPS Z14, Z0
+	VMOVAPS Z14, Z1
+	MOVQ    32(CX), R9
+	MOVQ    DI, R10
+	TESTQ   R9, R9
+	JZ      taken2
+
+row2:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap2:
+	VMOVUPS (R11), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z0, Z8, Z0
+	VMOVAPS Z8, K1, Z0
+	VMOVUPS (R11)(DX*1), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z1, Z8, Z1
+	VMOVAPS Z8, K1, Z1
+	ADDQ    BX, R11
+	DECQ    R12
+	JNZ     tap2
+	ADDQ    192(AX), R10
+	DECQ    R9
+	JNZ     row2
+
+taken2:
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	ADDQ    $+128, R8
+	LEAQ    (DI)(DX*2), DI
+	SUBQ    $0x02, 200(AX)
+	JMP     block2
+
+block1:
+	CMPQ    200(AX), $0x01
+	JLT     ran
+	VMOVAPS Z14, Z0
+	MOVQ    32(CX), R9
+	MOVQ    DI, R10
+	TESTQ   R9, R9
+	JZ      taken1
+
+row1:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap1:
+	VMOVUPS (R11), Z8
+	VCMPPS  $0x03, Z8, Z8, K1
+	VMAXPS  Z0, Z8, Z0
+	VMOVAPS Z8, K1, Z0
+	ADDQ    BX, R11
+	DECQ    R12
+	JNZ     tap1
+	ADDQ    192(AX), R10
+	DECQ    R9
+	JNZ     row1
+
+taken1:
+	VMOVUPS Z0, (R8)
+	ADDQ    $+64, R8
+	ADDQ    DX, DI
+	SUBQ    $0x01, 200(AX)
+	JMP     block1
+
+ran:
+	ADDQ $0x38, CX
+	DECQ 144(AX)
+	JNZ  run
+	VZEROUPPER
+	RET
+
+// func blockMeanAVX2(t *byte)
+// Requires: AVX, AVX2
+TEXT ·blockMeanAVX2(SB), NOSPLIT, $0-8
+	MOVQ         t+0(FP), AX
+	MOVQ         120(AX), CX
+	MOVQ         152(AX), DX
+	SHLQ         $0x02, DX
+	MOVQ         168(AX), BX
+	SHLQ         $0x02, BX
+	LEAQ         (DX)(DX*2), SI
+	MOVQ         160(AX), DI
+	SHLQ         $0x02, DI
+	MOVQ         DI, 192(AX)
+	VBROADCASTSS 184(AX), Y14
+	VBROADCASTSS 188(AX), Y15
+
+run:
+	MOVQ (AX), DI
+	MOVQ 48(AX), R8
+	MOVQ (CX), R9
+	LEAQ (DI)(R9*4), DI
+	MOVQ 16(CX), R9
+	LEAQ (R8)(R9*4), R8
+	MOVQ 24(CX), R9
+	MOVQ R9, 200(AX)
+
+block4:
+	CMPQ  200(AX), $0x04
+	JLT   block2
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	MOVQ  32(CX), R9
+	MOVQ  DI, R10
+	TESTQ R9, R9
+	JZ    taken4
+
+row4:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap4:
+	VADDPS (R11), Y0, Y0
+	VADDPS 32(R11), Y1, Y1
+	VADDPS (R11)(DX*1), Y2, Y2
+	VADDPS 32(R11)(DX*1), Y3, Y3
+	VADDPS (R11)(DX*2), Y4, Y4
+	VADDPS 32(R11)(DX*2), Y5, Y5
+	VADDPS (R11)(SI*1), Y6, Y6
+	VADDPS 32(R11)(SI*1), Y7, Y7
+	ADDQ   BX, R11
+	DECQ   R12
+	JNZ    tap4
+	ADDQ   192(AX), R10
+	DECQ   R9
+	JNZ    row4
+
+taken4:
+	VBROADCASTSS 48(CX), Y8
+	VDIVPS       Y8, Y0, Y0
+	VDIVPS       Y8, Y1, Y1
+	VDIVPS       Y8, Y2, Y2
+	VDIVPS       Y8, Y3, Y3
+	VDIVPS       Y8, Y4, Y4
+	VDIVPS       Y8, Y5, Y5
+	VDIVPS       Y8, Y6, Y6
+	VDIVPS       Y8, Y7, Y7
+	VMOVUPS      Y0, (R8)
+	VMOVUPS      Y1, 32(R8)
+	VMOVUPS      Y2, 64(R8)
+	VMOVUPS      Y3, 96(R8)
+	VMOVUPS      Y4, 128(R8)
+	VMOVUPS      Y5, 160(R8)
+	VMOVUPS      Y6, 192(R8)
+	VMOVUPS      Y7, 224(R8)
+	ADDQ         $+256, R8
+	LEAQ         (DI)(DX*2), DI
+	LEAQ         (DI)(DX*2), DI
+	SUBQ         $0x04, 200(AX)
+	JMP          block4
+
+block2:
+	CMPQ  200(AX), $0x02
+	JLT   block1
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	MOVQ  32(CX), R9
+	MOVQ  DI, R10
+	TESTQ R9, R9
+	JZ    taken2
+
+row2:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap2:
+	VADDPS (R11), Y0, Y0
+	VADDPS 32(R11), Y1, Y1
+	VADDPS (R11)(DX*1), Y2, Y2
+	VADDPS 32(R11)(DX*1), Y3, Y3
+	ADDQ   BX, R11
+	DECQ   R12
+	JNZ    tap2
+	ADDQ   192(AX), R10
+	DECQ   R9
+	JNZ    row2
+
+taken2:
+	VBROADCASTSS 48(CX), Y8
+	VDIVPS       Y8, Y0, Y0
+	VDIVPS       Y8, Y1, Y1
+	VDIVPS       Y8, Y2, Y2
+	VDIVPS       Y8, Y3, Y3
+	VMOVUPS      Y0, (R8)
+	VMOVUPS      Y1, 32(R8)
+	VMOVUPS      Y2, 64(R8)
+	VMOVUPS      Y3, 96(R8)
+	ADDQ         $+128, R8
+	LEAQ         (DI)(DX*2), DI
+	SUBQ         $0x02, 200(AX)
+	JMP          block2
+
+block1:
+	CMPQ  200(AX), $0x01
+	JLT   ran
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  32(CX), R9
+	MOVQ  DI, R10
+	TESTQ R9, R9
+	JZ    taken1
+
+row1:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap1:
+	VADDPS (R11), Y0, Y0
+	VADDPS 32(R11), Y1, Y1
+	ADDQ   BX, R11
+	DECQ   R12
+	JNZ    tap1
+	ADDQ   192(AX), R10
+	DECQ   R9
+	JNZ    row1
+
+taken1:
+	VBROADCASTSS 48(CX), Y8
+	VDIVPS       Y8, Y0, Y0
+	VDIVPS       Y8, Y1, Y1
+	VMOVUPS      Y0, (R8)
+	VMOVUPS      Y1, 32(R8)
+	ADDQ         $+64, R8
+	ADDQ         DX, DI
+	SUBQ         $0x01, 200(AX)
+	JMP          block1
+
+ran:
+	ADDQ $0x38, CX
+	DECQ 144(AX)
+	JNZ  run
+	VZEROUPPER
+	RET
+
+// func blockMeanAVX512(t *byte)
+// Requires: AVX, AVX512F
+TEXT ·blockMeanAVX512(SB), NOSPLIT, $0-8
+	MOVQ         t+0(FP), AX
+	MOVQ         120(AX), CX
+	MOVQ         152(AX), DX
+	SHLQ         $0x02, DX
+	MOVQ         168(AX), BX
+	SHLQ         $0x02, BX
+	LEAQ         (DX)(DX*2), SI
+	MOVQ         160(AX), DI
+	SHLQ         $0x02, DI
+	MOVQ         DI, 192(AX)
+	VBROADCASTSS 184(AX), Z14
+	VBROADCASTSS 188(AX), Z15
+
+run:
+	MOVQ (AX), DI
+	MOVQ 48(AX), R8
+	MOVQ (CX), R9
+	LEAQ (DI)(R9*4), DI
+	MOVQ 16(CX), R9
+	LEAQ (R8)(R9*4), R8
+	MOVQ 24(CX), R9
+	MOVQ R9, 200(AX)
+
+block8:
+	CMPQ   200(AX), $0x08
+	JLT    block4
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   32(CX), R9
+	MOVQ   DI, R10
+	TESTQ  R9, R9
+	JZ     taken8
+
+row8:
+	MOVQ 40(CX), R13
+	MOVQ R10, R11
+	LEAQ (R10)(DX*4), R12
+
+tap8:
+	VADDPS (R11), Z0, Z0
+	VADDPS (R11)(DX*1), Z1, Z1
+	VADDPS (R11)(DX*2), Z2, Z2
+	VADDPS (R11)(SI*1), Z3, Z3
+	VADDPS (R12), Z4, Z4
+	VADDPS (R12)(DX*1), Z5, Z5
+	VADDPS (R12)(DX*2), Z6, Z6
+	VADDPS (R12)(SI*1), Z7, Z7
+	ADDQ   BX, R11
+	ADDQ   BX, R12
+	DECQ   R13
+	JNZ    tap8
+	ADDQ   192(AX), R10
+	DECQ   R9
+	JNZ    row8
+
+taken8:
+	VBROADCASTSS 48(CX), Z8
+	VDIVPS       Z8, Z0, Z0
+	VDIVPS       Z8, Z1, Z1
+	VDIVPS       Z8, Z2, Z2
+	VDIVPS       Z8, Z3, Z3
+	VDIVPS       Z8, Z4, Z4
+	VDIVPS       Z8, Z5, Z5
+	VDIVPS       Z8, Z6, Z6
+	VDIVPS       Z8, Z7, Z7
+	VMOVUPS      Z0, (R8)
+	VMOVUPS      Z1, 64(R8)
+	VMOVUPS      Z2, 128(R8)
+	VMOVUPS      Z3, 192(R8)
+	VMOVUPS      Z4, 256(R8)
+	VMOVUPS      Z5, 320(R8)
+	VMOVUPS      Z6, 384(R8)
+	VMOVUPS      Z7, 448(R8)
+	ADDQ         $+512, R8
+	LEAQ         (DI)(DX*2), DI
+	LEAQ         (DI)(DX*2), DI
+	LEAQ         (DI)(DX*2), DI
+	LEAQ         (DI)(DX*2), DI
+	SUBQ         $0x08, 200(AX)
+	JMP          block8
+
+block4:
+	CMPQ   200(AX), $0x04
+	JLT    block2
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   32(CX), R9
+	MOVQ   DI, R10
+	TESTQ  R9, R9
+	JZ     taken4
+
+row4:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap4:
+	VADDPS (R11), Z0, Z0
+	VADDPS (R11)(DX*1), Z1, Z1
+	VADDPS (R11)(DX*2), Z2, Z2
+	VADDPS (R11)(SI*1), Z3, Z3
+	ADDQ   BX, R11
+	DECQ   R12
+	JNZ    tap4
+	ADDQ   192(AX), R10
+	DECQ   R9
+	JNZ    row4
+
+taken4:
+	VBROADCASTSS 48(CX), Z8
+	VDIVPS       Z8, Z0, Z0
+	VDIVPS       Z8, Z1, Z1
+	VDIVPS       Z8, Z2, Z2
+	VDIVPS       Z8, Z3, Z3
+	VMOVUPS      Z0, (R8)
+	VMOVUPS      Z1, 64(R8)
+	VMOVUPS      Z2, 128(R8)
+	VMOVUPS      Z3, 192(R8)
+	ADDQ         $+256, R8
+	LEAQ         (DI)(DX*2), DI
+	LEAQ         (DI)(DX*2), DI
+	SUBQ         $0x04, 200(AX)
+	JMP          block4
+
+block2:
+	CMPQ   200(AX), $0x02
+	JLT    block1
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVQ   32(CX), R9
+	MOVQ   DI, R10
+	TESTQ  R9, R9
+	JZ     taken2
+
+row2:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap2:
+	VADDPS (R11), Z0, Z0
+	VADDPS (R11)(DX*1), Z1, Z1
+	ADDQ   BX, R11
+	DECQ   R12
+	JNZ    tap2
+	ADDQ   192(AX), R10
+	DECQ   R9
+	JNZ    row2
+
+taken2:
+	VBROADCASTSS 48(CX), Z8
+	VDIVPS       Z8, Z0, Z0
+	VDIVPS       Z8, Z1, Z1
+	VMOVUPS      Z0, (R8)
+	VMOVUPS      Z1, 64(R8)
+	ADDQ         $+128, R8
+	LEAQ         (DI)(DX*2), DI
+	SUBQ         $0x02, 200(AX)
+	JMP          block2
+
+block1:
+	CMPQ   200(AX), $0x01
+	JLT    ran
+	VPXORD Z0, Z0, Z0
+	MOVQ   32(CX), R9
+	MOVQ   DI, R10
+	TESTQ  R9, R9
+	JZ     taken1
+
+row1:
+	MOVQ 40(CX), R12
+	MOVQ R10, R11
+
+tap1:
+	VADDPS (R11), Z0, Z0
+	ADDQ   BX, R11
+	DECQ   R12
+	JNZ    tap1
+	ADDQ   192(AX), R10
+	DECQ   R9
+	JNZ    row1
+
+taken1:
+	VBROADCASTSS 48(CX), Z8
+	VDIVPS       Z8, Z0, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $+64, R8
+	ADDQ         DX, DI
+	SUBQ         $0x01, 200(AX)
+	JMP          block1
+
+ran:
+	ADDQ $0x38, CX
+	DECQ 144(AX)
+	JNZ  run
 	VZEROUPPER
 	RET
 

@@ -12,7 +12,7 @@ func qTapKernel(_ Level, t *qTapTile, words []int32, floats []float32) {
 
 func blockKernel(_ Level, t *blockTile, width int) { blockTileGo(t, width) }
 
-func blockTapKernel(_ Level, t *blockTapTile) { blockTapTileGo(t) }
+func windowKernel(_ Level, op windowOp, t *blockWindows) { blockWindowsGo(t, op) }
 
 func transpose8(dst []float32, dstStep, dstNext int, src []float32, srcStep, srcNext, n int) {
 	for s := range n {

@@ -76,15 +76,35 @@ func block16AVX512(t *byte)
 //go:noescape
 func block32AVX512(t *byte)
 
-// blockTapsAVX2 computes the blockTapTile t.
+// blockTapsAVX2 computes the blockWindows t.
 //
 //go:noescape
 func blockTapsAVX2(t *byte)
 
-// blockTapsAVX512 computes the blockTapTile t.
+// blockTapsAVX512 computes the blockWindows t.
 //
 //go:noescape
 func blockTapsAVX512(t *byte)
+
+// blockMaxAVX2 computes the blockWindows t.
+//
+//go:noescape
+func blockMaxAVX2(t *byte)
+
+// blockMaxAVX512 computes the blockWindows t.
+//
+//go:noescape
+func blockMaxAVX512(t *byte)
+
+// blockMeanAVX2 computes the blockWindows t.
+//
+//go:noescape
+func blockMeanAVX2(t *byte)
+
+// blockMeanAVX512 computes the blockWindows t.
+//
+//go:noescape
+func blockMeanAVX512(t *byte)
 
 // transpose8AVX2 transposes n squares of 8×8 floats. Steps from row to row and
 // from square to square are in bytes.

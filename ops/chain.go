@@ -2,7 +2,6 @@ package ops
 
 import (
 	"fmt"
-	"math"
 	"sync/atomic"
 
 	"github.com/onnxq/onnxq/kernels"
@@ -12,7 +11,7 @@ import (
 // Chain says which images of a Conv, MaxPool, AveragePool or GlobalAveragePool
 // on float32 are in blocks of 16 channels, [N][C/16][spatial axes][16], in a
 // tensor of the shape [N, C, spatial axes] with C rounded up to a multiple of
-// 16. The result of GlobalAveragePool never is.
+// 16. The input of a pooling is, the result of GlobalAveragePool never.
 type Chain struct {
 	X, Y     bool
 	Channels int // of X
@@ -93,14 +92,17 @@ func (cv *chained) run(c *Call) error {
 	return c.Ctx.Err()
 }
 
-// blockPool pools images in blocks as windows of one along a further axis, that
-// of the channels of a block. mean says that it divides, by pads too with pad.
-func blockPool(c *Call, w *window, mean, pad bool) error {
+// blockPool pools images in blocks. mean says that it divides, by pads too with
+// pad.
+func blockPool(c *Call, w *window, k *Chain, mean, pad bool) error {
 	x := c.In(0)
-	if x.DType() != tensor.Float32 || x.Rank() != 4 || x.Shape()[1]%kernels.BlockSize != 0 {
-		return fmt.Errorf("input %v in blocks", x)
+	if x.DType() != tensor.Float32 || x.Rank() != 4 || x.Shape()[1] != blockedChannels(k.Channels) {
+		return fmt.Errorf("input %v in blocks of %d channels", x, k.Channels)
 	}
-	n, ch := x.Shape()[0], x.Shape()[1]
+	n, ch := x.Shape()[0], k.Channels
+	if k.Y {
+		ch = blockedChannels(ch)
+	}
 	g, err := w.over(x.Shape()[2:], nil)
 	if err != nil {
 		return err
@@ -109,24 +111,29 @@ func blockPool(c *Call, w *window, mean, pad bool) error {
 	if err != nil || out.Len() == 0 {
 		return err
 	}
-	g = g.withLanes(kernels.BlockSize)
-	f, y := maxPooling(float32(math.Inf(-1))), tensor.As[float32](out)
-	if mean {
-		f = sumPooling[float32]()
+	axis := func(d int) kernels.PoolAxis {
+		a := kernels.PoolAxis{In: g.in[d], Out: g.out[d], Kernel: g.kernel[d], Stride: g.stride[d], Dilation: g.dilation[d], Begin: g.begin[d]}
+		if mean {
+			a.Count = g.counts(d, pad)
+		}
+		return a
 	}
-	planes := n * ch / kernels.BlockSize
-	if err := reduceWindows(c, g, tensor.As[float32](x), y, planes, f); err != nil || !mean {
+	m := kernels.Image{C: k.Channels, H: g.out[1], W: g.out[2]}
+	y := tensor.As[float32](out)
+	blocks := y
+	if !k.Y {
+		if blocks, err = scratch[float32](c, n*m.Len()); err != nil {
+			return err
+		}
+	}
+	planes := n * x.Shape()[1] / kernels.BlockSize
+	if err := kernels.PoolBlocks(c.Pool, planes, axis(1), axis(2), tensor.As[float32](x), blocks, mean); err != nil {
 		return err
 	}
-	n0, n1 := g.counts(0, pad), g.counts(1, pad)
-	return c.For(planes*g.out[0], 8, func(lo, hi int) {
-		for r := lo; r < hi; r++ {
-			row := y[r*g.out[1]*g.out[2]:][:g.out[1]*g.out[2]]
-			for i := range row {
-				row[i] /= float32(n0[r%g.out[0]] * n1[i/g.out[2]])
-			}
-		}
-	})
+	if !k.Y {
+		m.FromImage(c.Pool, n, y, blocks)
+	}
+	return c.Ctx.Err()
 }
 
 // blockMean is GlobalAveragePool of images of the given channels in blocks.
@@ -148,22 +155,29 @@ func blockMean(c *Call, channels int) error {
 	if size == 0 {
 		return fmt.Errorf("input %v has no elements to pool", x)
 	}
-	xs, y := tensor.As[float32](x), tensor.As[float32](out)
+	// Rows first, so that rounding errors grow with the sides alone.
 	const lanes = kernels.BlockSize
-	blocks := blockedChannels(channels) / lanes
-	return c.For(shape[0]*blocks, max(1, 1<<12/size), func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			var sum [lanes]float64
-			for p := xs[i*size*lanes:][:size*lanes]; len(p) > 0; p = p[lanes:] {
-				for k, v := range p[:lanes] {
-					sum[k] += float64(v)
-				}
-			}
-			at := i % blocks * lanes
-			to := y[i/blocks*channels+at:]
-			for k := range min(lanes, channels-at) {
-				to[k] = float32(sum[k] / float64(size))
-			}
-		}
-	})
+	planes := shape[0] * blockedChannels(channels) / lanes
+	width := x.Shape()[x.Rank()-1]
+	whole := func(n int) kernels.PoolAxis {
+		return kernels.PoolAxis{In: n, Out: 1, Kernel: n, Stride: 1, Dilation: 1, Count: []int{n}}
+	}
+	height := size / width
+	buf, err := scratch[float32](c, planes*(height+1)*lanes)
+	if err != nil {
+		return err
+	}
+	rows, means := buf[:planes*height*lanes], buf[planes*height*lanes:]
+	one := kernels.PoolAxis{In: 1, Out: 1, Kernel: 1, Stride: 1, Dilation: 1, Count: []int{1}}
+	if err := kernels.PoolBlocks(c.Pool, planes*height, one, whole(width), tensor.As[float32](x), rows, true); err != nil {
+		return err
+	}
+	if err := kernels.PoolBlocks(c.Pool, planes, whole(height), one, rows, means, true); err != nil {
+		return err
+	}
+	y := tensor.As[float32](out)
+	for i := range shape[0] {
+		copy(y[i*channels:][:channels], means[i*blockedChannels(channels):])
+	}
+	return c.Ctx.Err()
 }

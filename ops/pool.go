@@ -102,7 +102,7 @@ func compileMaxPool(s *Site) (Kernel, error) {
 	}
 	columns := s.Node.Int("storage_order", 0) != 0
 	if s.Chain != nil {
-		return func(c *Call) error { return blockPool(c, w, false, false) }, nil
+		return func(c *Call) error { return blockPool(c, w, s.Chain, false, false) }, nil
 	}
 	return widened(func(c *Call) error {
 		switch x := c.In(0); x.DType() {
@@ -140,17 +140,6 @@ func inferNhwcPool(c *Inference) error {
 	}
 	c.Tensor(0, c.Elem(0), append(append(graph.Shape{out[0]}, out[2:]...), out[1]))
 	return nil
-}
-
-// withLanes returns the geometry of images with at most two spatial axes and,
-// as the last axis, lanes that lie side by side.
-func (g *geometry) withLanes(lanes int) *geometry {
-	l := *g
-	l.rank = 3
-	for i, a := range []*[3]int{&l.in, &l.out, &l.kernel, &l.stride, &l.dilation, &l.begin, &l.end} {
-		*a = [3]int{a[1], a[2], [...]int{lanes, lanes, 1, 1, 1, 0, 0}[i]}
-	}
-	return &l
 }
 
 // compileNhwcMaxPool finds the maxima of images with one or two spatial axes in
@@ -469,7 +458,7 @@ func compileAveragePool(s *Site) (Kernel, error) {
 	}
 	pad := s.Node.Int("count_include_pad", 0) != 0
 	if s.Chain != nil {
-		return func(c *Call) error { return blockPool(c, w, true, pad) }, nil
+		return func(c *Call) error { return blockPool(c, w, s.Chain, true, pad) }, nil
 	}
 	return floatPool(
 		func(c *Call) error { return averagePool[float32](c, w, pad) },

@@ -182,67 +182,115 @@ func blockRows(v isa, vecs int) {
 	RET()
 }
 
-// Offsets in kernels.blockTapTile; TestBlockTapTileLayout compares them.
+// Offsets in kernels.blockWindows and kernels.windowRun; TestBlockTileLayout
+// compares them.
 const (
-	gX    = 0
-	gW    = 24
-	gY    = 48
-	gR    = 72
-	gBias = 96
-	gOff  = 120
-	gTaps = 144
-	gLda  = 152
-	gRows = 160
-	gLo   = 168
-	gHi   = 172
+	gX       = 0
+	gW       = 24
+	gY       = 48
+	gR       = 72
+	gBias    = 96
+	gRuns    = 120
+	gCount   = 144
+	gLda     = 152
+	gRowStep = 160
+	gTapStep = 168
+	gWStep   = 176
+	gLo      = 184
+	gHi      = 188
+	gWork    = 192
+
+	uX       = 0
+	uW       = 8
+	uY       = 16
+	uPixels  = 24
+	uRows    = 32
+	uColumns = 40
+	uCount   = 48
+	uSize    = 56
 )
 
-// blockTaps writes the depthwise kernel for one block of 16 channels.
-func blockTaps(v isa) {
+// blockWindow writes the kernel for one block of 16 channels that takes in the
+// pixels under a kernel by op: Taps, Max or Mean.
+func blockWindow(v isa, op string) {
 	vecs := 16 / v.lanes
-	TEXT("blockTaps"+v.name, NOSPLIT, "func(t *byte)")
-	Doc("blockTaps" + v.name + " computes the blockTapTile t.")
+	TEXT("block"+op+v.name, NOSPLIT, "func(t *byte)")
+	Doc("block" + op + v.name + " computes the blockWindows t.")
 	Pragma("noescape")
 	args := Load(Param("t"), GP64()).(reg.GPVirtual)
-	x, y, r := ptr(args, gX), ptr(args, gY), ptr(args, gR)
-	off, lda := ptr(args, gOff), stride(args, gLda)
+	seg := ptr(args, gRuns)
+	lda, tap := stride(args, gLda), stride(args, gTapStep)
 	lda3 := GP64()
 	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, lda3)
-	left := ptr(args, gRows)
-	lo, hi := v.regs[14], v.regs[15]
+	t := stride(args, gRowStep)
+	MOVQ(t, Mem{Base: args, Disp: gWork})
+	left := Mem{Base: args, Disp: gWork + 8} // pixels
+	w, lo, hi := v.regs[8:10], v.regs[14], v.regs[15]
 	VBROADCASTSS(Mem{Base: args, Disp: gLo}, lo)
 	VBROADCASTSS(Mem{Base: args, Disp: gHi}, hi)
 	sizes := []int{8 / vecs, 4 / vecs, 2 / vecs, 1}
 	if vecs == 2 {
 		sizes = sizes[:3]
 	}
+
+	Label("run")
+	x, y := ptr(args, gX), ptr(args, gY)
+	for _, p := range []struct {
+		r   reg.GPVirtual
+		off int
+	}{{x, uX}, {y, uY}} {
+		t := ptr(seg, p.off)
+		LEAQ(Mem{Base: p.r, Index: t, Scale: 4}, p.r)
+	}
+	pixels := ptr(seg, uPixels)
+	MOVQ(pixels, left)
 	for si, mr := range sizes {
 		l := func(s string) string { return fmt.Sprintf("%s%d", s, mr) }
-		next := "done"
+		next := "ran"
 		if si+1 < len(sizes) {
 			next = fmt.Sprintf("block%d", sizes[si+1])
 		}
 		acc := func(i, j int) reg.VecPhysical { return v.regs[vecs*i+j] }
-		w := v.regs[8:10]
 		Label(l("block"))
 		CMPQ(left, Imm(uint64(mr)))
 		JLT(LabelRef(next))
 		for i := range mr {
 			for j := range vecs {
-				v.zero(acc(i, j))
+				if op == "Max" {
+					VMOVAPS(lo, acc(i, j))
+				} else {
+					v.zero(acc(i, j))
+				}
 			}
 		}
-		pw, k := ptr(args, gW), GP64()
-		XORQ(k, k)
-		Label(l("tap"))
-		p := []reg.GPVirtual{GP64(), GP64()}
-		MOVQ(Mem{Base: off, Index: k, Scale: 8}, p[0])
-		LEAQ(Mem{Base: x, Index: p[0], Scale: 4}, p[0])
-		if mr > 4 {
-			LEAQ(Mem{Base: p[0], Index: lda, Scale: 4}, p[1])
+		ky, row := GP64(), GP64()
+		MOVQ(Mem{Base: seg, Disp: uRows}, ky)
+		MOVQ(x, row)
+		var pw, wRow reg.GPVirtual
+		if op == "Taps" {
+			wRow = ptr(args, gW)
+			t := ptr(seg, uW)
+			LEAQ(Mem{Base: wRow, Index: t, Scale: 4}, wRow)
 		}
-		for j := range vecs {
-			VMOVUPS(Mem{Base: pw, Disp: j * v.bytes()}, w[j])
+		TESTQ(ky, ky)
+		JZ(LabelRef(l("taken")))
+		Label(l("row"))
+		p := []reg.GPVirtual{GP64(), GP64()}
+		kx := GP64()
+		MOVQ(Mem{Base: seg, Disp: uColumns}, kx)
+		MOVQ(row, p[0])
+		if mr > 4 {
+			LEAQ(Mem{Base: row, Index: lda, Scale: 4}, p[1])
+		}
+		if op == "Taps" {
+			pw = GP64()
+			MOVQ(wRow, pw)
+		}
+		Label(l("tap"))
+		if op == "Taps" {
+			for j := range vecs {
+				VMOVUPS(Mem{Base: pw, Disp: j * v.bytes()}, w[j])
+			}
 		}
 		for i := range mr {
 			for j := range vecs {
@@ -253,32 +301,68 @@ func blockTaps(v isa) {
 				case 3:
 					m.Index, m.Scale = lda3, 1
 				}
-				VFMADD231PS(m, w[j], acc(i, j))
+				switch op {
+				case "Taps":
+					VFMADD231PS(m, w[j], acc(i, j))
+				case "Mean":
+					VADDPS(m, acc(i, j), acc(i, j))
+				case "Max":
+					v.maxNaN(m, w[0], w[1], acc(i, j))
+				}
 			}
 		}
-		ADDQ(Imm(pixelBytes), pw)
-		INCQ(k)
-		CMPQ(k, Mem{Base: args, Disp: gTaps})
-		JLT(LabelRef(l("tap")))
-		bias := ptr(args, gBias)
-		for j := range vecs {
-			VMOVUPS(Mem{Base: bias, Disp: j * v.bytes()}, w[j])
+		ADDQ(tap, p[0])
+		if mr > 4 {
+			ADDQ(tap, p[1])
+		}
+		if op == "Taps" {
+			ADDQ(Imm(pixelBytes), pw)
+		}
+		DECQ(kx)
+		JNZ(LabelRef(l("tap")))
+		ADDQ(Mem{Base: args, Disp: gWork}, row)
+		if op == "Taps" {
+			t := stride(args, gWStep)
+			ADDQ(t, wRow)
+		}
+		DECQ(ky)
+		JNZ(LabelRef(l("row")))
+		Label(l("taken"))
+		switch op {
+		case "Taps":
+			bias := ptr(args, gBias)
+			for j := range vecs {
+				VMOVUPS(Mem{Base: bias, Disp: j * v.bytes()}, w[j])
+				for i := range mr {
+					VADDPS(w[j], acc(i, j), acc(i, j))
+				}
+			}
+			// The residual lies as far from r as the output from y.
+			r := ptr(args, gR)
+			TESTQ(r, r)
+			JZ(LabelRef(l("clamp")))
+			SUBQ(Mem{Base: args, Disp: gY}, r)
 			for i := range mr {
-				VADDPS(w[j], acc(i, j), acc(i, j))
+				for j := range vecs {
+					VADDPS(Mem{Base: y, Index: r, Scale: 1, Disp: i*pixelBytes + j*v.bytes()}, acc(i, j), acc(i, j))
+				}
+			}
+			Label(l("clamp"))
+			for i := range mr {
+				for j := range vecs {
+					v.clamp(lo, hi, acc(i, j))
+				}
+			}
+		case "Mean":
+			VBROADCASTSS(Mem{Base: seg, Disp: uCount}, w[0])
+			for i := range mr {
+				for j := range vecs {
+					VDIVPS(w[0], acc(i, j), acc(i, j))
+				}
 			}
 		}
-		TESTQ(r, r)
-		JZ(LabelRef(l("clamp")))
 		for i := range mr {
 			for j := range vecs {
-				VADDPS(Mem{Base: r, Disp: i*pixelBytes + j*v.bytes()}, acc(i, j), acc(i, j))
-			}
-		}
-		ADDQ(I32(int32(mr*pixelBytes)), r)
-		Label(l("clamp"))
-		for i := range mr {
-			for j := range vecs {
-				v.clamp(lo, hi, acc(i, j))
 				VMOVUPS(acc(i, j), Mem{Base: y, Disp: i*pixelBytes + j*v.bytes()})
 			}
 		}
@@ -292,9 +376,28 @@ func blockTaps(v isa) {
 		SUBQ(Imm(uint64(mr)), left)
 		JMP(LabelRef(l("block")))
 	}
-	Label("done")
+	Label("ran")
+	ADDQ(Imm(uSize), seg)
+	DECQ(Mem{Base: args, Disp: gCount})
+	JNZ(LabelRef("run"))
 	VZEROUPPER()
 	RET()
+}
+
+// maxNaN raises acc to the vector at m, and makes it NaN where that is; x and
+// mask are spare.
+func (v isa) maxNaN(m Mem, x, mask, acc reg.VecPhysical) {
+	VMOVUPS(m, x)
+	// VMAXPS gives acc, its second source, where one is NaN.
+	if v.lanes == 16 {
+		VCMPPS(Imm(3), x, x, reg.K1)
+		VMAXPS(acc, x, acc)
+		VMOVAPS(x, reg.K1, acc)
+		return
+	}
+	VCMPPS(Imm(3), x, x, mask)
+	VMAXPS(acc, x, acc)
+	VBLENDVPS(mask, x, acc, acc)
 }
 
 // transpose8 writes the kernel that transposes squares of 8×8 words.

@@ -21,8 +21,10 @@ func main() {
 	blockRows(avx2, 2)
 	blockRows(avx512, 1)
 	blockRows(avx512, 2)
-	blockTaps(avx2)
-	blockTaps(avx512)
+	for _, op := range []string{"Taps", "Max", "Mean"} {
+		blockWindow(avx2, op)
+		blockWindow(avx512, op)
+	}
 	transpose8()
 	byteSum()
 	qdepthwise(avx2)
