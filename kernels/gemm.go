@@ -50,6 +50,8 @@ type PackedB struct {
 // alone, never on the number of threads.
 const (
 	gemmKC   = 256     // depth of a block: a panel of B then fits the first cache
+	gemmDeep = 512     // depth where few rows read a panel only few times
+	gemmFew  = 48      // the most of such rows
 	gemmMC   = 192     // rows of a block: a multiple of every kernel's row count
 	gemmNC   = 512     // most columns of a block
 	gemmWork = 1 << 22 // multiplications that make a block worth its own task
@@ -304,8 +306,12 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 	}
 	var t gemmTile
 	t.ldc, t.ldr, t.lo, t.hi = g.ldc, g.ep.LdRes, float32(math.Inf(-1)), float32(math.Inf(1))
-	for k0 := 0; k0 < max(g.k, 1); k0 += gemmKC {
-		kc := min(gemmKC, g.k-k0)
+	depth := gemmKC
+	if mc <= gemmFew {
+		depth = gemmDeep
+	}
+	for k0 := 0; k0 < max(g.k, 1); k0 += depth {
+		kc := min(depth, g.k-k0)
 		last := k0+kc == g.k
 		if last {
 			t.lo, t.hi = g.lo, g.hi

@@ -45,6 +45,10 @@ func rowAddr(ptrs []reg.GPVirtual, ld reg.GPVirtual, i, disp int) Mem {
 	return m
 }
 
+// gemmAhead is how far ahead, in bytes, of what it reads of B gemmRows asks for
+// memory: packed weights come from far away where A has few rows.
+const gemmAhead = 4096
+
 // gemmRows writes the kernel that multiplies any number of rows of A by one
 // panel of B of two vectors of columns, and applies the epilogue.
 func gemmRows(v isa) {
@@ -119,6 +123,9 @@ func gemmRows(v isa) {
 		step := func(u int) {
 			VMOVUPS(Mem{Base: kb}, b0)
 			VMOVUPS(Mem{Base: kb, Disp: v.bytes()}, b1)
+			for d := 0; d < 2*v.bytes(); d += 64 {
+				PREFETCHT0(Mem{Base: kb, Disp: gemmAhead + d})
+			}
 			ADDQ(bstep, kb)
 			for i := range mr {
 				s := spare[i%len(spare)]
