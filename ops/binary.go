@@ -353,20 +353,35 @@ type compareOp struct {
 	f64   *binary[float64, uint8]
 	i64   *binary[int64, uint8]
 	u64   *binary[uint64, uint8]
+	i32   *binary[int32, uint8] // of int32 in place of i64
 	b8    *binary[uint8, uint8]
 	str   *binary[string, uint8]
 	dims  func(a, b graph.Dim) graph.Dim
 }
 
-func comparison(name string, since int, f32 *binary[float32, uint8], f64 *binary[float64, uint8],
+func comparison(name string, since int, op kernels.CompareOp, f64 *binary[float64, uint8],
 	i64 *binary[int64, uint8], u64 *binary[uint64, uint8]) compareOp {
-	return compareOp{name: name, since: since, f32: f32, f64: f64, i64: i64, u64: u64,
+	return compareOp{name: name, since: since, f32: relation[float32](op), f64: f64, i64: i64, u64: u64, i32: relation[int32](op),
 		dims: func(a, b graph.Dim) graph.Dim {
 			if a.Known && b.Known {
 				return graph.D(int64(i64.f(a.Size, b.Size)))
 			}
 			return graph.Dim{}
 		}}
+}
+
+// relation returns op with the loops of package kernels.
+func relation[T float32 | int32](op kernels.CompareOp) *binary[T, uint8] {
+	return &binary[T, uint8]{
+		f: func(a, b T) uint8 {
+			var r [1]uint8
+			kernels.Compare(op, r[:], []T{a}, []T{b})
+			return r[0]
+		},
+		vv: func(dst []uint8, a, b []T) { kernels.Compare(op, dst, a, b) },
+		vs: func(dst []uint8, a []T, b T) { kernels.Compare(op, dst, a, []T{b}) },
+		sv: func(dst []uint8, a T, b []T) { kernels.Compare(op, dst, []T{a}, b) },
+	}
 }
 
 // less returns a < b with loops of its own: a call for each element would take
@@ -450,15 +465,15 @@ func flipped[T any](op *binary[T, uint8]) *binary[T, uint8] {
 }
 
 var compareOps = []compareOp{
-	comparison("Less", 7, less[float32](), less[float64](), less[int64](), less[uint64]()),
-	comparison("LessOrEqual", 12, lessEq[float32](), lessEq[float64](), lessEq[int64](), lessEq[uint64]()),
-	comparison("Greater", 7, flipped(less[float32]()), flipped(less[float64]()), flipped(less[int64]()), flipped(less[uint64]())),
-	comparison("GreaterOrEqual", 12, flipped(lessEq[float32]()), flipped(lessEq[float64]()), flipped(lessEq[int64]()), flipped(lessEq[uint64]())),
+	comparison("Less", 7, kernels.Less, less[float64](), less[int64](), less[uint64]()),
+	comparison("LessOrEqual", 12, kernels.LessEqual, lessEq[float64](), lessEq[int64](), lessEq[uint64]()),
+	comparison("Greater", 7, kernels.Greater, flipped(less[float64]()), flipped(less[int64]()), flipped(less[uint64]())),
+	comparison("GreaterOrEqual", 12, kernels.GreaterEqual, flipped(lessEq[float64]()), flipped(lessEq[int64]()), flipped(lessEq[uint64]())),
 	equalOp(),
 }
 
 func equalOp() compareOp {
-	op := comparison("Equal", 7, equal[float32](), equal[float64](), equal[int64](), equal[uint64]())
+	op := comparison("Equal", 7, kernels.Equal, equal[float64](), equal[int64](), equal[uint64]())
 	op.b8, op.str = equal[uint8](), equal[string]()
 	op.dims = func(a, b graph.Dim) graph.Dim {
 		switch {
@@ -510,6 +525,8 @@ func (op *compareOp) kernel(c *Call) error {
 	}
 	dst := tensor.As[uint8](out)
 	switch k := carrierOf(d); {
+	case d == tensor.Int32:
+		return apply2(c, dst, shape, tensor.As[int32](x), tensor.As[int32](y), x.Shape(), y.Shape(), op.i32)
 	case k == carryF32:
 		return compare(c, dst, shape, op.f32)
 	case k == carryF64:

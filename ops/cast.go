@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -160,6 +161,9 @@ func cast(c *Call, to tensor.DType, o tensor.ConvertOptions) error {
 		return err
 	}
 	n := x.Len()
+	if f := widening(out, x); f != nil {
+		return c.For(n, cheapChunk, f)
+	}
 	if n <= cheapChunk || to == tensor.String || x.DType() == tensor.String {
 		return tensor.Convert(out, x, 0, n, o)
 	}
@@ -168,6 +172,27 @@ func cast(c *Call, to tensor.DType, o tensor.ConvertOptions) error {
 		return err
 	}
 	return c.For(n, cheapChunk, func(lo, hi int) { _ = tensor.Convert(out, x, lo, hi, o) })
+}
+
+// widening returns the conversion of elements [lo, hi) of src to float32 that is
+// a dequantization with the scale 1, nil for other types.
+func widening(dst, src *tensor.Tensor) func(lo, hi int) {
+	if dst.DType() != tensor.Float32 {
+		return nil
+	}
+	y := tensor.As[float32](dst)
+	switch src.DType() {
+	case tensor.Bool, tensor.Uint8:
+		x := tensor.As[uint8](src)
+		return func(lo, hi int) { kernels.DequantizeU8(y[lo:hi], x[lo:hi], 1, 0) }
+	case tensor.Int8:
+		x := tensor.As[int8](src)
+		return func(lo, hi int) { kernels.DequantizeI8(y[lo:hi], x[lo:hi], 1, 0) }
+	case tensor.Int32:
+		x := tensor.As[int32](src)
+		return func(lo, hi int) { kernels.DequantizeI32(y[lo:hi], x[lo:hi], 1) }
+	}
+	return nil
 }
 
 var whereSpec = Spec{

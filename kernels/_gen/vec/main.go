@@ -23,10 +23,11 @@ var files = []struct {
 	{"stat", stat},
 	{"vec", vec},
 	{"vec_move", move},
+	{"vec_compare", compare},
 }
 
 // sources are generated Go files.
-var sources = map[string]func() string{"vec_amd64.go": dispatch}
+var sources = map[string]func() string{"vec_amd64.go": dispatch, "vec_compare_amd64.go": compareDispatch}
 
 func main() {
 	dir := flag.String("dir", ".", "directory of package kernels")
