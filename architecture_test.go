@@ -12,9 +12,9 @@ const module = "github.com/onnxq/onnxq"
 
 // layers lists the packages of the module; each may import only those before it.
 var layers = []string{
-	"internal/par", "internal/atomicfile", "internal/onnxpb",
+	"internal/par", "internal/atomicfile", "internal/onnxpb", "internal/orttest",
 	"tensor", "kernels", "quant", "graph", "graph/onnxfile",
-	"ops", "exec", "interop/onnxgo", "validate", "passes", "targets", "qdq",
+	"ops", "exec", "exec/ort", "interop/onnxgo", "validate", "passes", "targets", "qdq",
 	"calibration/npy", "calibration/images", "calibration", "passes/accuracy", "eval", "auto",
 	".",
 	"models", "internal/opdoc", "internal/demo", "cmd/onnxq",

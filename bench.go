@@ -13,7 +13,8 @@ import (
 // Benchmark is how long runs of a model take.
 type Benchmark struct {
 	Engine   string   `json:"engine"`
-	Threads  int      `json:"threads"` // 0: one per processor
+	Version  string   `json:"version,omitempty"` // of a runtime outside of this program
+	Threads  int      `json:"threads"`           // 0: one per processor
 	Runs     int      `json:"runs"`
 	MedianMS float64  `json:"median_ms"`
 	MinMS    float64  `json:"min_ms"`
@@ -79,6 +80,7 @@ func Bench(ctx context.Context, m *graph.Model, o Options, runs int) (*Benchmark
 	if err != nil {
 		return nil, err
 	}
+	defer func() { r.close() }()
 	if _, err := once(r, 0); err != nil {
 		return nil, err
 	}
@@ -91,22 +93,29 @@ func Bench(ctx context.Context, m *graph.Model, o Options, runs int) (*Benchmark
 		times = append(times, d.Seconds()*1e3)
 		o.progress("bench", len(times), max(runs, len(times)))
 	}
-	b := &Benchmark{Engine: "embedded", Threads: o.Threads, Runs: len(times), PeakRSS: peakRSS(), Ops: []OpCost{}}
+	b := &Benchmark{Engine: o.engine().Name(), Version: o.engine().Version(), Threads: o.Threads, Runs: len(times), PeakRSS: peakRSS(), Ops: []OpCost{}}
 	n := max(1, min(len(times)/4, 100))
 	slices.Sort(times)
 	b.MinMS, b.MedianMS, b.MaxMS = times[0], (times[(len(times)-1)/2]+times[len(times)/2])/2, times[len(times)-1]
 
 	o.profile = true
-	if r, err = newRunner(ctx, m, o); err != nil {
+	p, err := newRunner(ctx, m, o)
+	if err != nil {
 		return nil, err
 	}
+	r.close()
+	r = p
 	for i := range n {
 		if _, err := once(r, i); err != nil {
 			return nil, err
 		}
 	}
+	profile, err := r.session.Profile()
+	if err != nil {
+		return nil, err
+	}
 	var total float64
-	for _, t := range r.session.Profile() {
+	for _, t := range profile {
 		c := OpCost{Op: t.Op.String(), Calls: float64(t.Count) / float64(n), MS: t.Time.Seconds() * 1e3 / float64(n)}
 		total += c.MS
 		b.Ops = append(b.Ops, c)

@@ -186,6 +186,7 @@ func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, 
 	if err != nil {
 		return 0, err
 	}
+	defer r.close()
 	for i := range src.Len() {
 		feed, err := src.Load(ctx, i)
 		if err != nil {

@@ -115,6 +115,9 @@ type Options struct {
 	// Domains are those of custom operators, which are kept as they are.
 	Domains []string
 
+	// Engine runs models: nil stands for the embedded executor, which keeps
+	// MaxBytes and MaxSteps; see package exec/ort for another.
+	Engine   exec.Engine
 	Threads  int   // 0: one per processor
 	MaxBytes int64 // bound on the memory of tensors while running; 0: as in exec.SessionOptions, and at most three quarters of the machine's
 	MaxSteps int64 // bound on the nodes computed for a sample; 0: exec.DefaultMaxSteps
@@ -143,7 +146,15 @@ func (o *Options) allows(a Algorithm) bool {
 	return o.Algorithms == nil || slices.Contains(o.Algorithms, a)
 }
 
-// session returns how the executor is to run models.
+// engine returns what runs models.
+func (o *Options) engine() exec.Engine {
+	if o.Engine != nil {
+		return o.Engine
+	}
+	return exec.Embedded{}
+}
+
+// session returns how the engine is to run models.
 func (o *Options) session() exec.SessionOptions {
 	return exec.SessionOptions{Threads: o.Threads, MaxBytes: o.MaxBytes, Ceiling: memory() / 4 * 3, MaxSteps: o.MaxSteps}
 }
@@ -631,6 +642,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
 		Equalize: q.o.allows(Equalize) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection),
 		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto,
+		Engine:   q.o.engine(),
 		Session:  q.o.session(),
 		Progress: func(n int) { q.o.progress("measure", n, n+1) },
 	}
@@ -692,6 +704,7 @@ func (q *quantization) spread(ctx context.Context, n int) ([]map[string]ops.Data
 		if r, err = newRunner(ctx, q.prepared, q.o); err != nil {
 			return nil, err
 		}
+		defer r.close()
 	}
 	var out []map[string]ops.Data
 	for k, i := 0, 0; i < n; k++ {
@@ -766,10 +779,11 @@ func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Opt
 	for i, w := range co.Watch {
 		taps[i] = w.Observe
 	}
-	prog, err := exec.Compile(m, exec.Options{Taps: taps})
+	prog, err := o.engine().Compile(ctx, m, exec.Options{Taps: taps})
 	if err != nil {
 		return nil, err
 	}
+	defer prog.Close()
 	if _, err := calibration.NewState(m.Graph, o.State); err != nil {
 		return nil, &OptionError{err}
 	}
@@ -797,10 +811,12 @@ func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source
 	if err != nil {
 		return nil, err
 	}
+	defer a.close()
 	b, err := newRunner(ctx, got, o)
 	if err != nil {
 		return nil, err
 	}
+	defer b.close()
 	var names []string
 	for _, v := range ref.Graph.Outputs() {
 		names = append(names, v.Name())
@@ -832,9 +848,15 @@ func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source
 
 // runner runs a model on samples in order.
 type runner struct {
-	session *exec.Session
+	program exec.Executable
+	session exec.Runner
 	state   *calibration.State
 	path    string
+}
+
+func (r *runner) close() {
+	r.session.Close()
+	r.program.Close()
 }
 
 // prepared brings m into the form of fewest nodes, and tells whether that went
@@ -845,21 +867,29 @@ func prepared(ctx context.Context, m *graph.Model) bool {
 }
 
 func newRunner(ctx context.Context, m *graph.Model, o Options) (*runner, error) {
-	// What cannot be prepared is compiled as it is.
-	if p := m.Clone(); prepared(ctx, p) {
-		m = p
-	}
-	prog, err := exec.Compile(m, exec.Options{})
-	if err != nil {
-		return nil, err
+	e := o.engine()
+	if _, own := e.(exec.Embedded); own {
+		// What cannot be prepared is compiled as it is.
+		if p := m.Clone(); prepared(ctx, p) {
+			m = p
+		}
 	}
 	state, err := calibration.NewState(m.Graph, o.State)
 	if err != nil {
 		return nil, &OptionError{err}
 	}
+	prog, err := e.Compile(ctx, m, exec.Options{})
+	if err != nil {
+		return nil, err
+	}
 	so := o.session()
 	so.Profile = o.profile
-	return &runner{session: prog.NewSession(so), state: state}, nil
+	session, err := prog.Open(ctx, so)
+	if err != nil {
+		prog.Close()
+		return nil, err
+	}
+	return &runner{program: prog, session: session, state: state}, nil
 }
 
 // run adds the state to the inputs in and runs the model.

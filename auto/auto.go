@@ -44,6 +44,7 @@ type Options struct {
 	// Samples are what candidates are measured on; none means that nothing can
 	// be measured, and the first candidate is taken.
 	Samples []map[string]ops.Data
+	Engine  exec.Engine // what runs models to measure them; nil: exec.Embedded
 	Session exec.SessionOptions
 	// Progress is called before each measurement.
 	Progress func(done int)
@@ -246,14 +247,14 @@ func means(table *calibration.Table) accuracy.Means {
 
 // reference runs the float model.
 func (s *search) reference(ctx context.Context, m *graph.Model) error {
-	prog, err := exec.Compile(m, exec.Options{})
-	if err != nil {
-		return err
-	}
 	for _, v := range m.Graph.Outputs() {
 		s.names = append(s.names, v.Name())
 	}
-	session := prog.NewSession(s.o.Session)
+	session, done, err := s.open(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer done()
 	for _, in := range s.o.Samples {
 		out, err := session.Run(ctx, in, nil, nil)
 		if err != nil {
@@ -264,17 +265,35 @@ func (s *search) reference(ctx context.Context, m *graph.Model) error {
 	return nil
 }
 
+// open returns what runs m, and what to call when that is not needed any more.
+func (s *search) open(ctx context.Context, m *graph.Model) (exec.Runner, func(), error) {
+	e := s.o.Engine
+	if e == nil {
+		e = exec.Embedded{}
+	}
+	x, err := e.Compile(ctx, m, exec.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := x.Open(ctx, s.o.Session)
+	if err != nil {
+		x.Close()
+		return nil, nil, err
+	}
+	return r, func() { r.Close(); x.Close() }, nil
+}
+
 // measure sets the score of c, in dB; higher is better.
 func (s *search) measure(ctx context.Context, c *candidate) error {
 	s.runs++
 	if s.o.Progress != nil {
 		s.o.Progress(s.runs)
 	}
-	prog, err := exec.Compile(c.model, exec.Options{})
+	session, done, err := s.open(ctx, c.model)
 	if err != nil {
 		return err
 	}
-	session := prog.NewSession(s.o.Session)
+	defer done()
 	score := eval.NewScore(len(s.names))
 	for i, in := range s.o.Samples {
 		out, err := session.Run(ctx, in, nil, nil)

@@ -73,7 +73,7 @@ const grace = 300 * time.Millisecond
 // are produced; no activation is kept. Samples run in parallel, each on one
 // thread; the statistics depend neither on that nor on the order in which
 // samples finish. Values that no sample produced are not in the table.
-func Collect(ctx context.Context, prog *exec.Program, src *Source, o CollectOptions) (*Table, error) {
+func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOptions) (*Table, error) {
 	if o.Settings.Bins == 0 {
 		o.Settings.Bins = DefaultBins
 	}
@@ -112,12 +112,20 @@ func Collect(ctx context.Context, prog *exec.Program, src *Source, o CollectOpti
 		stop()
 	})()
 
-	var wg sync.WaitGroup
+	sessions := make([]exec.Runner, workers)
 	for w := range workers {
 		c.values[w] = make([]*Observer, len(o.Watch))
-		session := prog.NewSession(exec.SessionOptions{
+		var err error
+		sessions[w], err = prog.Open(ctx, exec.SessionOptions{
 			Threads: 1, MaxBytes: o.Session.MaxBytes / int64(workers), Ceiling: o.Session.Ceiling / int64(workers), MaxSteps: o.Session.MaxSteps,
 		})
+		if err != nil {
+			return nil, err
+		}
+		defer sessions[w].Close()
+	}
+	var wg sync.WaitGroup
+	for w, session := range sessions {
 		wg.Go(func() { c.work(ctx, runCtx, session, w) })
 	}
 	wg.Wait()
@@ -153,7 +161,7 @@ func sequences(src *Source, state bool) [][2]int {
 type collector struct {
 	o      CollectOptions
 	src    *Source
-	prog   *exec.Program
+	prog   exec.Executable
 	runs   [][2]int
 	wanted []bool
 	values [][]*Observer // by worker and value ID
@@ -239,7 +247,7 @@ func (c *collector) fail(i int, err error) {
 	}
 }
 
-func (c *collector) work(ctx, runCtx context.Context, session *exec.Session, worker int) {
+func (c *collector) work(ctx, runCtx context.Context, session exec.Runner, worker int) {
 	state, err := NewState(c.prog.Model().Graph, c.o.State)
 	if err != nil {
 		c.fail(0, err)
@@ -299,7 +307,7 @@ func (c *collector) checkpoint() error {
 	return c.o.Checkpoint(t)
 }
 
-func (c *collector) sample(ctx context.Context, session *exec.Session, state *State, i, worker int) error {
+func (c *collector) sample(ctx context.Context, session exec.Runner, state *State, i, worker int) error {
 	feed, err := c.src.Load(ctx, i)
 	if err != nil {
 		if !c.src.Skip(i, err) {

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"unsafe"
 
-	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -153,12 +152,3 @@ func (a *arena) endRun() {
 
 // reset forgets everything after a failed run.
 func (a *arena) reset() { *a = arena{limit: a.limit} }
-
-func sortedKeys(m map[string]ops.Data) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}

@@ -46,6 +46,7 @@ type block struct {
 	values   []*graph.Value // by slot
 	consts   []ops.Data     // by slot; nil where the value is computed
 	inputs   []int
+	fed      []*graph.Value // those of inputs
 	outputs  []int
 	captures []capture
 	steps    []step
@@ -145,7 +146,7 @@ func (c *compiler) graph(g *graph.Graph, outer *block) (*block, error) {
 			b.consts[b.slot(v)] = v.Const
 			continue
 		}
-		b.inputs = append(b.inputs, b.slot(v))
+		b.inputs, b.fed = append(b.inputs, b.slot(v)), append(b.fed, v)
 	}
 	for n := range g.Nodes() {
 		s, err := c.node(b, n, outer)
@@ -383,16 +384,21 @@ func (p *Program) NewSession(o SessionOptions) *Session {
 }
 
 // Profile returns the times of all runs, the longest first; nil unless
-// SessionOptions.Profile is set.
-func (s *Session) Profile() []OpTime {
+// SessionOptions.Profile is set. The error is nil.
+func (s *Session) Profile() ([]OpTime, error) {
 	var list []OpTime
 	for _, t := range s.times {
 		list = append(list, *t)
 	}
+	SortTimes(list)
+	return list, nil
+}
+
+// SortTimes puts the longest times first.
+func SortTimes(list []OpTime) {
 	slices.SortFunc(list, func(a, b OpTime) int {
 		return cmp.Or(cmp.Compare(b.Time, a.Time), strings.Compare(a.Op.String(), b.Op.String()))
 	})
-	return list
 }
 
 // Run computes the graph outputs from the feeds, keyed by input name; inputs
@@ -401,30 +407,15 @@ func (s *Session) Profile() []OpTime {
 // and values of nested graphs included. The outputs belong to the caller.
 func (s *Session) Run(ctx context.Context, feeds map[string]ops.Data, tap Tap, wanted []bool) ([]ops.Data, error) {
 	b := s.prog.main
-	in := make([]ops.Data, len(b.inputs))
-	known := 0
-	for i, slot := range b.inputs {
-		v := b.values[slot]
-		d, ok := feeds[v.Name()]
-		if ok {
-			known++
-		} else if v.Const != nil {
-			d = v.Const
-		} else {
-			return nil, graph.ValueError("run", v, errors.New("input is missing"))
-		}
-		if t, ok := d.(*tensor.Tensor); ok {
-			if err := checkFeed(v, t); err != nil {
-				return nil, graph.ValueError("run", v, err)
-			}
-		}
-		in[i] = d
+	if err := CheckFeeds(b.fed, feeds); err != nil {
+		return nil, err
 	}
-	if known < len(feeds) {
-		for _, name := range sortedKeys(feeds) {
-			if !hasInput(b, name) {
-				return nil, fmt.Errorf("run: the model has no input %q", name)
-			}
+	in := make([]ops.Data, len(b.inputs))
+	for i, v := range b.fed {
+		if d, ok := feeds[v.Name()]; ok {
+			in[i] = d
+		} else {
+			in[i] = v.Const
 		}
 	}
 	start := time.Now()
@@ -484,15 +475,6 @@ func checkFeed(v *graph.Value, t *tensor.Tensor) error {
 		return fmt.Errorf("got %v, the model wants %v", t, want)
 	}
 	return nil
-}
-
-func hasInput(b *block, name string) bool {
-	for _, slot := range b.inputs {
-		if b.values[slot].Name() == name {
-			return true
-		}
-	}
-	return false
 }
 
 // run is the state that the blocks of one run share.

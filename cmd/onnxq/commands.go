@@ -685,7 +685,11 @@ func (e *env) benchCommand() *cli.Command {
 				}
 			}
 			w := e.table(c)
-			fmt.Fprintf(w, "%d runs: median %.3f ms, %.3f to %.3f; peak memory %.1f MB\n", b.Runs, b.MedianMS, b.MinMS, b.MaxMS, float64(b.PeakRSS)/1e6)
+			name := b.Engine
+			if b.Version != "" {
+				name += " " + b.Version
+			}
+			fmt.Fprintf(w, "%s: %d runs: median %.3f ms, %.3f to %.3f; peak memory %.1f MB\n", name, b.Runs, b.MedianMS, b.MinMS, b.MaxMS, float64(b.PeakRSS)/1e6)
 			t := columns(w)
 			fmt.Fprintln(t, "operator\tcalls a run\tms a run\tshare\t")
 			for i, op := range b.Ops {

@@ -19,7 +19,7 @@ func choices() map[string][]string {
 	return map[string][]string{
 		"mode": {"auto", "static"}, "target": names, "method": methodNames(),
 		"activations": {"u8", "i8"}, "weights": {"i8", "u8"}, "granularity": {"channel", "tensor"},
-		"external-data": {"auto", "always", "never"}, "format": {"pb", "npz"}, "algorithm": algorithmNames(),
+		"external-data": {"auto", "always", "never"}, "format": {"pb", "npz"}, "algorithm": algorithmNames(), "engine": engineNames(),
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"github.com/onnxq/onnxq"
 	"github.com/onnxq/onnxq/calibration"
 	"github.com/onnxq/onnxq/calibration/images"
+	"github.com/onnxq/onnxq/exec"
+	"github.com/onnxq/onnxq/exec/ort"
 	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/targets"
@@ -65,7 +67,9 @@ func dataFlags() []cli.Flag {
 func runFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "threads", Usage: "threads to use", DefaultText: "one per processor"},
-		&cli.StringFlag{Name: "max-memory", Usage: "bound on the memory of tensors while a model runs, such as 500MiB"},
+		&cli.StringFlag{Name: "max-memory", Usage: "bound on the memory of tensors while a model runs, such as 500MiB; not with --engine ort"},
+		&cli.StringFlag{Name: "engine", Value: "embedded", Usage: "what runs models: embedded, or ort (ONNX Runtime, from a library on this machine)"},
+		&cli.StringFlag{Name: "ort-lib", Usage: "the library of --engine ort", DefaultText: "ONNXQ_ORT_LIB, or the one in the usual places"},
 	}
 }
 
@@ -267,6 +271,9 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 	if o.MaxBytes, err = parseBytes(c.String("max-memory")); err != nil {
 		return o, err
 	}
+	if o.Engine, err = engine(c, &o); err != nil {
+		return o, err
+	}
 	if path := c.String("plan"); path != "" {
 		if o.Plan, err = readPlan(path); err != nil {
 			return o, err
@@ -278,6 +285,30 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		}
 	}
 	return o, nil
+}
+
+// engineNames are the values of --engine.
+func engineNames() []string { return []string{exec.Embedded{}.Name(), ort.Name} }
+
+// engine returns what --engine names.
+func engine(c *cli.Context, o *onnxq.Options) (exec.Engine, error) {
+	switch name := c.String("engine"); {
+	case name == ort.Name:
+	case name != "" && !slices.Contains(engineNames(), name):
+		return nil, usagef("--engine %q is none of %s", name, strings.Join(engineNames(), ", "))
+	case c.IsSet("ort-lib"):
+		return nil, usagef("--ort-lib goes with --engine %s", ort.Name)
+	default:
+		return exec.Embedded{}, nil
+	}
+	if o.MaxBytes > 0 || o.MaxSteps > 0 {
+		return nil, usagef("--max-memory and --limit steps bound the embedded executor only, not --engine %s", ort.Name)
+	}
+	e, err := ort.Open(ort.Options{Library: c.String("ort-lib")})
+	if err != nil {
+		return nil, usagef("--engine %s: %v", ort.Name, err)
+	}
+	return e, nil
 }
 
 func methodNames() []string {

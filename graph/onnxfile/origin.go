@@ -1,6 +1,8 @@
 package onnxfile
 
 import (
+	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"io/fs"
@@ -86,6 +88,35 @@ func (o *origin) unchanged() error {
 		}
 	}
 	return nil
+}
+
+// Source returns the path of the file that m was loaded from, and whether m is
+// still what that file, and those of external data, say. It reads no tensors.
+func Source(m *graph.Model) (path string, ok bool) {
+	o := originOf(m)
+	if len(o.mappings()) == 0 || o.unchanged() != nil {
+		return "", false
+	}
+	now, err := Open(o.file.path)
+	if err != nil {
+		return "", false
+	}
+	defer now.Close()
+	a, err := outline(m)
+	if err != nil {
+		return "", false
+	}
+	b, err := outline(now)
+	return o.file.path, err == nil && a == b
+}
+
+// outline returns a hash of a loaded model in which what aliases its files
+// counts by its place.
+func outline(m *graph.Model) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	e := &encoder{ctx: context.Background(), origin: originOf(m), places: true}
+	err = Guard(func() error { return e.run(h, func(e *encoder) { e.model(m) }) })
+	return [sha256.Size]byte(h.Sum(nil)), err
 }
 
 // release gives back the memory of what has been read of b, if b lies in a

@@ -30,6 +30,7 @@ type encoder struct {
 	ctx    context.Context
 	origin *origin
 	ext    *externalPlan // where tensors go outside of the file; nil for nowhere
+	places bool          // write the places of what lies in a file of origin, not its contents
 
 	w     *bufio.Writer // nil while counting
 	n     int64         // bytes so far
@@ -77,6 +78,15 @@ func (e *encoder) bulk(b []byte) {
 	if e.w == nil {
 		e.n += int64(len(b))
 		return
+	}
+	if e.places {
+		for i, m := range e.origin.mappings() {
+			if off, ok := offsetIn(m.data, b); ok && len(b) > 0 {
+				fmt.Fprintln(e.w, i, off, len(b))
+				e.n += int64(len(b))
+				return
+			}
+		}
 	}
 	for len(b) > 0 && e.err == nil {
 		if e.err = e.ctx.Err(); e.err != nil {
