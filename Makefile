@@ -2,10 +2,14 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test faults race noasm lint cross bench generate docs proto gates demo
+.PHONY: build static test faults race noasm lint cross bench generate docs proto gates demo
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
+
+# Without the ONNX Runtime engine, and so without the system's C library.
+static:
+	CGO_ENABLED=0 go build -tags noort -trimpath -o bin/onnxq-static ./cmd/onnxq
 
 demo: build
 	bin/onnxq demo
@@ -34,6 +38,7 @@ cross:
 	for t in linux/arm64 darwin/arm64 windows/amd64; do \
 		echo $$t; CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} go build -o /dev/null ./... || exit 1; \
 		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} go vet ./... || exit 1; done
+	go vet -tags noort ./...
 
 # The kernels by themselves; then, where the models are, the executor beside
 # ONNX Runtime (needs what gates needs).
