@@ -366,7 +366,7 @@ func TestJSONAloneOnStdout(t *testing.T) {
 
 // TestPagesNameFlagsThatExist checks the flags in the README.
 func TestPagesNameFlagsThatExist(t *testing.T) {
-	known := map[string]bool{"--help": true}
+	known := map[string]bool{"--help": true, "--no-deps": true} // the latter is pip's
 	for _, w := range words(newApp(&env{}).Commands, "") {
 		for _, f := range w.flags {
 			for _, d := range dashed(f) {
