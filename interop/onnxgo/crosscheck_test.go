@@ -20,10 +20,7 @@ import (
 // conformance case: they agree on all that onnx-go can read.
 func TestCrossCheckZoo(t *testing.T) {
 	var paths []string
-	shared := os.Getenv("ONNXQ_SHARED")
-	if shared == "" {
-		shared = filepath.Join("..", "..", "..", "shared")
-	}
+	shared := sharedDir()
 	for _, glob := range []string{filepath.Join(shared, "zoo", "*", "*.onnx"), filepath.Join(shared, "zoo", "*.onnx"), filepath.Join(os.Getenv("ONNXQ_CONFORMANCE"), "*", "*", "model.onnx")} {
 		found, err := filepath.Glob(glob)
 		if err != nil {
