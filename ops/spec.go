@@ -153,6 +153,9 @@ func families() [][]Spec {
 		nbitsSpecs(),
 		deformSpecs(),
 		msAttentionSpecs(),
+		linearSpecs(),
+		flexSpecs(),
+		detSpecs(),
 	}
 }
 
