@@ -56,10 +56,11 @@ const (
 	Equalize       Algorithm = "equalize"
 	Smooth         Algorithm = "smooth"
 	BiasCorrection Algorithm = "bias-correction"
+	Round          Algorithm = "round"
 )
 
 // Algorithms returns the accuracy passes that there are.
-func Algorithms() []Algorithm { return []Algorithm{Equalize, Smooth, BiasCorrection} }
+func Algorithms() []Algorithm { return []Algorithm{Equalize, Smooth, BiasCorrection, Round} }
 
 // Options say how a model is quantized. The zero value is the default of every
 // field.
@@ -640,7 +641,7 @@ func (q *quantization) run(ctx context.Context) (*Result, error) {
 func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	o := auto.Options{
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
-		Equalize: q.o.allows(Equalize) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection),
+		Equalize: q.o.allows(Equalize) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection), Round: q.o.allows(Round),
 		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto,
 		Engine:   q.o.engine(),
 		Session:  q.o.session(),
@@ -651,6 +652,12 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		o.Unseen = true
 		measured = min(measured, q.calib.Len()/2)
 	}
+	samples := func(unseen bool) *calibration.Source {
+		if unseen {
+			return q.calib.Without(places(q.calib, measured))
+		}
+		return q.calib
+	}
 	o.Calibrate = func(ctx context.Context, m *graph.Model, watch []quant.Watch, unseen bool) (*calibration.Table, error) {
 		if q.o.Table != nil && m == q.prepared && !unseen {
 			return q.o.Table, nil
@@ -658,19 +665,22 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		if q.calib == nil {
 			return nil, ErrNoData
 		}
-		src := q.calib
-		if unseen {
-			src = src.Without(places(src, measured))
-		}
-		return collect(ctx, m, src, q.o, calibration.CollectOptions{Watch: watch})
+		return collect(ctx, m, samples(unseen), q.o, calibration.CollectOptions{Watch: watch})
 	}
 	if q.o.Plan != nil {
 		return q.follow(ctx, q.o.Plan, o)
 	}
 	if q.calib != nil {
-		var err error
-		if o.Samples, err = q.spread(ctx, measured); err != nil {
+		err := q.spread(ctx, q.calib, measured, func(in map[string]ops.Data) error {
+			o.Samples = append(o.Samples, in)
+			return nil
+		})
+		if err != nil {
 			return nil, suggest(q.original, err)
+		}
+		o.Visits = min(measureOn, q.calib.Len())
+		o.Visit = func(ctx context.Context, unseen bool, f func(map[string]ops.Data) error) error {
+			return q.spread(ctx, samples(unseen), o.Visits, f)
 		}
 	}
 	return auto.Search(ctx, q.prepared, o)
@@ -693,20 +703,18 @@ func places(src *calibration.Source, n int) []int {
 	return out
 }
 
-// spread loads n calibration samples, evenly spaced, with the state that the
+// spread calls f with n samples of src, evenly spaced, with the state that the
 // float model has at each.
-func (q *quantization) spread(ctx context.Context, n int) ([]map[string]ops.Data, error) {
-	src := q.calib
+func (q *quantization) spread(ctx context.Context, src *calibration.Source, n int, f func(map[string]ops.Data) error) error {
 	n = min(n, src.Len())
 	var r *runner
 	if len(q.o.State) > 0 {
 		var err error
 		if r, err = newRunner(ctx, q.prepared, q.o); err != nil {
-			return nil, err
+			return err
 		}
 		defer r.close()
 	}
-	var out []map[string]ops.Data
 	for k, i := 0, 0; i < n; k++ {
 		chosen := k == i*src.Len()/n
 		if chosen {
@@ -719,19 +727,21 @@ func (q *quantization) spread(ctx context.Context, n int) ([]map[string]ops.Data
 			if src.Skip(k, err) {
 				continue
 			}
-			return nil, err
+			return err
 		}
 		in := feedData(feed)
 		if r != nil {
 			if _, err := r.run(ctx, src.Sample(k), in); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		if chosen {
-			out = append(out, in)
+			if err := f(in); err != nil {
+				return err
+			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // follow does what a plan from outside says.
@@ -751,7 +761,7 @@ func (q *quantization) follow(ctx context.Context, plan *qdq.Plan, o auto.Option
 		method = calibration.MinMax
 	}
 	var bad map[int]string
-	res.Model, res.Notes, bad, err = auto.Apply(ctx, q.prepared, plan, res.Table, method, o.MethodOptions, o.CorrectBias)
+	res.Model, res.Notes, bad, err = auto.Apply(ctx, q.prepared, plan, res.Table, auto.Way{Method: method, MethodOptions: o.MethodOptions, CorrectBias: o.CorrectBias})
 	for _, id := range slices.Sorted(maps.Keys(bad)) {
 		return nil, fmt.Errorf("the plan quantizes a tensor that has no range: %s", bad[id])
 	}

@@ -29,15 +29,20 @@ type Options struct {
 	// MinMax, Percentile and MSE.
 	Method        calibration.Method
 	MethodOptions calibration.MethodOptions
-	// Equalize, Smooth and CorrectBias allow these passes; FloatIslands allows parts of
-	// the model to stay float.
-	Equalize, Smooth, CorrectBias, FloatIslands bool
+	// Equalize, Smooth, CorrectBias and Round allow these passes; FloatIslands
+	// allows parts of the model to stay float.
+	Equalize, Smooth, CorrectBias, Round, FloatIslands bool
 	// Store lets the search choose in how few bits the weights of nodes that
 	// stay float are stored, in place of Qdq.Store.
 	Store bool
 	// Calibrate collects statistics of a prepared model. With unseen set it
 	// leaves out the samples that candidates are measured on.
 	Calibrate func(ctx context.Context, m *graph.Model, watch []quant.Watch, unseen bool) (*calibration.Table, error)
+	// Visit calls f with samples for passes that run the model themselves, of
+	// which there are Visits at most. With unseen set it leaves out the samples
+	// that candidates are measured on.
+	Visit  func(ctx context.Context, unseen bool, f func(map[string]ops.Data) error) error
+	Visits int
 	// Unseen makes the search measure candidates on samples that their ranges
 	// do not know; the chosen one is then calibrated on all samples.
 	Unseen bool
@@ -59,9 +64,11 @@ type Result struct {
 }
 
 // Gains in dB that a change of the plan has to bring: little where it costs
-// nothing, more where a part of the model stays float.
+// nothing, more where it leans on the samples or a part of the model stays
+// float.
 const (
 	freeGain   = 0.1
+	roundGain  = 0.3
 	smoothGain = 1
 	islandGain = 3
 )
@@ -83,6 +90,7 @@ type candidate struct {
 	table  *calibration.Table
 	method calibration.Method
 	qdq    qdq.Options
+	round  bool
 	plan   *qdq.Plan
 	model  *graph.Model
 	found  []string // what the search changed
@@ -95,7 +103,8 @@ type search struct {
 	ref   [][]ops.Data
 	names []string
 	runs  int
-	left  int // nodes that may still be tried
+	left  int  // nodes that may still be tried
+	final bool // the choices are made: all samples may be used
 }
 
 // Search quantizes m, a prepared model, in the best way that it finds.
@@ -129,7 +138,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.smooth, s.store} {
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.smooth, s.store, s.rounded} {
 		next, err := step(ctx, best)
 		if err != nil {
 			return nil, err
@@ -140,6 +149,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 		if err := s.calibrate(ctx, best, false); err != nil {
 			return nil, err
 		}
+		s.final = true
 		if err := s.build(ctx, best); err != nil {
 			return nil, err
 		}
@@ -179,7 +189,16 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 		if c.plan, err = qdq.Annotate(c.base, s.o.Target, options); err != nil {
 			return err
 		}
-		model, notes, bad, err := Apply(ctx, c.base, c.plan, c.table, c.method, s.o.MethodOptions, s.o.CorrectBias)
+		way := Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias}
+		if c.round {
+			way.Round = func(params []quant.Params) (int, error) {
+				visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
+					return s.o.Visit(ctx, s.o.Unseen && !s.final, f)
+				}
+				return accuracy.Round(ctx, c.base, c.plan, params, visit, s.o.Visits, s.o.Session)
+			}
+		}
+		model, notes, bad, err := Apply(ctx, c.base, c.plan, c.table, way)
 		if err != nil {
 			return err
 		}
@@ -193,15 +212,31 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 	}
 }
 
+// Way is how ranges and weights become parameters.
+type Way struct {
+	Method        calibration.Method
+	MethodOptions calibration.MethodOptions
+	// Round, if given, chooses the codes of weights and returns of how many; see
+	// accuracy.Round.
+	Round       func([]quant.Params) (int, error)
+	CorrectBias bool
+}
+
 // Apply quantizes m as the plan says. The table may be nil for a plan without
-// activations. The result is nil if the plan changes nothing, or if bad lists, by value ID, activations without a usable range.
-func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, method calibration.Method, mo calibration.MethodOptions, correct bool) (result *graph.Model, notes []string, bad map[int]string, err error) {
-	params, bad, err := plan.Resolve(m, rangesOf(table, method, mo))
+// activations. The result is nil if the plan changes nothing, or if bad lists,
+// by value ID, activations without a usable range.
+func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, way Way) (result *graph.Model, notes []string, bad map[int]string, err error) {
+	params, bad, err := plan.Resolve(m, rangesOf(table, way.Method, way.MethodOptions))
 	if err != nil || len(bad) > 0 || plan.Empty() {
 		return nil, nil, bad, err
 	}
+	if way.Round != nil {
+		if _, err := way.Round(params); err != nil {
+			return nil, nil, nil, err
+		}
+	}
 	result = m.Clone()
-	if correct {
+	if way.CorrectBias {
 		if _, err := accuracy.CorrectBias(result, plan, params, means(table)); err != nil {
 			return nil, nil, nil, err
 		}
@@ -457,6 +492,16 @@ func roughest(m *graph.Model, plan *qdq.Plan) ([]int, error) {
 	return out, nil
 }
 
+// rounded tries to choose the codes of weights by what they do to the samples.
+func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.Round || s.o.Visits == 0 {
+		return c, nil
+	}
+	next := c.variant()
+	next.round = true
+	return s.better(ctx, c, next, roundGain, "weights rounded by their effect on outputs")
+}
+
 // strengths are what equalize tries.
 var strengths = []float64{1, 0.7}
 
@@ -528,7 +573,7 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 
 // variant returns a candidate like c that has not been built yet.
 func (c *candidate) variant() *candidate {
-	return &candidate{base: c.base, table: c.table, method: c.method, qdq: c.qdq, found: slices.Clone(c.found)}
+	return &candidate{base: c.base, table: c.table, method: c.method, qdq: c.qdq, round: c.round, found: slices.Clone(c.found)}
 }
 
 // bounds gives the range of each channel of an activation.

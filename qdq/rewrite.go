@@ -291,6 +291,9 @@ func (w *rewriter) bias(n *graph.Node) (biasCodes, error) {
 	if err != nil {
 		return biasCodes{}, err
 	}
+	if len(raised) > 0 {
+		wt.Codes = nil // they were for the old scale
+	}
 	w.raised += len(raised)
 	return biasCodes{port: bias, codes: codes, scale: scale}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/tensor"
@@ -74,6 +75,8 @@ type Params struct {
 	Axis  int // -1: per tensor
 	Scale []float32
 	Zero  []int32
+	// Codes are those that Quantize gives, in place of the nearest ones.
+	Codes *tensor.Tensor
 }
 
 // smallestScale is the smallest normal float32.
@@ -240,10 +243,16 @@ func (s Scheme) Noise(t *tensor.Tensor) (float64, error) {
 }
 
 // Quantize returns the codes of a float32 tensor, of type p.Type.DType, which
-// must have 8 bits. NaN is refused.
+// must have 8 bits: the nearest ones, or p.Codes. NaN is refused.
 func (p Params) Quantize(t *tensor.Tensor) (*tensor.Tensor, error) {
 	if t.DType() != tensor.Float32 || p.Type.DType.Bits() != 8 {
 		return nil, fmt.Errorf("cannot quantize %v to %v", t.DType(), p.Type.DType)
+	}
+	if p.Codes != nil {
+		if !slices.Equal(p.Codes.Shape(), t.Shape()) || p.Codes.DType() != p.Type.DType {
+			return nil, fmt.Errorf("codes %v for a tensor %v of type %s", p.Codes, t, p.Type.Name)
+		}
+		return p.Codes, nil
 	}
 	src := tensor.As[float32](t)
 	outer, channels, inner := split(t.Shape(), p.Axis)
