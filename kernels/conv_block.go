@@ -238,11 +238,15 @@ type BlockConv struct {
 	planar  bool
 	taps    bool // depthwise
 	windows atomic.Pointer[windowPlan]
-	strideY int // input pixels from output pixel to output pixel of a phase
-	strideX int
-	stepY   int // output pixels from one to the next of a phase
-	stepX   int
-	phases  []blockPhase
+	// Where it can be computed in the domain of Winograd, direct makes the
+	// panels of the phases, and winogradPanels those.
+	direct         func()
+	winogradPanels func() []blockPanel
+	strideY        int // input pixels from output pixel to output pixel of a phase
+	strideX        int
+	stepY          int // output pixels from one to the next of a phase
+	stepX          int
+	phases         []blockPhase
 }
 
 // blockPhase is a part of the output pixels, all of which read the same kernel
@@ -325,9 +329,20 @@ func newBlockConv(c *Conv, w []float32, planar bool) *BlockConv {
 				}
 				p.taps = append(p.taps, t)
 			}
-			b.pack(&p, w)
 			b.phases = append(b.phases, p)
 		}
+	}
+	direct := func() {
+		for i := range b.phases {
+			b.pack(&b.phases[i], w)
+		}
+	}
+	if b.winograd() {
+		// Which is made depends on the images.
+		b.direct = sync.OnceFunc(direct)
+		b.winogradPanels = sync.OnceValue(func() []blockPanel { return b.packWinograd(w) })
+	} else {
+		direct()
 	}
 	return b
 }
@@ -348,17 +363,10 @@ func (b *BlockConv) pack(p *blockPhase, w []float32) {
 		}
 		return
 	}
-	most := BlockSize
-	if b.level >= AVX512 {
-		most = 2 * BlockSize
-	}
 	lanes := b.lanes()
 	for g := range s.Groups {
 		for at := 0; at < cout; {
-			width := most
-			if cout-at <= BlockSize {
-				width = BlockSize
-			}
+			width := b.panelWidth(cout - at)
 			q := blockPanel{
 				w: make([]float32, len(p.taps)*cin*width), bias: panelBias(c.bias, g*cout+at, (g+1)*cout),
 				width: width, block: (g*cout + at) / BlockSize, group: g,
@@ -382,6 +390,14 @@ func (b *BlockConv) pack(p *blockPhase, w []float32) {
 			at += width
 		}
 	}
+}
+
+// panelWidth is the width of the next panel where channels are left.
+func (b *BlockConv) panelWidth(channels int) int {
+	if b.level >= AVX512 && channels > BlockSize {
+		return 2 * BlockSize
+	}
+	return BlockSize
 }
 
 // lanes is the number of channels that lie side by side in the input.
@@ -485,6 +501,13 @@ func (b *BlockConv) Run(pool *par.Pool, n int, x []float32, xm Image, y []float3
 // the output, and there is one phase.
 func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []float32, ym Image, residual []float32, rm Image, plain bool) {
 	c := b.conv
+	if b.viaWinograd(n, ym) {
+		b.runWinograd(pool, n, x, xm, y, ym, residual, rm, plain)
+		return
+	}
+	if b.direct != nil {
+		b.direct()
+	}
 	for i := range b.phases {
 		p := &b.phases[i]
 		rows, width := b.size(p, ym)
@@ -571,8 +594,11 @@ func (j *blockJob) setRuns(cin, lanes int, at func(blockTap) int) {
 	}
 }
 
-// blockRoom is what a task needs for a band of a plain output.
-type blockRoom struct{ x, y, r []float32 }
+// blockRoom is what a task needs besides inputs and outputs.
+type blockRoom struct {
+	x, y, r, m, strip []float32
+	runs              []run
+}
 
 var blockRooms = sync.Pool{New: func() any { return new(blockRoom) }}
 

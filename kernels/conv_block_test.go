@@ -13,6 +13,7 @@ func TestBlockTileLayout(t *testing.T) {
 	var x blockTile
 	var y blockWindows
 	var z windowRun
+	var v winogradTile
 	if unsafe.Sizeof(uintptr(0)) != 8 {
 		t.Skip("the assembly is for 64 bits")
 	}
@@ -42,6 +43,40 @@ func TestBlockTileLayout(t *testing.T) {
 			t.Errorf("windowRun field %d lies at %d; the generator says %d", i, got, want)
 		}
 	}
+	for i, got := range []uintptr{
+		unsafe.Offsetof(v.src), unsafe.Offsetof(v.dst), unsafe.Offsetof(v.r), unsafe.Offsetof(v.bias), unsafe.Offsetof(v.row),
+		unsafe.Offsetof(v.rRow), unsafe.Offsetof(v.step), unsafe.Offsetof(v.n), unsafe.Offsetof(v.lo), unsafe.Offsetof(v.hi),
+	} {
+		if want := []uintptr{0, 24, 48, 72, 96, 104, 112, 120, 128, 132}[i]; got != want {
+			t.Errorf("winogradTile field %d lies at %d; the generator says %d", i, got, want)
+		}
+	}
+}
+
+// A 3×3 convolution in the domain of Winograd, with tiles that reach over every
+// side.
+func TestWinograd(t *testing.T) {
+	pool := par.New(2)
+	pool.Begin()
+	defer pool.End()
+	eachLevel(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(71, 72))
+		for range 25 {
+			s := ConvSpec{Cin: winogradChannels + r.IntN(40), Cout: winogradChannels + r.IntN(40), Groups: 1, Kernel: []int{3, 3}}
+			for range 2 {
+				s.PadBegin, s.PadEnd = append(s.PadBegin, r.IntN(4)), append(s.PadEnd, r.IntN(4))
+			}
+			if r.IntN(3) == 0 {
+				s.Clip, s.Min, s.Max = true, -1, 6
+			}
+			spatial := []int{3 + r.IntN(12), 3 + r.IntN(12)}
+			if r.IntN(5) == 0 {
+				spatial[r.IntN(2)] += 50
+			}
+			testBlockConv(t, r, pool, s, spatial, false, false)
+			testConv(t, r, pool, s, spatial, false)
+		}
+	})
 }
 
 // randomBorder widens the border of an image here and there.

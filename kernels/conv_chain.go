@@ -51,6 +51,9 @@ func (b *BlockConv) RunChain(pool *par.Pool, n int, x []float32, spatial []int, 
 	}
 	s := convScratches.Get().(*gemmScratch)
 	defer convScratches.Put(s)
+	if xBlocked && b.viaWinograd(n, ym) {
+		xm = dense // tiles get their border by themselves
+	}
 	if !xBlocked || xm != dense {
 		xb := grow(&s.a, n*xm.Len())
 		xm.ClearBorder(n, xb)

@@ -143,6 +143,25 @@ func windowKernel(l Level, op windowOp, t *blockWindows) {
 	}
 }
 
+// winogradKernel transforms t, into the domain of products or out of it.
+func winogradKernel(l Level, out bool, t *winogradTile) {
+	p := (*byte)(unsafe.Pointer(t))
+	switch {
+	case l == Generic && out:
+		winogradOutGo(t)
+	case l == Generic:
+		winogradInGo(t)
+	case l == AVX2 && out:
+		winogradOutAVX2(p)
+	case l == AVX2:
+		winogradInAVX2(p)
+	case out:
+		winogradOutAVX512(p)
+	default:
+		winogradInAVX512(p)
+	}
+}
+
 // transpose8 transposes n squares of 8×8 elements: their rows lie dstStep and
 // srcStep apart, the squares dstNext and srcNext. The level is AVX2 or above.
 func transpose8(dst []float32, dstStep, dstNext int, src []float32, srcStep, srcNext, n int) {

@@ -14,6 +14,14 @@ func blockKernel(_ Level, t *blockTile, width int) { blockTileGo(t, width) }
 
 func windowKernel(_ Level, op windowOp, t *blockWindows) { blockWindowsGo(t, op) }
 
+func winogradKernel(_ Level, out bool, t *winogradTile) {
+	if out {
+		winogradOutGo(t)
+	} else {
+		winogradInGo(t)
+	}
+}
+
 func transpose8(dst []float32, dstStep, dstNext int, src []float32, srcStep, srcNext, n int) {
 	for s := range n {
 		for i := range 8 {

@@ -106,6 +106,26 @@ func blockMeanAVX2(t *byte)
 //go:noescape
 func blockMeanAVX512(t *byte)
 
+// winogradInAVX2 transforms the input tiles of the winogradTile t.
+//
+//go:noescape
+func winogradInAVX2(t *byte)
+
+// winogradOutAVX2 transforms the products of the winogradTile t to pixels.
+//
+//go:noescape
+func winogradOutAVX2(t *byte)
+
+// winogradInAVX512 transforms the input tiles of the winogradTile t.
+//
+//go:noescape
+func winogradInAVX512(t *byte)
+
+// winogradOutAVX512 transforms the products of the winogradTile t to pixels.
+//
+//go:noescape
+func winogradOutAVX512(t *byte)
+
 // transpose8AVX2 transposes n squares of 8×8 floats. Steps from row to row and
 // from square to square are in bytes.
 //

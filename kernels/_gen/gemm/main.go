@@ -25,6 +25,10 @@ func main() {
 		blockWindow(avx2, op)
 		blockWindow(avx512, op)
 	}
+	for _, v := range []isa{avx2, avx512} {
+		winogradIn(v)
+		winogradOut(v)
+	}
 	transpose8()
 	byteSum()
 	qdepthwise(avx2)
