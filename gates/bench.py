@@ -5,7 +5,8 @@
 Runs every model of DIR/zoo on its calibration samples, in both engines in turn, round by round, and prints the median
 over the rounds of (runtime's median time / executor's median time): above 1 the executor is ahead. --int8 names a folder
 of quantized models NAME.onnx; those that it lacks are made there with default flags. --profile adds each executor's most
-expensive operators. Needs onnxruntime, numpy.
+expensive operators. The megabytes are the peak resident sets of two runs of BIN bench, one on each engine, with the same
+samples. Needs onnxruntime, numpy.
 """
 import argparse, glob, json, os, subprocess, sys, time
 import numpy as np, onnxruntime as ort
@@ -45,9 +46,11 @@ def time_runtime(s, feeds, runs):
         t.append(time.perf_counter() - a)
     return float(np.median(t)) * 1e3
 
-def time_executor(path, name, threads, runs):
+LIBRARY = next(iter(glob.glob(os.path.join(os.path.dirname(ort.__file__), 'capi', '*onnxruntime.*' + ort.__version__ + '*'))))
+
+def bench(path, name, threads, runs, *more):
     r = subprocess.run([A.onnxq, 'bench', path, '--data', f'{ZOO}/{name}/calib', '--threads', str(threads), '--runs', str(runs),
-                        '--json', '-', '-q'], capture_output=True, text=True)
+                        '--json', '-', '-q', *more], capture_output=True, text=True)
     if r.returncode:
         raise RuntimeError(r.stderr.strip()[:300])
     return json.loads(r.stdout)
@@ -61,10 +64,11 @@ def measure(path, name, threads):
     ratios, ours, theirs = [], [], []
     for _ in range(A.rounds):
         x = time_runtime(s, feeds, runs)
-        b = time_executor(path, name, threads, runs)
+        b = bench(path, name, threads, runs)
         ratios.append(x / b['median_ms']); theirs.append(x); ours.append(b['median_ms'])
     top = ', '.join(f"{o['op']} {o['share']:.0%}" for o in b['ops'][:6]) if A.profile else ''
-    return float(np.median(ratios)), float(np.median(ours)), float(np.median(theirs)), b['peak_rss_bytes'] / 1e6, top
+    other = bench(path, name, threads, runs, '--engine', 'ort', '--ort-lib', LIBRARY)
+    return float(np.median(ratios)), float(np.median(ours)), float(np.median(theirs)), b['peak_rss_bytes'] / 1e6, other['peak_rss_bytes'] / 1e6, top
 
 kinds = [('float', lambda n: f'{ZOO}/{n}/model.onnx')]
 if A.int8:
@@ -73,17 +77,19 @@ if A.int8:
 failed = 0
 for kind, path in kinds:
     for threads in [int(t) for t in A.threads.split(',')]:
-        all_ratios = []
+        all_ratios, larger = [], []
         for n in NAMES:
             try:
                 if kind == 'int8' and not os.path.exists(path(n)):
                     subprocess.run([A.onnxq, 'quantize', f'{ZOO}/{n}/model.onnx', '-o', path(n), '--data', f'{ZOO}/{n}/calib', '-q'], check=True, capture_output=True)
-                r, ours, theirs, mb, top = measure(path(n), n, threads)
+                r, ours, theirs, mb, theirmb, top = measure(path(n), n, threads)
                 all_ratios.append(r)
-                print(f'{kind:5} {threads} threads  {n:20} {r:6.2f}  executor {ours:9.3f} ms  runtime {theirs:9.3f} ms  {mb:6.0f} MB  {top}', flush=True)
+                if mb > theirmb:
+                    larger.append(n)
+                print(f'{kind:5} {threads} threads  {n:20} {r:6.2f}  executor {ours:9.3f} ms  runtime {theirs:9.3f} ms  {mb:5.0f} / {theirmb:5.0f} MB  {top}', flush=True)
             except Exception as x:
                 failed += 1
                 print(f'{kind:5} {threads} threads  {n:20} FAIL {type(x).__name__}: {str(x)[:300]}', flush=True)
         if all_ratios:
-            print(f'{kind:5} {threads} threads  geometric mean {np.exp(np.mean(np.log(all_ratios))):.3f}, lowest {min(all_ratios):.2f}, {len(all_ratios)} models', flush=True)
+            print(f'{kind:5} {threads} threads  geometric mean {np.exp(np.mean(np.log(all_ratios))):.3f}, lowest {min(all_ratios):.2f}, {len(all_ratios)} models; takes more memory on: {", ".join(larger) or "none"}', flush=True)
 sys.exit(failed > 0)
