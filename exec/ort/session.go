@@ -344,6 +344,7 @@ type runner struct {
 	session *native
 	profile string // folder of the profile; "" without one
 	times   []exec.OpTime
+	short   bool // the last run was: the next need not be left to itself
 	closed  bool
 }
 
@@ -435,27 +436,14 @@ func (r *runner) Run(ctx context.Context, feeds map[string]ops.Data, tap exec.Ta
 
 	stop := context.AfterFunc(ctx, c.terminate)
 	defer stop()
-	done := make(chan error, 1)
-	r.session.acquire()
-	go func() {
-		defer r.session.release()
-		done <- c.run(r.session.ptr)
-	}()
+	begin := time.Now()
 	var err error
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		select {
-		case err = <-done:
-		case <-time.After(patience):
-			left = true
-			go func() {
-				<-done
-				c.release()
-			}()
-			return nil, ctx.Err()
-		}
+	if r.short {
+		err = c.run(r.session.ptr)
+	} else if left, err = r.await(ctx, c); left {
+		return nil, ctx.Err()
 	}
+	r.short = time.Since(begin) < patience/4
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -474,6 +462,32 @@ func (r *runner) Run(ctx context.Context, feeds map[string]ops.Data, tap exec.Ta
 		}
 	}
 	return out, nil
+}
+
+// await runs c in a goroutine of its own. left says that the context has ended
+// and the run has not, which then goes on and releases c.
+func (r *runner) await(ctx context.Context, c *call) (left bool, err error) {
+	done := make(chan error, 1)
+	r.session.acquire()
+	go func() {
+		defer r.session.release()
+		done <- c.run(r.session.ptr)
+	}()
+	select {
+	case err = <-done:
+		return false, err
+	case <-ctx.Done():
+	}
+	select {
+	case err = <-done:
+		return false, err
+	case <-time.After(patience):
+		go func() {
+			<-done
+			c.release()
+		}()
+		return true, nil
+	}
 }
 
 func (c *call) run(session handle) error {
