@@ -7,7 +7,7 @@
 // not serve: Open then says so.
 //
 // A model goes to the runtime as the file it was loaded from if it is still
-// what that says, and else encoded. Taps are further outputs of an encoded
+// what that says, and else encoded, above 2 GiB in a temporary folder. Taps are further outputs of an encoded
 // copy, so the runtime does not fuse across them, and all are in memory until
 // the run has ended; values of nested graphs, sequences and optionals cannot
 // be tapped.

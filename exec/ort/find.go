@@ -167,6 +167,11 @@ func candidates() []string {
 		in(filepath.Dir(exe))
 		in(filepath.Join(filepath.Dir(exe), "..", "lib"))
 	}
+	for _, name := range []string{"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"} {
+		for _, dir := range filepath.SplitList(os.Getenv(name)) {
+			in(dir)
+		}
+	}
 	if runtime.GOOS != "windows" { // which has an old one of its own
 		out = append(out, patterns[0])
 	}

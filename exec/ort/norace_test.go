@@ -1,4 +1,4 @@
-//go:build !race
+//go:build !race && !noort && (linux || darwin || windows) && (amd64 || arm64)
 
 package ort
 

@@ -402,7 +402,8 @@ func TestErrors(t *testing.T) {
 func TestPlaced(t *testing.T) {
 	for _, c := range []struct{ message, op, node string }{
 		{"Non-zero status code returned while running Add node. Name:'second' Status Message: 2 by 3", "Add", "second"},
-		{"Could not find an implementation for Add(14) node with name 'sum'", "Add(14)", "sum"},
+		{"Could not find an implementation for Add(14) node with name 'sum'", "Add", "sum"},
+		{"Failed to find kernel for com.microsoft.Cast(28) (node:'to half' ep:'CPUExecutionProvider'). Op with name (to half)", "com.microsoft.Cast", "to half"},
 		{"Node (a b) Op (MatMul) [ShapeInferenceError] Incompatible dimensions", "MatMul", "a b"},
 		{"Load model failed: something else", "", ""},
 	} {

@@ -311,7 +311,8 @@ var nodeNames = []*regexp.Regexp{
 	regexp.MustCompile(`while running (?P<op>\S+) node\. Name:\s*'(?P<node>.*?)'`),
 	regexp.MustCompile(`Node\s*\((?P<node>.*?)\)\s+Op\s*\((?P<op>.*?)\)`),
 	regexp.MustCompile(`operator '(?P<op>[^']*)' node name:\s*(?P<node>\S+)`),
-	regexp.MustCompile(`implementation for (?P<op>\S+) node with name '(?P<node>.*?)'`),
+	regexp.MustCompile(`implementation for (?P<op>[^\s(]+)\S* node with name '(?P<node>.*?)'`),
+	regexp.MustCompile(`kernel for (?P<op>[^\s(]+)\S* \(node:'(?P<node>.*?)'`),
 	regexp.MustCompile(`[Nn]ode\s*:\s*'?(?P<node>[^\s']+)`),
 }
 
