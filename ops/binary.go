@@ -1,6 +1,7 @@
 package ops
 
 import (
+	endian "encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -18,6 +19,7 @@ type arith struct {
 	f64   *binary[float64, float64]
 	i64   *binary[int64, int64]
 	u64   *binary[uint64, uint64]
+	i32   *binary[int32, int32] // of int32 in place of i64, or nil
 	b8    *binary[uint8, uint8] // bool
 	check func(b []int64) error
 	// scale multiplies the result of a variadic operator of that many inputs.
@@ -47,10 +49,70 @@ func vectorized(op kernels.BinaryOp, f32 func(a, b float32) float32, f64 func(a,
 	}
 }
 
+// whole returns a with loops for the signed integers of 32 and 64 bits.
+func whole(a arith, i64 *binary[int64, int64], i32 *binary[int32, int32]) arith {
+	a.i64, a.i32 = i64, i32
+	return a
+}
+
+func addRows[T int32 | int64](dst, a, b []T) {
+	dst, b = dst[:len(a)], b[:len(a)]
+	for i, x := range a {
+		dst[i] = x + b[i]
+	}
+}
+
+func addRow[T int32 | int64](dst, a []T, b T) {
+	dst = dst[:len(a)]
+	for i, x := range a {
+		dst[i] = x + b
+	}
+}
+
+func subRows[T int32 | int64](dst, a, b []T) {
+	dst, b = dst[:len(a)], b[:len(a)]
+	for i, x := range a {
+		dst[i] = x - b[i]
+	}
+}
+
+func subFrom[T int32 | int64](dst []T, a T, b []T) {
+	dst = dst[:len(b)]
+	for i, x := range b {
+		dst[i] = a - x
+	}
+}
+
+func mulRows[T int32 | int64](dst, a, b []T) {
+	dst, b = dst[:len(a)], b[:len(a)]
+	for i, x := range a {
+		dst[i] = x * b[i]
+	}
+}
+
+func mulRow[T int32 | int64](dst, a []T, b T) {
+	dst = dst[:len(a)]
+	for i, x := range a {
+		dst[i] = x * b
+	}
+}
+
+func adding[T int32 | int64]() *binary[T, T] {
+	return &binary[T, T]{f: func(a, b T) T { return a + b }, vv: addRows[T], vs: addRow[T], sv: func(dst []T, a T, b []T) { addRow(dst, b, a) }}
+}
+
+func subtracting[T int32 | int64]() *binary[T, T] {
+	return &binary[T, T]{f: func(a, b T) T { return a - b }, vv: subRows[T], vs: func(dst, a []T, b T) { addRow(dst, a, -b) }, sv: subFrom[T]}
+}
+
+func multiplying[T int32 | int64]() *binary[T, T] {
+	return &binary[T, T]{f: func(a, b T) T { return a * b }, vv: mulRows[T], vs: mulRow[T], sv: func(dst []T, a T, b []T) { mulRow(dst, b, a) }}
+}
+
 var (
-	addition       = vectorized(kernels.Add, add[float32], add[float64], add[int64], add[uint64])
-	difference     = vectorized(kernels.Sub, subtract[float32], subtract[float64], subtract[int64], subtract[uint64])
-	multiplication = vectorized(kernels.Mul, times[float32], times[float64], times[int64], times[uint64])
+	addition       = whole(vectorized(kernels.Add, add[float32], add[float64], nil, add[uint64]), adding[int64](), adding[int32]())
+	difference     = whole(vectorized(kernels.Sub, subtract[float32], subtract[float64], nil, subtract[uint64]), subtracting[int64](), subtracting[int32]())
+	multiplication = whole(vectorized(kernels.Mul, times[float32], times[float64], nil, times[uint64]), multiplying[int64](), multiplying[int32]())
 	division       = func() arith {
 		a := vectorized(kernels.Div, over[float32], over[float64], over[int64], over[uint64])
 		a.check = noZero
@@ -98,11 +160,11 @@ var arithOps = []arithOp{
 	{name: "BitwiseXor", since: 18, flow: Integers, build: fixed(arith{
 		i64: scalarOp(func(a, b int64) int64 { return a ^ b }), u64: scalarOp(func(a, b uint64) uint64 { return a ^ b })})},
 	{name: "And", since: 7, flow: Integers, dims: dimLogic(func(a, b bool) bool { return a && b }),
-		build: fixed(arith{b8: scalarOp(func(a, b uint8) uint8 { return a & b })})},
+		build: fixed(arith{b8: logic(func(a, b uint8) uint8 { return a & b }, andWords)})},
 	{name: "Or", since: 7, flow: Integers, dims: dimLogic(func(a, b bool) bool { return a || b }),
-		build: fixed(arith{b8: scalarOp(func(a, b uint8) uint8 { return a | b })})},
+		build: fixed(arith{b8: logic(func(a, b uint8) uint8 { return a | b }, orWords)})},
 	{name: "Xor", since: 7, flow: Integers, dims: dimLogic(func(a, b bool) bool { return a != b }),
-		build: fixed(arith{b8: scalarOp(func(a, b uint8) uint8 { return a ^ b })})},
+		build: fixed(arith{b8: logic(func(a, b uint8) uint8 { return a ^ b }, xorWords)})},
 	{name: "PRelu", since: 7, flow: Compute, build: fixed(
 		vectorized(kernels.PRelu, prelu[float32], prelu[float64], prelu[int64], left[uint64]))},
 }
@@ -220,7 +282,9 @@ func (a *arith) kernel(c *Call) error {
 	}
 	switch k := carrierOf(d); {
 	case d == tensor.Bool && a.b8 != nil:
-		return foldBool(c, a.b8)
+		return foldPair(c, d, a.b8)
+	case d == tensor.Int32 && a.i32 != nil:
+		return foldPair(c, d, a.i32)
 	case k == carryF32 && a.f32 != nil:
 		return foldAll(c, d, a.f32, a.scale)
 	case k == carryF64 && a.f64 != nil:
@@ -332,17 +396,49 @@ func foldAll[T tensor.Real](c *Call, d tensor.DType, op *binary[T, T], scale fun
 	return out.store(c)
 }
 
-func foldBool(c *Call, op *binary[uint8, uint8]) error {
+// foldPair computes output 0 = op(input 0, input 1) in T, the Go type of d.
+func foldPair[T uint8 | int32](c *Call, d tensor.DType, op *binary[T, T]) error {
 	shape, err := operandShape(c)
 	if err != nil {
 		return err
 	}
-	out, err := c.OutLike(0, max(reusable(c, shape), 0), tensor.Bool, shape...)
+	out, err := c.OutLike(0, max(reusable(c, shape), 0), d, shape...)
 	if err != nil {
 		return err
 	}
 	x, y := c.In(0), c.In(1)
-	return apply2(c, tensor.As[uint8](out), shape, tensor.As[uint8](x), tensor.As[uint8](y), x.Shape(), y.Shape(), op)
+	return apply2(c, tensor.As[T](out), shape, tensor.As[T](x), tensor.As[T](y), x.Shape(), y.Shape(), op)
+}
+
+// logic is And, Or or Xor of bytes, with loops of eight at a time.
+func logic(f func(a, b uint8) uint8, words func(dst, a, b []uint8)) *binary[uint8, uint8] {
+	return &binary[uint8, uint8]{f: f, vv: func(dst, a, b []uint8) {
+		n := len(dst) &^ 7
+		words(dst[:n], a[:n], b[:n])
+		for i := n; i < len(dst); i++ {
+			dst[i] = f(a[i], b[i])
+		}
+	}}
+}
+
+var word = endian.LittleEndian
+
+func andWords(dst, a, b []uint8) {
+	for ; len(dst) >= 8 && len(a) >= 8 && len(b) >= 8; dst, a, b = dst[8:], a[8:], b[8:] {
+		word.PutUint64(dst, word.Uint64(a)&word.Uint64(b))
+	}
+}
+
+func orWords(dst, a, b []uint8) {
+	for ; len(dst) >= 8 && len(a) >= 8 && len(b) >= 8; dst, a, b = dst[8:], a[8:], b[8:] {
+		word.PutUint64(dst, word.Uint64(a)|word.Uint64(b))
+	}
+}
+
+func xorWords(dst, a, b []uint8) {
+	for ; len(dst) >= 8 && len(a) >= 8 && len(b) >= 8; dst, a, b = dst[8:], a[8:], b[8:] {
+		word.PutUint64(dst, word.Uint64(a)^word.Uint64(b))
+	}
 }
 
 // compareOp is an entry of the table of comparisons.
@@ -384,73 +480,78 @@ func relation[T float32 | int32](op kernels.CompareOp) *binary[T, uint8] {
 	}
 }
 
-// less returns a < b with loops of its own: a call for each element would take
-// most of the time.
+// less, lessEq and equal have loops of their own: a call for each element would
+// take most of the time.
 func less[T tensor.Real]() *binary[T, uint8] {
-	return &binary[T, uint8]{
-		f: func(a, b T) uint8 { return truth(a < b) },
-		vv: func(dst []uint8, a, b []T) {
-			dst, b = dst[:len(a)], b[:len(a)]
-			for i, x := range a {
-				dst[i] = truth(x < b[i])
-			}
-		},
-		vs: func(dst []uint8, a []T, b T) {
-			dst = dst[:len(a)]
-			for i, x := range a {
-				dst[i] = truth(x < b)
-			}
-		},
-		sv: func(dst []uint8, a T, b []T) {
-			dst = dst[:len(b)]
-			for i, x := range b {
-				dst[i] = truth(a < x)
-			}
-		},
-	}
+	return &binary[T, uint8]{f: func(a, b T) uint8 { return truth(a < b) }, vv: lessRows[T], vs: belowRow[T], sv: aboveRow[T]}
 }
 
 func lessEq[T tensor.Real]() *binary[T, uint8] {
-	return &binary[T, uint8]{
-		f: func(a, b T) uint8 { return truth(a <= b) },
-		vv: func(dst []uint8, a, b []T) {
-			dst, b = dst[:len(a)], b[:len(a)]
-			for i, x := range a {
-				dst[i] = truth(x <= b[i])
-			}
-		},
-		vs: func(dst []uint8, a []T, b T) {
-			dst = dst[:len(a)]
-			for i, x := range a {
-				dst[i] = truth(x <= b)
-			}
-		},
-		sv: func(dst []uint8, a T, b []T) {
-			dst = dst[:len(b)]
-			for i, x := range b {
-				dst[i] = truth(a <= x)
-			}
-		},
-	}
+	return &binary[T, uint8]{f: func(a, b T) uint8 { return truth(a <= b) }, vv: lessEqRows[T], vs: notAboveRow[T], sv: notBelowRow[T]}
 }
 
 func equal[T comparable]() *binary[T, uint8] {
-	vs := func(dst []uint8, a []T, b T) {
-		dst = dst[:len(a)]
-		for i, x := range a {
-			dst[i] = truth(x == b)
-		}
-	}
 	return &binary[T, uint8]{
-		f: func(a, b T) uint8 { return truth(a == b) },
-		vv: func(dst []uint8, a, b []T) {
-			dst, b = dst[:len(a)], b[:len(a)]
-			for i, x := range a {
-				dst[i] = truth(x == b[i])
-			}
-		},
-		vs: vs,
-		sv: func(dst []uint8, a T, b []T) { vs(dst, b, a) },
+		f:  func(a, b T) uint8 { return truth(a == b) },
+		vv: equalRows[T],
+		vs: equalRow[T],
+		sv: func(dst []uint8, a T, b []T) { equalRow(dst, b, a) },
+	}
+}
+
+func lessRows[T tensor.Real](dst []uint8, a, b []T) {
+	dst, b = dst[:len(a)], b[:len(a)]
+	for i, x := range a {
+		dst[i] = truth(x < b[i])
+	}
+}
+
+func lessEqRows[T tensor.Real](dst []uint8, a, b []T) {
+	dst, b = dst[:len(a)], b[:len(a)]
+	for i, x := range a {
+		dst[i] = truth(x <= b[i])
+	}
+}
+
+func belowRow[T tensor.Real](dst []uint8, a []T, b T) {
+	dst = dst[:len(a)]
+	for i, x := range a {
+		dst[i] = truth(x < b)
+	}
+}
+
+func notAboveRow[T tensor.Real](dst []uint8, a []T, b T) {
+	dst = dst[:len(a)]
+	for i, x := range a {
+		dst[i] = truth(x <= b)
+	}
+}
+
+func aboveRow[T tensor.Real](dst []uint8, a T, b []T) {
+	dst = dst[:len(b)]
+	for i, x := range b {
+		dst[i] = truth(a < x)
+	}
+}
+
+func notBelowRow[T tensor.Real](dst []uint8, a T, b []T) {
+	dst = dst[:len(b)]
+	for i, x := range b {
+		dst[i] = truth(a <= x)
+	}
+}
+
+func equalRows[T comparable](dst []uint8, a, b []T) {
+	dst, b = dst[:len(a)], b[:len(a)]
+	for i, x := range a {
+		dst[i] = truth(x == b[i])
+	}
+}
+
+func equalRow[T comparable](dst []uint8, a []T, b T) {
+	dst = dst[:len(a)]
+	for i, x := range a {
+		dst[i] = truth(x == b)
 	}
 }
 

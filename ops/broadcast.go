@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/onnxq/onnxq/tensor"
 )
@@ -124,10 +125,11 @@ func (w *walk) visit(lo, hi int, f func(l *lanes)) {
 // may be one of the operands. Where vs (second operand one number) or sv
 // (first) is nil, f is applied element by element.
 type binary[T, R any] struct {
-	f  func(a, b T) R
-	vv func(dst []R, a, b []T)
-	vs func(dst []R, a []T, b T)
-	sv func(dst []R, a T, b []T)
+	f    func(a, b T) R
+	vv   func(dst []R, a, b []T)
+	vs   func(dst []R, a []T, b T)
+	sv   func(dst []R, a T, b []T)
+	room sync.Pool // of *[2][tileElems]T, for tiles
 }
 
 // apply2 computes dst = op(a, b) with the operands broadcast to shape out.
@@ -200,7 +202,11 @@ const (
 // tiles computes elements [lo, hi) of an output whose rows are short: operands
 // that are not as large as the output are spread over pieces of it.
 func (op *binary[T, R]) tiles(w *walk, dst []R, a, b []T, lo, hi int) {
-	var bufs [2][]T
+	room, _ := op.room.Get().(*[2][tileElems]T)
+	if room == nil {
+		room = new([2][tileElems]T)
+	}
+	defer op.room.Put(room)
 	src := [2][]T{a, b}
 	for ; lo < hi; lo += tileElems {
 		n := min(tileElems, hi-lo)
@@ -210,10 +216,7 @@ func (op *binary[T, R]) tiles(w *walk, dst []R, a, b []T, lo, hi int) {
 				of[i] = src[i][lo : lo+n]
 				continue
 			}
-			if bufs[i] == nil {
-				bufs[i] = make([]T, n)
-			}
-			of[i] = bufs[i][:n]
+			of[i] = room[i][:n]
 			w.visit(lo, lo+n, func(l *lanes) { spreadRows(of[i][l.out-lo:], src[i], l, i) })
 		}
 		op.vector(dst[lo:lo+n], of[0], of[1])

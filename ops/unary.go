@@ -97,12 +97,9 @@ var unaryOps = []unaryOp{
 	{name: "Tanh", since: 6, flow: Fixed, lo: -1, hi: 1, build: func(*Site) unary {
 		return unary{f32: rows(kernels.Tanh), f64: math.Tanh}
 	}},
-	{name: "Softsign", since: 1, flow: Fixed, lo: -1, hi: 1, build: real64(func(x float64) float64 {
-		if math.IsInf(x, 0) {
-			return math.Copysign(1, x)
-		}
-		return x / (1 + math.Abs(x))
-	})},
+	{name: "Softsign", since: 1, flow: Fixed, lo: -1, hi: 1, build: func(*Site) unary {
+		return unary{f32: softsignRow, f64: softsign, cheap: true}
+	}},
 	{name: "Softplus", since: 1, flow: Compute, build: func(*Site) unary { return unary{f32: rows(kernels.Softplus), f64: softplus} }},
 	{name: "Relu", since: 6, flow: Compute, build: func(*Site) unary {
 		return unary{f32: rows(kernels.Relu), f64: relu[float64], i64: relu[int64], cheap: true}
@@ -118,7 +115,8 @@ var unaryOps = []unaryOp{
 	}},
 	{name: "ThresholdedRelu", since: 10, flow: Compute, attrs: floatAttrs("alpha"), build: func(s *Site) unary {
 		alpha := float64(s.Node.Float("alpha", 1))
-		return unary{f64: func(x float64) float64 {
+		low := float32(alpha)
+		return unary{cheap: true, f32: func(dst, src []float32) { thresholdRow(dst, src, low) }, f64: func(x float64) float64 {
 			if x > alpha || x != x {
 				return x
 			}
@@ -264,6 +262,34 @@ func absInt(x int64) int64 {
 	return x
 }
 
+func softsign(x float64) float64 {
+	if math.IsInf(x, 0) {
+		return math.Copysign(1, x)
+	}
+	return x / (1 + math.Abs(x))
+}
+
+func softsignRow(dst, src []float32) {
+	dst = dst[:len(src)]
+	for i, x := range src {
+		a := math.Float32frombits(math.Float32bits(x) &^ (1 << 31))
+		if a > math.MaxFloat32 {
+			dst[i] = float32(math.Copysign(1, float64(x)))
+		} else {
+			dst[i] = x / (1 + a)
+		}
+	}
+}
+
+// thresholdRow stores x where it is above low or NaN, else 0.
+func thresholdRow(dst, src []float32, low float32) {
+	dst = dst[:len(src)]
+	for i, x := range src {
+		mask := uint32(truth(x <= low)) - 1
+		dst[i] = math.Float32frombits(math.Float32bits(x) & mask)
+	}
+}
+
 func sign[T tensor.Real](x T) T {
 	switch {
 	case x > 0:
@@ -390,17 +416,31 @@ type predicate struct {
 	name  string
 	since int
 	attrs []AttrSpec
-	build func(s *Site) func(x float64) bool
+	// build returns the test and the loop for float32.
+	build func(s *Site) (func(x float64) bool, func(dst []uint8, src []float32))
 }
 
 var predicates = []predicate{
-	{name: "IsNaN", since: 9, build: func(*Site) func(float64) bool { return math.IsNaN }},
+	{name: "IsNaN", since: 9, build: func(*Site) (func(float64) bool, func([]uint8, []float32)) { return math.IsNaN, nanRow }},
 	{name: "IsInf", since: 10,
 		attrs: []AttrSpec{{Name: "detect_negative", Kind: graph.AttrInt}, {Name: "detect_positive", Kind: graph.AttrInt}},
-		build: func(s *Site) func(float64) bool {
+		build: func(s *Site) (func(float64) bool, func([]uint8, []float32)) {
 			neg, pos := s.Node.Int("detect_negative", 1) != 0, s.Node.Int("detect_positive", 1) != 0
-			return func(x float64) bool { return pos && math.IsInf(x, 1) || neg && math.IsInf(x, -1) }
+			test := func(x float64) bool { return pos && math.IsInf(x, 1) || neg && math.IsInf(x, -1) }
+			return test, func(dst []uint8, src []float32) { infRow(dst, src, neg, pos) }
 		}},
+}
+
+func nanRow(dst []uint8, src []float32) {
+	kernels.Compare(kernels.Equal, dst, src, src)
+	invert(dst, dst)
+}
+
+func infRow(dst []uint8, src []float32, neg, pos bool) {
+	dst = dst[:len(src)]
+	for i, x := range src {
+		dst[i] = truth(pos && x > math.MaxFloat32 || neg && x < -math.MaxFloat32)
+	}
 }
 
 func (p *predicate) spec() Spec {
@@ -413,7 +453,7 @@ func (p *predicate) spec() Spec {
 			return nil
 		},
 		Compile: func(s *Site) (Kernel, error) {
-			test := p.build(s)
+			test, row := p.build(s)
 			return func(c *Call) error {
 				x, err := c.tensor(0)
 				if err != nil {
@@ -427,6 +467,10 @@ func (p *predicate) spec() Spec {
 					return err
 				}
 				dst := tensor.As[uint8](out)
+				if x.DType() == tensor.Float32 {
+					src := tensor.As[float32](x)
+					return c.For(len(dst), cheapChunk, func(lo, hi int) { row(dst[lo:hi], src[lo:hi]) })
+				}
 				return c.For(len(dst), cheapChunk, func(lo, hi int) {
 					var buf [256]float64
 					for lo < hi {
@@ -448,6 +492,20 @@ func truth(b bool) uint8 {
 		return 1
 	}
 	return 0
+}
+
+// invert stores 1 where src is 0, else 0.
+func invert(dst, src []uint8) {
+	dst = dst[:len(src)]
+	const low = 0x7f7f7f7f7f7f7f7f
+	for ; len(src) >= 8 && len(dst) >= 8; dst, src = dst[8:], src[8:] {
+		v := word.Uint64(src) // the highest bit of a byte of t says that the byte of v is not 0
+		t := v&low + low | v
+		word.PutUint64(dst, ^t>>7&0x0101010101010101)
+	}
+	for i, v := range src {
+		dst[i] = truth(v == 0)
+	}
 }
 
 var notSpec = Spec{
@@ -476,9 +534,7 @@ var notSpec = Spec{
 			}
 			src, dst := tensor.As[uint8](x), tensor.As[uint8](out)
 			return c.For(len(dst), cheapChunk, func(lo, hi int) {
-				for i, v := range src[lo:hi] {
-					dst[lo+i] = truth(v == 0)
-				}
+				invert(dst[lo:hi], src[lo:hi])
 			})
 		}, nil
 	},
