@@ -52,6 +52,37 @@ func momentsVec(src *float32, n int, sums *[3][16]float64) int {
 	return n
 }
 
+func sumsVec(src *float32, n int, sums *[16]float64) int {
+	n &^= 15
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		sumsAVX2(src, n, sums)
+	default:
+		sumsAVX512(src, n, sums)
+	}
+	return n
+}
+
+func laneSumsVec(src *float32, n int, sums *[8]float32) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 7
+	laneSumsAVX2(src, n, sums)
+	return n
+}
+
+func laneSquaresVec(src *float32, n int, mean float32, sums *[8]float32) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 7
+	laneSquaresAVX2(src, n, mean, sums)
+	return n
+}
+
 // canBin reports whether binsVec does anything.
 func canBin() bool { return level != Generic }
 

@@ -279,6 +279,89 @@ end10:
 	VZEROUPPER
 	RET
 
+// func sumsAVX2(src *float32, n int, sums *[16]float64)
+// Requires: AVX
+TEXT ·sumsAVX2(SB), NOSPLIT, $0-24
+	MOVQ    src+0(FP), AX
+	MOVQ    n+8(FP), CX
+	MOVQ    sums+16(FP), DX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VMOVUPD (DX), Y0
+	VMOVUPD 32(DX), Y1
+	VMOVUPD 64(DX), Y2
+	VMOVUPD 96(DX), Y3
+
+loop11:
+	CMPQ      CX, $0x00000010
+	JL        end12
+	VCVTPS2PD (AX), Y4
+	VADDPD    Y4, Y0, Y0
+	VCVTPS2PD 16(AX), Y4
+	VADDPD    Y4, Y1, Y1
+	VCVTPS2PD 32(AX), Y4
+	VADDPD    Y4, Y2, Y2
+	VCVTPS2PD 48(AX), Y4
+	VADDPD    Y4, Y3, Y3
+	ADDQ      $0x00000040, AX
+	SUBQ      $0x00000010, CX
+	JMP       loop11
+
+end12:
+	VMOVUPD Y0, (DX)
+	VMOVUPD Y1, 32(DX)
+	VMOVUPD Y2, 64(DX)
+	VMOVUPD Y3, 96(DX)
+	VZEROUPPER
+	RET
+
+// func laneSumsAVX2(src *float32, n int, sums *[8]float32)
+// Requires: AVX
+TEXT ·laneSumsAVX2(SB), NOSPLIT, $0-24
+	MOVQ    src+0(FP), AX
+	MOVQ    n+8(FP), CX
+	MOVQ    sums+16(FP), DX
+	VMOVUPS (DX), Y0
+
+loop13:
+	CMPQ   CX, $0x00000008
+	JL     end14
+	VADDPS (AX), Y0, Y0
+	ADDQ   $0x00000020, AX
+	SUBQ   $0x00000008, CX
+	JMP    loop13
+
+end14:
+	VMOVUPS Y0, (DX)
+	VZEROUPPER
+	RET
+
+// func laneSquaresAVX2(src *float32, n int, mean float32, sums *[8]float32)
+// Requires: AVX, FMA3
+TEXT ·laneSquaresAVX2(SB), NOSPLIT, $0-32
+	MOVQ         src+0(FP), AX
+	MOVQ         n+8(FP), CX
+	MOVQ         sums+24(FP), DX
+	VBROADCASTSS mean+16(FP), Y0
+	VMOVUPS      (DX), Y1
+
+loop15:
+	CMPQ        CX, $0x00000008
+	JL          end16
+	VMOVUPS     (AX), Y2
+	VSUBPS      Y0, Y2, Y2
+	VFMADD231PS Y2, Y2, Y1
+	ADDQ        $0x00000020, AX
+	SUBQ        $0x00000008, CX
+	JMP         loop15
+
+end16:
+	VMOVUPS Y1, (DX)
+	VZEROUPPER
+	RET
+
 // func binsAVX2(counts *[8]uint32, src *float32, n int, inverse float32, offset int32)
 // Requires: AVX, AVX2
 TEXT ·binsAVX2(SB), NOSPLIT, $64-32
@@ -288,9 +371,9 @@ TEXT ·binsAVX2(SB), NOSPLIT, $64-32
 	VBROADCASTSS inverse+24(FP), Y0
 	VBROADCASTSS offset+28(FP), Y1
 
-loop11:
+loop17:
 	CMPQ      DX, $0x00000010
-	JL        end12
+	JL        end18
 	VMOVUPS   (CX), Y2
 	VMULPS    Y0, Y2, Y3
 	VCMPPS    $0x11, k00000000<>+0(SB), Y2, Y2
@@ -353,9 +436,9 @@ loop11:
 	INCL      28(AX)(BX*1)
 	ADDQ      $0x00000040, CX
 	SUBQ      $0x00000010, DX
-	JMP       loop11
+	JMP       loop17
 
-end12:
+end18:
 	VZEROUPPER
 	RET
 
@@ -617,5 +700,33 @@ end10:
 	VMOVUPD Z3, 192(DX)
 	VMOVUPD Z4, 256(DX)
 	VMOVUPD Z5, 320(DX)
+	VZEROUPPER
+	RET
+
+// func sumsAVX512(src *float32, n int, sums *[16]float64)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·sumsAVX512(SB), NOSPLIT, $0-24
+	MOVQ    src+0(FP), AX
+	MOVQ    n+8(FP), CX
+	MOVQ    sums+16(FP), DX
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VMOVUPD (DX), Z0
+	VMOVUPD 64(DX), Z1
+
+loop11:
+	CMPQ      CX, $0x00000010
+	JL        end12
+	VCVTPS2PD (AX), Z2
+	VADDPD    Z2, Z0, Z0
+	VCVTPS2PD 32(AX), Z2
+	VADDPD    Z2, Z1, Z1
+	ADDQ      $0x00000040, AX
+	SUBQ      $0x00000010, CX
+	JMP       loop11
+
+end12:
+	VMOVUPD Z0, (DX)
+	VMOVUPD Z1, 64(DX)
 	VZEROUPPER
 	RET

@@ -24,6 +24,21 @@ func minMaxColumnsAVX2(low *float32, high *float32, src *float32, n int)
 //go:noescape
 func momentsAVX2(src *float32, n int, sums *[3][16]float64)
 
+// sumsAVX2 adds element i to lane i%16 of the sums; n is a multiple of 16.
+//
+//go:noescape
+func sumsAVX2(src *float32, n int, sums *[16]float64)
+
+// laneSumsAVX2 adds element i to lane i%8 of the sums; n is a multiple of 8.
+//
+//go:noescape
+func laneSumsAVX2(src *float32, n int, sums *[8]float32)
+
+// laneSquaresAVX2 adds the square of src-mean, rounded once with the sum, of element i to lane i%8 of the sums; n is a multiple of 8.
+//
+//go:noescape
+func laneSquaresAVX2(src *float32, n int, mean float32, sums *[8]float32)
+
 // binsAVX2 counts element i in counts[floor(src*inverse)-offset][i%8]; n is a multiple of 16.
 //
 //go:noescape
@@ -48,3 +63,8 @@ func minMaxColumnsAVX512(low *float32, high *float32, src *float32, n int)
 //
 //go:noescape
 func momentsAVX512(src *float32, n int, sums *[3][16]float64)
+
+// sumsAVX512 adds element i to lane i%16 of the sums; n is a multiple of 16.
+//
+//go:noescape
+func sumsAVX512(src *float32, n int, sums *[16]float64)

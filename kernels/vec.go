@@ -181,16 +181,84 @@ func ExpLinear(dst, src []float32, positive, negative, rate float32) {
 
 // ReduceSum returns the sum of src, as Moments adds it up.
 func ReduceSum(src []float32) float64 {
-	var s [3][16]float64
-	addMoments(src, &s)
-	return foldLanes(&s[0])
+	var s [16]float64
+	n := sumsVec(ptr(src), len(src), &s)
+	for i, x := range src[n:] {
+		s[i%16] += float64(x)
+	}
+	return foldLanes(&s)
+}
+
+// LineSum returns the float32 sum of src, which begins offset elements behind a
+// border of 16 bytes, in the order in which ONNX Runtime adds a line: vectors of
+// four elements at such borders go to two sums in turn, which are added, and a
+// last odd vector to that; then its lanes 0 and 2, 1 and 3, and these; then what
+// is before the first and behind the last vector, one by one.
+func LineSum(src []float32, offset int) float32 {
+	head := src[:min(-offset&3, len(src))]
+	src = src[len(head):]
+	if len(src) < 4 {
+		var s float32
+		if len(head) > 0 {
+			s, head = head[0], head[1:]
+		} else if len(src) > 0 {
+			s, src = src[0], src[1:]
+		}
+		return sumOn(sumOn(s, head), src)
+	}
+	var l [8]float32
+	n := len(src) &^ 7
+	for i, x := range src[laneSumsVec(ptr(src), n, &l):n] {
+		l[i%8] += x
+	}
+	for j := range 4 {
+		l[j] += l[j+4]
+		if len(src)&4 != 0 {
+			l[j] += src[n+j]
+		}
+	}
+	n = len(src) &^ 3
+	return sumOn(sumOn((l[0]+l[2])+(l[1]+l[3]), head), src[n:])
+}
+
+func sumOn(s float32, src []float32) float32 {
+	for _, x := range src {
+		s += x
+	}
+	return s
+}
+
+// squares returns the sum of the squares of src-mean in float32: of eight lanes
+// for what fills them, which are added in pairs j and j+4, then j+2, j+1, and of
+// the rest one by one. A square is added with one rounding, except for the first
+// four of a rest of four or more.
+func squares(src []float32, mean float32) float32 {
+	var l [8]float32
+	n := len(src) &^ 7
+	done := laneSquaresVec(ptr(src), n, mean, &l)
+	for i, x := range src[done:n] {
+		d := x - mean
+		l[i%8] = fma(d, d, l[i%8])
+	}
+	s := ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+	if src = src[n:]; len(src) >= 4 {
+		for _, x := range src[:4] {
+			d := x - mean
+			s += float32(d * d)
+		}
+		src = src[4:]
+	}
+	for _, x := range src {
+		d := x - mean
+		s = fma(d, d, s)
+	}
+	return s
 }
 
 // ReduceSumSquares returns the sum of the squares of src, as Moments adds it up.
 func ReduceSumSquares(src []float32) float64 {
-	var s [3][16]float64
-	addMoments(src, &s)
-	return foldLanes(&s[1])
+	_, squares, _ := Moments(src)
+	return squares
 }
 
 // ReduceMin returns the least element of src, NaN where one is NaN, and +Inf for
@@ -226,12 +294,14 @@ func reduceMinMax(src []float32) (low, high float32) {
 	return e.Min, e.Max
 }
 
-// Softmax stores exp(x-max)/sum(exp(x-max)) for the elements of the row src. The
-// sum is that of ReduceSum. dst is at least as long as src and may be src.
+// Softmax stores exp(x-max) * (1/sum(exp(x-max))) for the elements of the row
+// src. Element i of the sum goes to lane i%16 of float32 sums, which are added in
+// pairs j and j+8, then j+1, j+2, j+4. dst is at least as long as src and may be
+// src.
 func Softmax(dst, src []float32) {
 	dst = dst[:len(src)]
 	shift := ReduceMax(src)
-	var sums [16]float64
+	var sums [16]float32
 	n := expSumVec(ptr(dst), ptr(src), len(src), shift, &sums)
 	if level != Generic && n < len(src) {
 		buf := padded(src[n:])
@@ -243,9 +313,18 @@ func Softmax(dst, src []float32) {
 	for i, x := range src[n:] {
 		e := exp32(x - shift)
 		tail[i] = e
-		sums[i%16] += float64(e)
+		sums[i%16] += e
 	}
-	Binary(Div, dst, dst, []float32{float32(foldLanes(&sums))})
+	Binary(Mul, dst, dst, []float32{1 / foldExp(&sums)})
+}
+
+// foldExp adds lanes j and j+8, then j+1, j+2, j+4.
+func foldExp(s *[16]float32) float32 {
+	var a [8]float32
+	for j := range a {
+		a[j] = s[j] + s[j+8]
+	}
+	return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]))
 }
 
 // padded returns src, of at most 16 elements, followed by -Inf.
@@ -257,11 +336,12 @@ func padded(src []float32) (buf [16]float32) {
 }
 
 // LogSoftmax stores x - max - log(sum(exp(x-max))) for the elements of the row
-// src. dst is at least as long as src and may be src.
+// src, the sum being that of Softmax. dst is at least as long as src and may be
+// src.
 func LogSoftmax(dst, src []float32) {
 	dst = dst[:len(src)]
 	shift := ReduceMax(src)
-	var sums [16]float64
+	var sums [16]float32
 	n := sumExpVec(ptr(src), len(src), shift, &sums)
 	if level != Generic && n < len(src) {
 		buf := padded(src[n:])
@@ -269,29 +349,23 @@ func LogSoftmax(dst, src []float32) {
 		sumExpVec(&buf[0], len(buf), shift, &sums)
 	}
 	for i, x := range src[n:] {
-		sums[i%16] += float64(exp32(x - shift))
+		sums[i%16] += exp32(x - shift)
 	}
 	Binary(Sub, dst, src, []float32{shift})
-	Binary(Sub, dst, dst, []float32{float32(math.Log(foldLanes(&sums)))})
+	Binary(Sub, dst, dst, []float32{float32(math.Log(float64(foldExp(&sums))))})
 }
 
 // LayerNorm stores (x-mean)*inverse*gamma + beta for the elements of the row
 // src, inverse being 1/sqrt(variance+epsilon), and returns mean and inverse, the
 // optional outputs of LayerNormalization in the ONNX operator specification.
-// Mean and variance are computed in float64. gamma has the length of src; beta
-// too, or it is nil. dst is at least as long as src and may be src.
+// The mean is computed in float64, then the mean square of what differs from it
+// in float32, and *gamma + beta is rounded once: ONNX Runtime's arithmetic. gamma
+// has the length of src; beta too, or it is nil. dst is at least as long as src
+// and may be src.
 func LayerNorm(dst, src, gamma, beta []float32, epsilon float32) (mean, inverse float32) {
 	dst, gamma = dst[:len(src)], gamma[:len(src)]
-	var s [3][16]float64
-	addMoments(src, &s)
-	sum, squares := foldLanes(&s[0]), foldLanes(&s[1])
-	n := float64(len(src))
-	m := sum / n
-	variance := squares/n - float64(m*m)
-	if variance < 0 {
-		variance = 0
-	}
-	mean, inverse = float32(m), float32(1/math.Sqrt(variance+float64(epsilon)))
+	mean = float32(ReduceSum(src) / float64(len(src)))
+	inverse = 1 / sqrt32(squares(src, mean)/float32(len(src))+epsilon)
 	if beta == nil {
 		Binary(Sub, dst, src, []float32{mean})
 		scaleBy(dst, dst, gamma, inverse)
@@ -300,7 +374,7 @@ func LayerNorm(dst, src, gamma, beta []float32, epsilon float32) (mean, inverse 
 	beta = beta[:len(src)]
 	done := normalizeVec(ptr(dst), ptr(src), ptr(gamma), ptr(beta), len(src), mean, inverse)
 	for i := done; i < len(src); i++ {
-		dst[i] = float32(float32((src[i]-mean)*inverse)*gamma[i]) + beta[i]
+		dst[i] = fma(float32((src[i]-mean)*inverse), gamma[i], beta[i])
 	}
 	return mean, inverse
 }
@@ -310,11 +384,12 @@ func LayerNorm(dst, src, gamma, beta []float32, epsilon float32) (mean, inverse 
 // ONNX operator specification. gamma has the length of src. dst is at least as
 // long as src and may be src.
 func RMSNorm(dst, src, gamma []float32, epsilon float32) (inverse float32) {
-	squares := ReduceSumSquares(src)
-	inverse = float32(1 / math.Sqrt(squares/float64(len(src))+float64(epsilon)))
+	inverse = 1 / sqrt32(squares(src, 0)/float32(len(src))+epsilon)
 	scaleBy(dst[:len(src)], src, gamma[:len(src)], inverse)
 	return inverse
 }
+
+func sqrt32(x float32) float32 { return float32(math.Sqrt(float64(x))) }
 
 func scaleBy(dst, src, gamma []float32, inverse float32) {
 	n := scaleByVec(ptr(dst), ptr(src), ptr(gamma), len(src), inverse)

@@ -279,7 +279,7 @@ func expLinearVec(dst, src *float32, n int, positive, negative, rate float32) in
 	return n
 }
 
-func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float64) int {
+func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float32) int {
 	switch level {
 	case Generic:
 		return 0
@@ -292,7 +292,7 @@ func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float64) int {
 	return n
 }
 
-func sumExpVec(src *float32, n int, shift float32, sums *[16]float64) int {
+func sumExpVec(src *float32, n int, shift float32, sums *[16]float32) int {
 	switch level {
 	case Generic:
 		return 0

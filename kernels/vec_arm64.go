@@ -258,7 +258,34 @@ func momentsVec(src *float32, n int, sums *[3][16]float64) int {
 	return n
 }
 
-func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float64) int {
+func sumsVec(src *float32, n int, sums *[16]float64) int {
+	if level != NEON {
+		return 0
+	}
+	n &^= 15
+	sumsNEON(src, n, sums)
+	return n
+}
+
+func laneSumsVec(src *float32, n int, sums *[8]float32) int {
+	if level != NEON {
+		return 0
+	}
+	n &^= 7
+	laneSumsNEON(src, n, sums)
+	return n
+}
+
+func laneSquaresVec(src *float32, n int, mean float32, sums *[8]float32) int {
+	if level != NEON {
+		return 0
+	}
+	n &^= 7
+	laneSquaresNEON(src, n, mean, sums)
+	return n
+}
+
+func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float32) int {
 	if level != NEON {
 		return 0
 	}
@@ -267,7 +294,7 @@ func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float64) int {
 	return n
 }
 
-func sumExpVec(src *float32, n int, shift float32, sums *[16]float64) int {
+func sumExpVec(src *float32, n int, shift float32, sums *[16]float32) int {
 	if level != NEON {
 		return 0
 	}

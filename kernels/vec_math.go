@@ -4,7 +4,10 @@ import "math"
 
 // The functions below are the specification of the vector forms, operation by
 // operation: each fma is one rounding, and all else rounds after every
-// operation. The polynomials are minimax fits of relative error below 2^-27.
+// operation. The polynomials are minimax fits of relative error below 2^-27. The
+// exponential, the error function and what is made of them (Gelu, Softmax) have
+// the coefficients and the order of operations of ONNX Runtime's CPU kernels, so
+// that a value next to a border of two codes falls on the same side.
 
 const (
 	log2e = 0x1.715476p+0
@@ -33,13 +36,21 @@ func fma(x, y, z float32) float32 {
 	return float32(s)
 }
 
+// expSeries are the coefficients of r^6 to r^2 of e^r.
+type expSeries [5]float32
+
+var (
+	expTerms    = expSeries{0x1.694p-10, 0x1.125edcp-7, 0x1.555b5ap-5, 0x1.55545p-3, 0x1.fffff6p-2}
+	erfExpTerms = expSeries{1.38319808e-3, 8.37550033e-3, 4.16689515e-2, 1.66664466e-1, 4.99999851e-1}
+)
+
 // expParts returns p in [0.7, 1.42] and the bits of magic+n, exp(x) = p*2^n,
 // for |x| <= 104.
-func expParts(x float32) (float32, uint32) {
+func expParts(x float32, c *expSeries) (float32, uint32) {
 	t := fma(x, log2e, magic)
 	n := t - magic
 	r := fma(n, -ln2lo, fma(n, -ln2hi, x))
-	p := fma(fma(fma(fma(0.0013814467, r, 0.008368781), r, 0.041668393), r, 0.1666652), r, 0.49999994)
+	p := fma(fma(fma(fma(c[0], r, c[1]), r, c[2]), r, c[3]), r, c[4])
 	return fma(fma(p, r, 1), r, 1), math.Float32bits(t)
 }
 
@@ -50,7 +61,7 @@ func exp32(x float32) float32 {
 	if 89 < x {
 		x = 89
 	}
-	p, t := expParts(x)
+	p, t := expParts(x, &expTerms)
 	n := int32(t) - 0x4b400000
 	h := n >> 1
 	p *= math.Float32frombits(uint32(h+127) << 23)
@@ -58,8 +69,8 @@ func exp32(x float32) float32 {
 }
 
 // expNormal is exp32 for results between 2^-126 and 2^127.
-func expNormal(x float32) float32 {
-	p, t := expParts(x)
+func expNormal(x float32, c *expSeries) float32 {
+	p, t := expParts(x, c)
 	return math.Float32frombits(math.Float32bits(p) + t<<23)
 }
 
@@ -145,7 +156,7 @@ func tanh32(x float32) float32 {
 		if 20 < a {
 			a = 20
 		}
-		return copysign32(float32(1-float32(2/float32(expNormal(a)+1))), x)
+		return copysign32(float32(1-float32(2/float32(expNormal(a, &expTerms)+1))), x)
 	}
 	z := float32(x * x)
 	p := fma(fma(fma(fma(fma(0.0021429618, z, -0.008177398), z, 0.021700703), z, -0.053946763), z, 0.13333206), z, -0.3333333)
@@ -163,19 +174,19 @@ func sigmoid32(x float32) float32 {
 
 func erf32(x float32) float32 {
 	a := abs32(x)
-	if a >= 0.92 {
-		if 4 < a {
-			a = 4
+	if a >= 0.921875 {
+		if 3.925 < a {
+			a = 3.925
 		}
-		p := float32(-0.00019821967)
-		for _, c := range [...]float32{0.0030654904, -0.022315213, 0.10411368, 0.63697606, 1.1277972, 0.0001664476} {
+		p := float32(1.72948930e-5)
+		for _, c := range [...]float32{-3.83208680e-4, 3.88393435e-3, -2.42545605e-2, 1.06777847e-1, 6.34846687e-1, 1.28717512e-1} {
 			p = fma(p, a, c)
 		}
-		return copysign32(float32(1-expNormal(-p)), x)
+		return copysign32(float32(1-expNormal(-fma(p, a, a), &erfExpTerms)), x)
 	}
 	z := float32(x * x)
-	p := float32(8.382391e-05)
-	for _, c := range [...]float32{-0.00081455975, 0.005201286, -0.0268595, 0.11283697, -0.37612635, 0.12837917} {
+	p := float32(-5.99104969e-4)
+	for _, c := range [...]float32{4.99339588e-3, -2.67667342e-2, 1.12818025e-1, -3.76124859e-1, 1.28379151e-1} {
 		p = fma(p, z, c)
 	}
 	return fma(p, x, x)

@@ -8,8 +8,8 @@ func binaryRightVec(op BinaryOp, dst, a, b *float32, n int) int                 
 func binaryLeftVec(op BinaryOp, dst, a, b *float32, n int) int                      { return 0 }
 func clipVec(dst, src *float32, n int, lo, hi float32) int                          { return 0 }
 func hardSigmoidVec(dst, src *float32, n int, alpha, beta float32) int              { return 0 }
-func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float64) int      { return 0 }
-func sumExpVec(src *float32, n int, shift float32, sums *[16]float64) int           { return 0 }
+func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float32) int      { return 0 }
+func sumExpVec(src *float32, n int, shift float32, sums *[16]float32) int           { return 0 }
 func normalizeVec(dst, src, gamma, beta *float32, n int, mean, inverse float32) int { return 0 }
 func scaleByVec(dst, src, gamma *float32, n int, inverse float32) int               { return 0 }
 

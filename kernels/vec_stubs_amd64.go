@@ -222,14 +222,14 @@ func expLinearAVX2(dst *float32, src *float32, n int, positive float32, negative
 // expSumAVX2 stores and adds exp(src-shift), element i to lane i%16 of sums; n is a multiple of 16.
 //
 //go:noescape
-func expSumAVX2(dst *float32, src *float32, n int, shift float32, sums *[16]float64)
+func expSumAVX2(dst *float32, src *float32, n int, shift float32, sums *[16]float32)
 
 // sumExpAVX2 adds exp(src-shift), element i to lane i%16 of sums; n is a multiple of 16.
 //
 //go:noescape
-func sumExpAVX2(src *float32, n int, shift float32, sums *[16]float64)
+func sumExpAVX2(src *float32, n int, shift float32, sums *[16]float32)
 
-// normalizeAVX2 stores (src-mean)*inverse*gamma + beta; n is a multiple of 8.
+// normalizeAVX2 stores (src-mean)*inverse*gamma + beta, the last two operations rounded once; n is a multiple of 8.
 //
 //go:noescape
 func normalizeAVX2(dst *float32, src *float32, gamma *float32, beta *float32, n int, mean float32, inverse float32)
@@ -457,14 +457,14 @@ func expLinearAVX512(dst *float32, src *float32, n int, positive float32, negati
 // expSumAVX512 stores and adds exp(src-shift), element i to lane i%16 of sums.
 //
 //go:noescape
-func expSumAVX512(dst *float32, src *float32, n int, shift float32, sums *[16]float64)
+func expSumAVX512(dst *float32, src *float32, n int, shift float32, sums *[16]float32)
 
 // sumExpAVX512 adds exp(src-shift), element i to lane i%16 of sums.
 //
 //go:noescape
-func sumExpAVX512(src *float32, n int, shift float32, sums *[16]float64)
+func sumExpAVX512(src *float32, n int, shift float32, sums *[16]float32)
 
-// normalizeAVX512 stores (src-mean)*inverse*gamma + beta.
+// normalizeAVX512 stores (src-mean)*inverse*gamma + beta, the last two operations rounded once.
 //
 //go:noescape
 func normalizeAVX512(dst *float32, src *float32, gamma *float32, beta *float32, n int, mean float32, inverse float32)

@@ -170,10 +170,19 @@ func minMaxNEON(src *float32, n int) (low, high, zero float32)
 func momentsNEON(src *float32, n int, sums *[3][16]float64)
 
 //go:noescape
-func expSumNEON(dst, src *float32, n int, shift float32, sums *[16]float64)
+func sumsNEON(src *float32, n int, sums *[16]float64)
 
 //go:noescape
-func sumExpNEON(src *float32, n int, shift float32, sums *[16]float64)
+func laneSumsNEON(src *float32, n int, sums *[8]float32)
+
+//go:noescape
+func laneSquaresNEON(src *float32, n int, mean float32, sums *[8]float32)
+
+//go:noescape
+func expSumNEON(dst, src *float32, n int, shift float32, sums *[16]float32)
+
+//go:noescape
+func sumExpNEON(src *float32, n int, shift float32, sums *[16]float32)
 
 //go:noescape
 func halfToFloatNEON(dst *float32, src *uint16, n int)

@@ -400,7 +400,7 @@ func softmax64(x []float64) []float64 {
 func TestSoftmax(t *testing.T) { rows(t, 2e-7, Softmax, softmax64) }
 
 func TestLogSoftmax(t *testing.T) {
-	rows(t, 2e-7, LogSoftmax, func(x []float64) []float64 {
+	rows(t, 5e-7, LogSoftmax, func(x []float64) []float64 {
 		top, sum := slices.Max(x), 0.0
 		for _, v := range x {
 			sum += math.Exp(v - top)

@@ -224,8 +224,9 @@ func batchNormRun[T floating](c *Call, x *tensor.Tensor, b *batchNorm) error {
 	}
 	factor, shift := make([]T, ch), make([]T, ch)
 	for i := range factor {
-		f := v[0][i] / math.Sqrt(variance[i]+b.epsilon)
-		factor[i], shift[i] = T(f), T(v[1][i]-mean[i]*f)
+		inverse := 1 / T(math.Sqrt(float64(T(variance[i])+T(b.epsilon))))
+		factor[i] = T(v[0][i]) * inverse
+		shift[i] = T(v[1][i]) - T(T(mean[i])*factor[i])
 	}
 	out, err := newOutput[T](c, 0, 0, x.DType(), x.Shape())
 	if err != nil {

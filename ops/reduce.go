@@ -97,8 +97,8 @@ func eachRun(over []axisRun, base int, f func(at int)) {
 type reduceBy[T, A any] struct {
 	start  A
 	step   func(acc A, x T) A
-	row    func(acc A, x []T) A // step over a row, or nil
-	finish func(acc A, n int) T // of n elements
+	row    func(acc A, x []T, at int) A // step over a row, which begins at element at, or nil
+	finish func(acc A, n int) T         // of n elements
 }
 
 const (
@@ -121,7 +121,7 @@ func (r *reduceBy[T, A]) run(c *Call, dst, src []T, l *layout) error {
 		return c.For(len(dst), max(1, reduceWork/l.count), func(lo, hi int) {
 			for o := lo; o < hi; o++ {
 				acc := r.start
-				if n < shortRow && len(l.over) == 0 {
+				if r.row == nil && len(l.over) == 0 {
 					at := l.base(o)
 					for _, x := range src[at : at+n] {
 						acc = r.step(acc, x)
@@ -131,7 +131,7 @@ func (r *reduceBy[T, A]) run(c *Call, dst, src []T, l *layout) error {
 				}
 				l.each(l.base(o), func(at int) {
 					if r.row != nil {
-						acc = r.row(acc, src[at:at+n])
+						acc = r.row(acc, src[at:at+n], at)
 						return
 					}
 					for _, x := range src[at : at+n] {
@@ -249,7 +249,7 @@ type reduction struct {
 func firstOf[T, A any](acc A, _ int) A { return acc }
 
 // sums returns a reduction Σ of f(x), with end applied to the sum of n terms.
-func sums(name string, since int, row func(x []float32) float64, f func(x float64) float64, end func(sum float64, n int) float64) reduction {
+func sums(name string, since int, row func(x []float32, at int) float64, f func(x float64) float64, end func(sum float64, n int) float64) reduction {
 	if end == nil {
 		end = func(sum float64, _ int) float64 { return sum }
 	}
@@ -258,7 +258,7 @@ func sums(name string, since int, row func(x []float32) float64, f func(x float6
 		finish: func(a float64, n int) float32 { return float32(end(a, n)) },
 	}
 	if row != nil {
-		f32.row = func(a float64, x []float32) float64 { return a + row(x) }
+		f32.row = func(a float64, x []float32, at int) float64 { return a + row(x, at) }
 	}
 	return reduction{name: name, since: since, f32: f32,
 		f64: &reduceBy[float64, float64]{step: func(a, x float64) float64 { return a + f(x) }, finish: end},
@@ -275,7 +275,12 @@ func square(x float64) float64 { return x * x }
 
 func squareRow(dst, src []float32) { kernels.Binary(kernels.Mul, dst, src, src) }
 
-func magnitudes(x []float32) float64 {
+// lineSum is the row function of sums that the runtime adds in float32.
+func lineSum(x []float32, at int) float64 { return float64(kernels.LineSum(x, at)) }
+
+func squaresOf(x []float32, _ int) float64 { return kernels.ReduceSumSquares(x) }
+
+func magnitudes(x []float32, _ int) float64 {
 	_, _, m := kernels.Moments(x)
 	return m
 }
@@ -283,7 +288,7 @@ func magnitudes(x []float32) float64 {
 var reductions = []reduction{reduceSum, reduceMean, reduceMax, reduceMin, reduceProd, reduceL1, reduceL2, reduceLogSum, reduceLogSumExp, reduceSumSquare}
 
 var reduceSum = func() reduction {
-	r := sums("ReduceSum", 13, kernels.ReduceSum, itself[float64], nil)
+	r := sums("ReduceSum", 13, lineSum, itself[float64], nil)
 	r.rows = &rows32{op: kernels.Add}
 	r.i64 = &reduceBy[int64, int64]{step: add[int64], finish: firstOf[int64, int64]}
 	r.u64 = &reduceBy[uint64, uint64]{step: add[uint64], finish: firstOf[uint64, uint64]}
@@ -292,7 +297,7 @@ var reduceSum = func() reduction {
 }()
 
 var reduceMean = func() reduction {
-	r := sums("ReduceMean", 18, kernels.ReduceSum, itself[float64], func(s float64, n int) float64 { return s / float64(n) })
+	r := sums("ReduceMean", 18, lineSum, itself[float64], func(s float64, n int) float64 { return s / float64(n) })
 	r.rows = &rows32{op: kernels.Add, after: func(acc []float32, n int) {
 		kernels.Binary(kernels.Div, acc, acc, []float32{float32(n)})
 	}}
@@ -310,13 +315,13 @@ var reduceL1 = func() reduction {
 }()
 
 var reduceL2 = func() reduction {
-	r := sums("ReduceL2", 18, kernels.ReduceSumSquares, square, func(s float64, _ int) float64 { return math.Sqrt(s) })
+	r := sums("ReduceL2", 18, squaresOf, square, func(s float64, _ int) float64 { return math.Sqrt(s) })
 	r.rows = &rows32{op: kernels.Add, before: squareRow, after: func(acc []float32, _ int) { kernels.Unary(kernels.Sqrt, acc, acc) }}
 	return r
 }()
 
 var reduceSumSquare = func() reduction {
-	r := sums("ReduceSumSquare", 18, kernels.ReduceSumSquares, square, nil)
+	r := sums("ReduceSumSquare", 18, squaresOf, square, nil)
 	r.rows = &rows32{op: kernels.Add, before: squareRow}
 	r.i64 = &reduceBy[int64, int64]{step: func(a, x int64) int64 { return a + x*x }, finish: firstOf[int64, int64]}
 	r.u64 = &reduceBy[uint64, uint64]{step: func(a, x uint64) uint64 { return a + x*x }, finish: firstOf[uint64, uint64]}
@@ -324,7 +329,7 @@ var reduceSumSquare = func() reduction {
 }()
 
 var reduceLogSum = func() reduction {
-	r := sums("ReduceLogSum", 18, kernels.ReduceSum, itself[float64], func(s float64, _ int) float64 { return math.Log(s) })
+	r := sums("ReduceLogSum", 18, lineSum, itself[float64], func(s float64, _ int) float64 { return math.Log(s) })
 	r.rows = &rows32{op: kernels.Add, after: func(acc []float32, _ int) { kernels.Unary(kernels.Log, acc, acc) }}
 	return r
 }()
@@ -342,8 +347,16 @@ var reduceProd = reduction{name: "ReduceProd", since: 18, dims: dimMul,
 
 var reduceMax = reduction{name: "ReduceMax", since: 18, dims: dimMax, rows: &rows32{op: kernels.Max},
 	f32: &reduceBy[float32, float64]{start: math.Inf(-1),
-		step:   func(a float64, x float32) float64 { return max(a, float64(x)) },
-		row:    func(a float64, x []float32) float64 { return max(a, float64(kernels.ReduceMax(x))) },
+		step: func(a float64, x float32) float64 { return max(a, float64(x)) },
+		row: func(a float64, x []float32, _ int) float64 {
+			if len(x) < shortRow {
+				for _, v := range x {
+					a = max(a, float64(v))
+				}
+				return a
+			}
+			return max(a, float64(kernels.ReduceMax(x)))
+		},
 		finish: func(a float64, _ int) float32 { return float32(a) }},
 	f64: &reduceBy[float64, float64]{start: math.Inf(-1), step: larger[float64], finish: firstOf[float64, float64]},
 	i64: &reduceBy[int64, int64]{start: math.MinInt64, step: larger[int64], finish: firstOf[int64, int64]},
@@ -353,8 +366,16 @@ var reduceMax = reduction{name: "ReduceMax", since: 18, dims: dimMax, rows: &row
 
 var reduceMin = reduction{name: "ReduceMin", since: 18, dims: dimMin, rows: &rows32{op: kernels.Min},
 	f32: &reduceBy[float32, float64]{start: math.Inf(1),
-		step:   func(a float64, x float32) float64 { return min(a, float64(x)) },
-		row:    func(a float64, x []float32) float64 { return min(a, float64(kernels.ReduceMin(x))) },
+		step: func(a float64, x float32) float64 { return min(a, float64(x)) },
+		row: func(a float64, x []float32, _ int) float64 {
+			if len(x) < shortRow {
+				for _, v := range x {
+					a = min(a, float64(v))
+				}
+				return a
+			}
+			return min(a, float64(kernels.ReduceMin(x)))
+		},
 		finish: func(a float64, _ int) float32 { return float32(a) }},
 	f64: &reduceBy[float64, float64]{start: math.Inf(1), step: lesser[float64], finish: firstOf[float64, float64]},
 	i64: &reduceBy[int64, int64]{start: math.MaxInt64, step: lesser[int64], finish: firstOf[int64, int64]},

@@ -182,37 +182,63 @@ func (f *lineFunction) run64(c *Call, x *tensor.Tensor, l lines) error {
 // softmaxColumns computes Softmax of w neighbouring columns of the n×inner
 // matrix src.
 func softmaxColumns(dst, src []float32, n, inner, from, w int) {
-	shift := make([]float32, 2*w)
-	shift, sum := shift[:w], shift[w:]
+	shift, sum := make([]float32, w), newColumnSum(w)
 	columnMax(shift, src, n, inner, from)
 	for k := range n {
 		at := k*inner + from
 		d := dst[at : at+w]
 		kernels.Binary(kernels.Sub, d, src[at:at+w], shift)
 		kernels.Unary(kernels.Exp, d, d)
-		kernels.Binary(kernels.Add, sum, sum, d)
+		sum.add(k, d)
 	}
+	inverse := sum.total()
+	kernels.Unary(kernels.Reciprocal, inverse, inverse)
 	for k := range n {
 		d := dst[k*inner+from:][:w]
-		kernels.Binary(kernels.Div, d, d, sum)
+		kernels.Binary(kernels.Mul, d, d, inverse)
 	}
 }
 
+// columnSum adds rows of w columns in the order of kernels.Softmax.
+type columnSum struct {
+	w    int
+	sums []float32
+}
+
+func newColumnSum(w int) columnSum { return columnSum{w, make([]float32, 16*w)} }
+
+func (s columnSum) lane(j int) []float32 { return s.sums[j*s.w:][:s.w] }
+
+// add adds row k.
+func (s columnSum) add(k int, row []float32) {
+	kernels.Binary(kernels.Add, s.lane(k%16), s.lane(k%16), row)
+}
+
+func (s columnSum) total() []float32 {
+	for _, step := range []struct{ by, every int }{{8, 1}, {1, 2}, {2, 4}, {4, 8}} {
+		for j := 0; j < 8; j += step.every {
+			kernels.Binary(kernels.Add, s.lane(j), s.lane(j), s.lane(j+step.by))
+		}
+	}
+	return s.lane(0)
+}
+
 func logSoftmaxColumns(dst, src []float32, n, inner, from, w int) {
-	buf := make([]float32, 3*w)
-	shift, sum, e := buf[:w], buf[w:2*w], buf[2*w:]
+	buf, sum := make([]float32, 2*w), newColumnSum(w)
+	shift, e := buf[:w], buf[w:]
 	columnMax(shift, src, n, inner, from)
 	for k := range n {
 		at := k*inner + from
 		d := dst[at : at+w]
 		kernels.Binary(kernels.Sub, d, src[at:at+w], shift)
 		kernels.Unary(kernels.Exp, e, d)
-		kernels.Binary(kernels.Add, sum, sum, e)
+		sum.add(k, e)
 	}
-	kernels.Unary(kernels.Log, sum, sum)
+	log := sum.total()
+	kernels.Unary(kernels.Log, log, log)
 	for k := range n {
 		d := dst[k*inner+from:][:w]
-		kernels.Binary(kernels.Sub, d, d, sum)
+		kernels.Binary(kernels.Sub, d, d, log)
 	}
 }
 

@@ -504,7 +504,7 @@ func (n *neon) emitAll(g *gen) {
 		mean, inverse := n.broadcast("mean"), n.broadcast("inverse")
 		n.each(4, func() {
 			x := g.mul(g.sub(n.load("src", 0), mean), inverse)
-			n.store(g.add(g.mul(x, n.load("gamma", 0)), n.load("beta", 0)), "dst", 0)
+			n.store(g.fma(x, n.load("gamma", 0), n.load("beta", 0)), "dst", 0)
 		}, hop{"src", 16}, hop{"gamma", 16}, hop{"beta", 16}, hop{"dst", 16})
 		n.ret()
 	})
@@ -630,8 +630,9 @@ func (n *neon) emitStat(g *gen, both func(base, sig, args string, step int, f fu
 	}
 	n.ret()
 
-	// lanes keeps 16 float64 sums that are read from and written to p+disp.
-	lanes := func(p string, disp int) (s [8]V, write func()) {
+	// lanes keeps sums in registers that are read from and written to p+disp.
+	lanes := func(p string, disp, registers int) (s []V, write func()) {
+		s = make([]V, registers)
 		for i := range s {
 			s[i] = n.keep(n.value())
 			fmt.Fprintf(&n.asm, "\tFMOVQ %d(R%d), F%d\n", disp+16*i, n.gp(p), n.fixed[s[i]])
@@ -643,10 +644,10 @@ func (n *neon) emitStat(g *gen, both func(base, sig, args string, step int, f fu
 		}
 	}
 	n.fn("moments", "src *float32, n int, sums *[3][16]float64", "")
-	var s [3][8]V
+	var s [3][]V
 	var write [3]func()
 	for i := range s {
-		s[i], write[i] = lanes("sums", 128*i)
+		s[i], write[i] = lanes("sums", 128*i, 8)
 	}
 	n.each(16, func() {
 		for i := range 4 {
@@ -666,8 +667,44 @@ func (n *neon) emitStat(g *gen, both func(base, sig, args string, step int, f fu
 	n.ret()
 	n.vec("moments", "src *float32, n int, sums *[3][16]float64", "src, n, sums", 16)
 
+	both("sums", "src *float32, n int, sums *[16]float64", "src, n, sums", 16, func() {
+		s, write := lanes("sums", 0, 8)
+		n.each(16, func() {
+			for i := range 4 {
+				v := n.load("src", 16*i)
+				for j, high := range []int{0, upper} {
+					n.threeTo(s[2*i+j], fadd64, s[2*i+j], n.two(fcvtl64|high, v))
+				}
+			}
+		}, hop{"src", 64})
+		write()
+		n.ret()
+	})
+	both("laneSums", "src *float32, n int, sums *[8]float32", "src, n, sums", 8, func() {
+		s, write := lanes("sums", 0, 2)
+		n.each(8, func() {
+			for i := range 2 {
+				n.threeTo(s[i], fadd, s[i], n.load("src", 16*i))
+			}
+		}, hop{"src", 32})
+		write()
+		n.ret()
+	})
+	both("laneSquares", "src *float32, n int, mean float32, sums *[8]float32", "src, n, mean, sums", 8, func() {
+		mean := n.broadcast("mean")
+		s, write := lanes("sums", 0, 2)
+		n.each(8, func() {
+			for i := range 2 {
+				d := g.sub(n.load("src", 16*i), mean)
+				n.threeTo(s[i], fmla, d, d)
+			}
+		}, hop{"src", 32})
+		write()
+		n.ret()
+	})
+
 	for _, store := range []bool{true, false} {
-		base, sig, args := "sumExp", "src *float32, n int, shift float32, sums *[16]float64", "src, n, shift, sums"
+		base, sig, args := "sumExp", "src *float32, n int, shift float32, sums *[16]float32", "src, n, shift, sums"
 		moves := []hop{{"src", 64}}
 		if store {
 			base, sig, args = "expSum", "dst, "+sig, "dst, "+args
@@ -675,7 +712,7 @@ func (n *neon) emitStat(g *gen, both func(base, sig, args string, step int, f fu
 		}
 		both(base, sig, args, 16, func() {
 			shift := n.broadcast("shift")
-			sums, write := lanes("sums", 0)
+			sums, write := lanes("sums", 0, 4)
 			exp := g.exp()
 			n.each(16, func() {
 				for i := range 4 {
@@ -683,9 +720,7 @@ func (n *neon) emitStat(g *gen, both func(base, sig, args string, step int, f fu
 					if store {
 						n.store(e, "dst", 16*i)
 					}
-					for j, high := range []int{0, upper} {
-						n.threeTo(sums[2*i+j], fadd64, sums[2*i+j], n.two(fcvtl64|high, e))
-					}
+					n.threeTo(sums[i], fadd, sums[i], e)
 				}
 			}, moves...)
 			write()

@@ -21,6 +21,10 @@ func stat(c *build.Context) {
 		g.minMaxFinite()
 		g.minMaxColumns()
 		g.moments()
+		g.sums()
+		if !g.z {
+			g.laneSums()
+		}
 		if !g.z { // no faster with wider vectors: the counting takes the time
 			g.bins()
 		}
@@ -161,6 +165,42 @@ func (g *gen) moments() {
 			g.VMOVUPD(r, Mem{Base: out, Disp: i*128 + j*g.width()})
 		}
 	}
+	g.ret()
+}
+
+func (g *gen) sums() {
+	g.fn("sums", "func(src *float32, n int, sums *[16]float64)", "adds element i to lane i%16 of the sums; n is a multiple of 16.")
+	src, n, out := g.param("src"), g.param("n"), g.param("sums")
+	s := g.accs()
+	for j, r := range s {
+		g.VMOVUPD(Mem{Base: out, Disp: j * g.width()}, r)
+	}
+	g.sums16(src, n, func(i int, v V) { g.VADDPD(v, s[i], s[i]) })
+	for j, r := range s {
+		g.VMOVUPD(r, Mem{Base: out, Disp: j * g.width()})
+	}
+	g.ret()
+}
+
+// laneSums has lanes of float32, eight at any level.
+func (g *gen) laneSums() {
+	g.fn("laneSums", "func(src *float32, n int, sums *[8]float32)", "adds element i to lane i%8 of the sums; n is a multiple of 8.")
+	src, n, out := g.param("src"), g.param("n"), g.param("sums")
+	s := g.load(Mem{Base: out})
+	g.each(n, 8, func() { g.VADDPS(Mem{Base: src}, s, s) }, stream{src, 4})
+	g.VMOVUPS(s, Mem{Base: out})
+	g.ret()
+
+	g.fn("laneSquares", "func(src *float32, n int, mean float32, sums *[8]float32)",
+		"adds the square of src-mean, rounded once with the sum, of element i to lane i%8 of the sums; n is a multiple of 8.")
+	src, n, out = g.param("src"), g.param("n"), g.param("sums")
+	mean := g.broadcast("mean")
+	s = g.load(Mem{Base: out})
+	g.each(n, 8, func() {
+		d := g.sub(g.load(Mem{Base: src}), mean)
+		g.VFMADD231PS(d, d, s)
+	}, stream{src, 4})
+	g.VMOVUPS(s, Mem{Base: out})
 	g.ret()
 }
 

@@ -205,13 +205,19 @@ func (g *gen) binary(op, form string, f func(g *gen, a, b V) V) {
 	g.ret()
 }
 
+// Coefficients of r^6 to r^2 of e^r.
+var (
+	expTerms    = []K{0x1.694p-10, 0x1.125edcp-7, 0x1.555b5ap-5, 0x1.55545p-3, 0x1.fffff6p-2}
+	erfExpTerms = []K{1.38319808e-3, 8.37550033e-3, 4.16689515e-2, 1.66664466e-1, 4.99999851e-1}
+)
+
 // expParts returns p and t with exp(x) = p*2^n, n = t-magic.
-func (g *gen) expParts(x V) (p, t V) {
+func (g *gen) expParts(x V, terms []K) (p, t V) {
 	t = g.fma(g.hoist(log2e), x, magic)
 	n := g.sub(t, magic)
 	r := g.fma(g.hoist(-ln2hi), n, x)
 	r = g.fma(g.hoist(-ln2lo), n, r)
-	p = g.poly(r, 0.0013814467, 0.008368781, 0.041668393, 0.1666652, 0.49999994)
+	p = g.poly(r, terms...)
 	g.fma(p, r, K(1))
 	g.fma(p, r, K(1))
 	return p, t
@@ -220,7 +226,7 @@ func (g *gen) expParts(x V) (p, t V) {
 func (g *gen) exp() func(V) V {
 	low, high := g.hoist(K(-104)), g.hoist(K(89))
 	return func(x V) V {
-		p, t := g.expParts(g.min(high, g.max(low, x)))
+		p, t := g.expParts(g.min(high, g.max(low, x)), expTerms)
 		if g.z {
 			g.VSCALEFPS(g.sub(t, magic), p, p)
 			return p
@@ -233,8 +239,8 @@ func (g *gen) exp() func(V) V {
 }
 
 // expNormal is exp for results that are normal numbers.
-func (g *gen) expNormal(x V) V {
-	p, t := g.expParts(x)
+func (g *gen) expNormal(x V, terms []K) V {
+	p, t := g.expParts(x, terms)
 	return g.addi(p, g.shl(t, 23))
 }
 
@@ -265,7 +271,7 @@ func (g *gen) tanh() func(V) V {
 	return func(x V) V {
 		a := g.and(x, absMask)
 		large := g.cmp(ge, a, K(0.625))
-		e := g.expNormal(g.min(g.add(a, a), K(20)))
+		e := g.expNormal(g.min(g.add(a, a), K(20)), expTerms)
 		l := g.sub(one, g.div(two, g.add(e, one)))
 		z := g.mul(x, x)
 		p := g.poly(z, 0.0021429618, -0.008177398, 0.021700703, -0.053946763, 0.13333206, -0.3333333)
@@ -286,11 +292,13 @@ func (g *gen) erf() func(V) V {
 	one := g.hoist(K(1))
 	return func(x V) V {
 		a := g.and(x, absMask)
-		large := g.cmp(ge, a, K(0.92))
-		q := g.poly(g.min(a, K(4)), -0.00019821967, 0.0030654904, -0.022315213, 0.10411368, 0.63697606, 1.1277972, 0.0001664476)
-		l := g.sign(g.sub(one, g.expNormal(g.xor(q, signMask))), x)
+		large := g.cmp(ge, a, K(0.921875))
+		b := g.min(a, K(3.925))
+		q := g.poly(b, 1.72948930e-5, -3.83208680e-4, 3.88393435e-3, -2.42545605e-2, 1.06777847e-1, 6.34846687e-1, 1.28717512e-1)
+		g.fma(q, b, b)
+		l := g.sign(g.sub(one, g.expNormal(g.xor(q, signMask), erfExpTerms)), x)
 		z := g.mul(x, x)
-		p := g.poly(z, 8.382391e-05, -0.00081455975, 0.005201286, -0.0268595, 0.11283697, -0.37612635, 0.12837917)
+		p := g.poly(z, -5.99104969e-4, 4.99339588e-3, -2.67667342e-2, 1.12818025e-1, -3.76124859e-1, 1.28379151e-1)
 		return g.sel(large, l, g.fma(p, x, x))
 	}
 }
@@ -350,10 +358,10 @@ func (g *gen) expLinear() {
 
 // expSum takes exp(src-shift) and adds element i to lane i%16 of the sums.
 func (g *gen) expSum(store bool) {
-	name, sig, doc := "sumExp", "func(src *float32, n int, shift float32, sums *[16]float64)", "adds exp(src-shift)"
+	name, sig, doc := "sumExp", "func(src *float32, n int, shift float32, sums *[16]float32)", "adds exp(src-shift)"
 	var dst reg.Register
 	if store {
-		name, sig, doc = "expSum", "func(dst, src *float32, n int, shift float32, sums *[16]float64)", "stores and adds exp(src-shift)"
+		name, sig, doc = "expSum", "func(dst, src *float32, n int, shift float32, sums *[16]float32)", "stores and adds exp(src-shift)"
 	}
 	g.fn(name, sig, doc+", element i to lane i%16 of sums"+g.multiple(16)+".")
 	streams := []stream{}
@@ -364,20 +372,9 @@ func (g *gen) expSum(store bool) {
 	src, n, out := g.param("src"), g.param("n"), g.param("sums")
 	streams = append(streams, stream{src, 4})
 	shift, exp := g.broadcast("shift"), g.exp()
-	s := g.accs()
-	for j, r := range s {
-		g.VMOVUPD(Mem{Base: out, Disp: j * g.width()}, r)
-	}
-	sum := func(i int, e V) {
-		for j, part := range []V{e, g.half(e, g.width())} {
-			d := g.reg()
-			if g.z {
-				g.VCVTPS2PD(part.AsY(), d)
-			} else {
-				g.VCVTPS2PD(part.AsX(), d)
-			}
-			g.VADDPD(d, s[2*i+j], s[2*i+j])
-		}
+	s := make([]V, 16/g.lanes())
+	for j := range s {
+		s[j] = g.load(g.at(out, j))
 	}
 	g.each(n, 16, func() {
 		for i := range 16 / g.lanes() {
@@ -385,7 +382,7 @@ func (g *gen) expSum(store bool) {
 			if store {
 				g.VMOVUPS(e, g.at(dst, i))
 			}
-			sum(i, e)
+			g.VADDPS(e, s[i], s[i])
 		}
 	}, streams...)
 	g.rest(n, func(k reg.Register) {
@@ -394,20 +391,20 @@ func (g *gen) expSum(store bool) {
 			g.VMOVUPS(e, k, Mem{Base: dst})
 		}
 		g.VMOVAPS_Z(e, k, e)
-		sum(0, e)
+		g.VADDPS(e, s[0], s[0])
 	})
 	for j, r := range s {
-		g.VMOVUPD(r, Mem{Base: out, Disp: j * g.width()})
+		g.VMOVUPS(r, g.at(out, j))
 	}
 	g.ret()
 }
 
 func (g *gen) normalize() {
 	g.fn("normalize", "func(dst, src, gamma, beta *float32, n int, mean, inverse float32)",
-		"stores (src-mean)*inverse*gamma + beta"+g.multiple(8)+".")
+		"stores (src-mean)*inverse*gamma + beta, the last two operations rounded once"+g.multiple(8)+".")
 	dst, src, gamma, beta, n := g.param("dst"), g.param("src"), g.param("gamma"), g.param("beta"), g.param("n")
 	mean, inverse := g.broadcast("mean"), g.broadcast("inverse")
-	f := func(x, w, b V) V { return g.add(g.mul(g.mul(g.sub(x, mean), inverse), w), b) }
+	f := func(x, w, b V) V { return g.fma(g.mul(g.sub(x, mean), inverse), w, b) }
 	g.each(n, g.lanes(), func() {
 		g.VMOVUPS(f(g.load(Mem{Base: src}), g.load(Mem{Base: gamma}), g.load(Mem{Base: beta})), Mem{Base: dst})
 	}, stream{dst, 4}, stream{src, 4}, stream{gamma, 4}, stream{beta, 4})
@@ -475,8 +472,8 @@ func dispatch() string {
 		{"clip", "dst, src *float32, n int, lo, hi float32", "dst, src, n, lo, hi", 8},
 		{"hardSigmoid", "dst, src *float32, n int, alpha, beta float32", "dst, src, n, alpha, beta", 8},
 		{"expLinear", "dst, src *float32, n int, positive, negative, rate float32", "dst, src, n, positive, negative, rate", 8},
-		{"expSum", "dst, src *float32, n int, shift float32, sums *[16]float64", "dst, src, n, shift, sums", 16},
-		{"sumExp", "src *float32, n int, shift float32, sums *[16]float64", "src, n, shift, sums", 16},
+		{"expSum", "dst, src *float32, n int, shift float32, sums *[16]float32", "dst, src, n, shift, sums", 16},
+		{"sumExp", "src *float32, n int, shift float32, sums *[16]float32", "src, n, shift, sums", 16},
 		{"normalize", "dst, src, gamma, beta *float32, n int, mean, inverse float32", "dst, src, gamma, beta, n, mean, inverse", 8},
 		{"scaleBy", "dst, src, gamma *float32, n int, inverse float32", "dst, src, gamma, n, inverse", 8},
 	} {
