@@ -7,27 +7,31 @@ type UnaryOp uint8
 
 // The functions of Unary. The exponential, the logarithm, the hyperbolic
 // tangent and the error function are within 1 ulp of the correctly rounded
-// float32 and the logistic function within 2, for all arguments.
+// float32 and the logistic function within 2, for all arguments. SigmoidRatio
+// and TanhRatio are ONNX Runtime's forms, ratios of polynomials of which the
+// absolute error is below 1e-7; GeluTanh and Silu are made of them.
 const (
-	Abs        UnaryOp = iota
-	Neg                // -x
-	Floor              // greatest integer not above x
-	Ceil               // least integer not below x
-	Round              // nearest integer, half to even
-	Sqrt               // square root, NaN below 0
-	Reciprocal         // 1/x
-	Relu               // max(x, 0), NaN for NaN
-	Exp                // e^x
-	Log                // natural logarithm, NaN below 0
-	Tanh               // hyperbolic tangent
-	Sigmoid            // 1/(1+e^-x)
-	Erf                // error function
-	Gelu               // x/2*(1+erf(x/sqrt(2)))
-	GeluTanh           // x/2*(1+tanh(sqrt(2/pi)*(x+0.044715x^3)))
-	Silu               // x*Sigmoid(x)
-	HardSwish          // x*max(0, min(1, x/6+1/2))
-	Softplus           // log(1+e^x)
-	Mish               // x*tanh(Softplus(x))
+	Abs          UnaryOp = iota
+	Neg                  // -x
+	Floor                // greatest integer not above x
+	Ceil                 // least integer not below x
+	Round                // nearest integer, half to even
+	Sqrt                 // square root, NaN below 0
+	Reciprocal           // 1/x
+	Relu                 // max(x, 0), NaN for NaN
+	Exp                  // e^x
+	Log                  // natural logarithm, NaN below 0
+	Tanh                 // hyperbolic tangent
+	Sigmoid              // 1/(1+e^-x)
+	Erf                  // error function
+	Gelu                 // x/2*(1+erf(x/sqrt(2)))
+	GeluTanh             // x/2*(1+tanh(sqrt(2/pi)*(x+0.044715x^3)))
+	Silu                 // x/(1+e^-x)
+	HardSwish            // x*max(0, min(1, x/6+1/2))
+	Softplus             // log(1+e^x)
+	Mish                 // x*tanh(Softplus(x))
+	SigmoidRatio         // 1/(1+e^-x), 0 below -18
+	TanhRatio            // hyperbolic tangent
 	unaryOps
 )
 
@@ -82,7 +86,7 @@ var unaryTwins = [unaryOps]func(float32) float32{
 	},
 	Exp: exp32, Log: log32, Tanh: tanh32, Sigmoid: sigmoid32, Erf: erf32,
 	Gelu: gelu32, GeluTanh: geluTanh32, Silu: silu32, HardSwish: hardSwish32,
-	Softplus: softplus32, Mish: mish32,
+	Softplus: softplus32, Mish: mish32, SigmoidRatio: sigmoidRatio32, TanhRatio: tanhRatio32,
 }
 
 // Binary stores op of the elements of a and b in dst, the same bits at every
@@ -136,6 +140,30 @@ var binaryTwins = [binaryOps]func(a, b float32) float32{
 		}
 		return a
 	},
+}
+
+// Swish stores x/(1+e^-(alpha*x)), with SigmoidRatio, for the elements of src,
+// and its limit 0 where x is infinite and the denominator too.
+// dst is at least as long as src and may be src.
+func Swish(dst, src []float32, alpha float32) {
+	if alpha == 1 {
+		Unary(Silu, dst, src)
+		return
+	}
+	factor := []float32{alpha}
+	low, high := float32(-math.MaxFloat32), float32(math.Inf(1))
+	if alpha < 0 {
+		low, high = -high, -low
+	}
+	var buf [256]float32
+	for len(src) > 0 {
+		n := min(len(src), len(buf))
+		Binary(Mul, buf[:n], src[:n], factor)
+		Unary(SigmoidRatio, buf[:n], buf[:n])
+		Clip(dst[:n], src[:n], low, high)
+		Binary(Mul, dst[:n], dst[:n], buf[:n])
+		dst, src = dst[n:], src[n:]
+	}
 }
 
 // LeakyRelu stores x, or alpha*x where x < 0, for the elements of src. dst is at

@@ -49,6 +49,10 @@ func unaryVec(op UnaryOp, dst, src *float32, n int) int {
 			softplusAVX2(dst, src, n)
 		case Mish:
 			mishAVX2(dst, src, n)
+		case SigmoidRatio:
+			sigmoidRatioAVX2(dst, src, n)
+		case TanhRatio:
+			tanhRatioAVX2(dst, src, n)
 		default:
 			return 0
 		}
@@ -92,6 +96,10 @@ func unaryVec(op UnaryOp, dst, src *float32, n int) int {
 			softplusAVX512(dst, src, n)
 		case Mish:
 			mishAVX512(dst, src, n)
+		case SigmoidRatio:
+			sigmoidRatioAVX512(dst, src, n)
+		case TanhRatio:
+			tanhRatioAVX512(dst, src, n)
 		default:
 			return 0
 		}

@@ -1095,13 +1095,13 @@ DATA k3f000000<>+24(SB)/8, $0x3f0000003f000000
 GLOBL k3f000000<>(SB), RODATA|NOPTR, $32
 
 // func geluTanhAVX2(dst *float32, src *float32, n int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, FMA3
 TEXT ·geluTanhAVX2(SB), NOSPLIT, $0-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
-	VBROADCASTSS k3f800000<>+0(SB), Y0
-	VBROADCASTSS k40000000<>+0(SB), Y1
+	VBROADCASTSS kc1100000<>+0(SB), Y0
+	VBROADCASTSS k41100000<>+0(SB), Y1
 	VBROADCASTSS kff7fffff<>+0(SB), Y2
 
 loop45:
@@ -1110,45 +1110,26 @@ loop45:
 	VMOVUPS      (CX), Y3
 	VMAXPS       Y3, Y2, Y3
 	VMULPS       k3f000000<>+0(SB), Y3, Y4
-	VBROADCASTSS k3d122279<>+0(SB), Y5
-	VMULPS       Y3, Y3, Y6
-	VFMADD213PS  k3f4c422a<>+0(SB), Y6, Y5
+	VMULPS       k3d122279<>+0(SB), Y3, Y5
+	VMULPS       Y3, Y5, Y5
+	VADDPS       k3f4c422a<>+0(SB), Y5, Y5
 	VMULPS       Y5, Y3, Y3
-	VANDPS       k7fffffff<>+0(SB), Y3, Y5
-	VCMPPS       $0x1d, k3f200000<>+0(SB), Y5, Y6
-	VADDPS       Y5, Y5, Y5
-	VMINPS       k41a00000<>+0(SB), Y5, Y5
-	VBROADCASTSS k3fb8aa3b<>+0(SB), Y7
-	VFMADD213PS  k4b400000<>+0(SB), Y5, Y7
-	VSUBPS       k4b400000<>+0(SB), Y7, Y8
-	VBROADCASTSS kbf317200<>+0(SB), Y9
-	VFMADD213PS  Y5, Y8, Y9
-	VBROADCASTSS kb5bfbe8e<>+0(SB), Y5
-	VFMADD213PS  Y9, Y8, Y5
-	VBROADCASTSS k3ab4a000<>+0(SB), Y8
-	VFMADD213PS  k3c092f6e<>+0(SB), Y5, Y8
-	VFMADD213PS  k3d2aadad<>+0(SB), Y5, Y8
-	VFMADD213PS  k3e2aaa28<>+0(SB), Y5, Y8
-	VFMADD213PS  k3efffffb<>+0(SB), Y5, Y8
-	VFMADD213PS  k3f800000<>+0(SB), Y5, Y8
-	VFMADD213PS  k3f800000<>+0(SB), Y5, Y8
-	VPSLLD       $0x17, Y7, Y5
-	VPADDD       Y5, Y8, Y5
-	VADDPS       Y0, Y5, Y5
-	VDIVPS       Y5, Y1, Y5
-	VSUBPS       Y5, Y0, Y5
-	VMULPS       Y3, Y3, Y7
-	VBROADCASTSS k3b0c70ef<>+0(SB), Y8
-	VFMADD213PS  kbc05fa7e<>+0(SB), Y7, Y8
-	VFMADD213PS  k3cb1c5ac<>+0(SB), Y7, Y8
-	VFMADD213PS  kbd5cf748<>+0(SB), Y7, Y8
-	VFMADD213PS  k3e088833<>+0(SB), Y7, Y8
-	VFMADD213PS  kbeaaaaaa<>+0(SB), Y7, Y8
-	VMULPS       Y7, Y8, Y7
-	VFMADD213PS  Y3, Y3, Y7
-	VBLENDVPS    Y6, Y5, Y7, Y5
-	VANDPS       k80000000<>+0(SB), Y3, Y3
-	VORPS        Y3, Y5, Y3
+	VMAXPS       Y3, Y0, Y3
+	VMINPS       Y3, Y1, Y3
+	VMULPS       Y3, Y3, Y5
+	VBROADCASTSS ka59f25c0<>+0(SB), Y6
+	VFMADD213PS  k2a61337e<>+0(SB), Y5, Y6
+	VFMADD213PS  kaebd37ff<>+0(SB), Y5, Y6
+	VFMADD213PS  k335c0041<>+0(SB), Y5, Y6
+	VFMADD213PS  k3779434a<>+0(SB), Y5, Y6
+	VFMADD213PS  k3a270ded<>+0(SB), Y5, Y6
+	VFMADD213PS  k3ba059dc<>+0(SB), Y5, Y6
+	VBROADCASTSS k35a0d3d8<>+0(SB), Y7
+	VFMADD213PS  k38f895d6<>+0(SB), Y5, Y7
+	VFMADD213PS  k3b14aa05<>+0(SB), Y5, Y7
+	VFMADD213PS  k3ba059dd<>+0(SB), Y5, Y7
+	VMULPS       Y3, Y6, Y3
+	VDIVPS       Y7, Y3, Y3
 	VADDPS       k3f800000<>+0(SB), Y3, Y3
 	VMULPS       Y3, Y4, Y3
 	VMOVUPS      Y3, (AX)
@@ -1160,6 +1141,18 @@ loop45:
 end46:
 	VZEROUPPER
 	RET
+
+DATA kc1100000<>+0(SB)/8, $0xc1100000c1100000
+DATA kc1100000<>+8(SB)/8, $0xc1100000c1100000
+DATA kc1100000<>+16(SB)/8, $0xc1100000c1100000
+DATA kc1100000<>+24(SB)/8, $0xc1100000c1100000
+GLOBL kc1100000<>(SB), RODATA|NOPTR, $32
+
+DATA k41100000<>+0(SB)/8, $0x4110000041100000
+DATA k41100000<>+8(SB)/8, $0x4110000041100000
+DATA k41100000<>+16(SB)/8, $0x4110000041100000
+DATA k41100000<>+24(SB)/8, $0x4110000041100000
+GLOBL k41100000<>(SB), RODATA|NOPTR, $32
 
 DATA k3d122279<>+0(SB)/8, $0x3d1222793d122279
 DATA k3d122279<>+8(SB)/8, $0x3d1222793d122279
@@ -1173,54 +1166,110 @@ DATA k3f4c422a<>+16(SB)/8, $0x3f4c422a3f4c422a
 DATA k3f4c422a<>+24(SB)/8, $0x3f4c422a3f4c422a
 GLOBL k3f4c422a<>(SB), RODATA|NOPTR, $32
 
+DATA ka59f25c0<>+0(SB)/8, $0xa59f25c0a59f25c0
+DATA ka59f25c0<>+8(SB)/8, $0xa59f25c0a59f25c0
+DATA ka59f25c0<>+16(SB)/8, $0xa59f25c0a59f25c0
+DATA ka59f25c0<>+24(SB)/8, $0xa59f25c0a59f25c0
+GLOBL ka59f25c0<>(SB), RODATA|NOPTR, $32
+
+DATA k2a61337e<>+0(SB)/8, $0x2a61337e2a61337e
+DATA k2a61337e<>+8(SB)/8, $0x2a61337e2a61337e
+DATA k2a61337e<>+16(SB)/8, $0x2a61337e2a61337e
+DATA k2a61337e<>+24(SB)/8, $0x2a61337e2a61337e
+GLOBL k2a61337e<>(SB), RODATA|NOPTR, $32
+
+DATA kaebd37ff<>+0(SB)/8, $0xaebd37ffaebd37ff
+DATA kaebd37ff<>+8(SB)/8, $0xaebd37ffaebd37ff
+DATA kaebd37ff<>+16(SB)/8, $0xaebd37ffaebd37ff
+DATA kaebd37ff<>+24(SB)/8, $0xaebd37ffaebd37ff
+GLOBL kaebd37ff<>(SB), RODATA|NOPTR, $32
+
+DATA k335c0041<>+0(SB)/8, $0x335c0041335c0041
+DATA k335c0041<>+8(SB)/8, $0x335c0041335c0041
+DATA k335c0041<>+16(SB)/8, $0x335c0041335c0041
+DATA k335c0041<>+24(SB)/8, $0x335c0041335c0041
+GLOBL k335c0041<>(SB), RODATA|NOPTR, $32
+
+DATA k3779434a<>+0(SB)/8, $0x3779434a3779434a
+DATA k3779434a<>+8(SB)/8, $0x3779434a3779434a
+DATA k3779434a<>+16(SB)/8, $0x3779434a3779434a
+DATA k3779434a<>+24(SB)/8, $0x3779434a3779434a
+GLOBL k3779434a<>(SB), RODATA|NOPTR, $32
+
+DATA k3a270ded<>+0(SB)/8, $0x3a270ded3a270ded
+DATA k3a270ded<>+8(SB)/8, $0x3a270ded3a270ded
+DATA k3a270ded<>+16(SB)/8, $0x3a270ded3a270ded
+DATA k3a270ded<>+24(SB)/8, $0x3a270ded3a270ded
+GLOBL k3a270ded<>(SB), RODATA|NOPTR, $32
+
+DATA k3ba059dc<>+0(SB)/8, $0x3ba059dc3ba059dc
+DATA k3ba059dc<>+8(SB)/8, $0x3ba059dc3ba059dc
+DATA k3ba059dc<>+16(SB)/8, $0x3ba059dc3ba059dc
+DATA k3ba059dc<>+24(SB)/8, $0x3ba059dc3ba059dc
+GLOBL k3ba059dc<>(SB), RODATA|NOPTR, $32
+
+DATA k35a0d3d8<>+0(SB)/8, $0x35a0d3d835a0d3d8
+DATA k35a0d3d8<>+8(SB)/8, $0x35a0d3d835a0d3d8
+DATA k35a0d3d8<>+16(SB)/8, $0x35a0d3d835a0d3d8
+DATA k35a0d3d8<>+24(SB)/8, $0x35a0d3d835a0d3d8
+GLOBL k35a0d3d8<>(SB), RODATA|NOPTR, $32
+
+DATA k38f895d6<>+0(SB)/8, $0x38f895d638f895d6
+DATA k38f895d6<>+8(SB)/8, $0x38f895d638f895d6
+DATA k38f895d6<>+16(SB)/8, $0x38f895d638f895d6
+DATA k38f895d6<>+24(SB)/8, $0x38f895d638f895d6
+GLOBL k38f895d6<>(SB), RODATA|NOPTR, $32
+
+DATA k3b14aa05<>+0(SB)/8, $0x3b14aa053b14aa05
+DATA k3b14aa05<>+8(SB)/8, $0x3b14aa053b14aa05
+DATA k3b14aa05<>+16(SB)/8, $0x3b14aa053b14aa05
+DATA k3b14aa05<>+24(SB)/8, $0x3b14aa053b14aa05
+GLOBL k3b14aa05<>(SB), RODATA|NOPTR, $32
+
+DATA k3ba059dd<>+0(SB)/8, $0x3ba059dd3ba059dd
+DATA k3ba059dd<>+8(SB)/8, $0x3ba059dd3ba059dd
+DATA k3ba059dd<>+16(SB)/8, $0x3ba059dd3ba059dd
+DATA k3ba059dd<>+24(SB)/8, $0x3ba059dd3ba059dd
+GLOBL k3ba059dd<>(SB), RODATA|NOPTR, $32
+
 // func siluAVX2(dst *float32, src *float32, n int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, FMA3
 TEXT ·siluAVX2(SB), NOSPLIT, $0-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
-	VBROADCASTSS kc2d00000<>+0(SB), Y0
-	VBROADCASTSS k42b20000<>+0(SB), Y1
-	VBROADCASTSS k3f800000<>+0(SB), Y2
-	VBROADCASTSS kff7fffff<>+0(SB), Y3
+	VBROADCASTSS kc1900000<>+0(SB), Y0
+	VBROADCASTSS k41900000<>+0(SB), Y1
+	VXORPS       Y2, Y2, Y2
+	VBROADCASTSS k3f800000<>+0(SB), Y3
+	VBROADCASTSS kff7fffff<>+0(SB), Y4
 
 loop47:
 	CMPQ         DX, $0x00000008
 	JL           end48
-	VMOVUPS      (CX), Y4
-	VMAXPS       Y4, Y3, Y4
-	VORPS        k80000000<>+0(SB), Y4, Y5
-	VMAXPS       Y5, Y0, Y5
-	VMINPS       Y5, Y1, Y5
-	VBROADCASTSS k3fb8aa3b<>+0(SB), Y6
-	VFMADD213PS  k4b400000<>+0(SB), Y5, Y6
-	VSUBPS       k4b400000<>+0(SB), Y6, Y7
-	VBROADCASTSS kbf317200<>+0(SB), Y8
-	VFMADD213PS  Y5, Y7, Y8
-	VBROADCASTSS kb5bfbe8e<>+0(SB), Y5
-	VFMADD213PS  Y8, Y7, Y5
-	VBROADCASTSS k3ab4a000<>+0(SB), Y7
-	VFMADD213PS  k3c092f6e<>+0(SB), Y5, Y7
-	VFMADD213PS  k3d2aadad<>+0(SB), Y5, Y7
-	VFMADD213PS  k3e2aaa28<>+0(SB), Y5, Y7
-	VFMADD213PS  k3efffffb<>+0(SB), Y5, Y7
-	VFMADD213PS  k3f800000<>+0(SB), Y5, Y7
-	VFMADD213PS  k3f800000<>+0(SB), Y5, Y7
-	VPSUBD       k4b400000<>+0(SB), Y6, Y5
-	VPSRAD       $0x01, Y5, Y6
-	VPADDD       k0000007f<>+0(SB), Y6, Y8
-	VPSLLD       $0x17, Y8, Y8
-	VMULPS       Y8, Y7, Y7
-	VPSUBD       Y6, Y5, Y5
-	VPADDD       k0000007f<>+0(SB), Y5, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y7, Y5
-	VCMPPS       $0x11, k00000000<>+0(SB), Y4, Y6
-	VBLENDVPS    Y6, Y5, Y2, Y6
-	VADDPS       Y2, Y5, Y5
-	VDIVPS       Y5, Y6, Y5
-	VMULPS       Y5, Y4, Y4
-	VMOVUPS      Y4, (AX)
+	VMOVUPS      (CX), Y5
+	VMAXPS       Y5, Y4, Y5
+	VMAXPS       Y5, Y0, Y6
+	VMINPS       Y6, Y1, Y6
+	VMULPS       Y6, Y6, Y7
+	VBROADCASTSS k2e403551<>+0(SB), Y8
+	VFMADD213PS  k33f84ecb<>+0(SB), Y7, Y8
+	VFMADD213PS  k387f413b<>+0(SB), Y7, Y8
+	VFMADD213PS  k3c0b7d58<>+0(SB), Y7, Y8
+	VFMADD213PS  k3e7e3f32<>+0(SB), Y7, Y8
+	VBROADCASTSS k2b2bc4f5<>+0(SB), Y9
+	VFMADD213PS  k31c5f27b<>+0(SB), Y7, Y9
+	VFMADD213PS  k36d317dd<>+0(SB), Y7, Y9
+	VFMADD213PS  k3adf153f<>+0(SB), Y7, Y9
+	VFMADD213PS  k3def3e18<>+0(SB), Y7, Y9
+	VFMADD213PS  k3f7e3f34<>+0(SB), Y7, Y9
+	VMULPS       Y6, Y8, Y6
+	VDIVPS       Y9, Y6, Y6
+	VADDPS       k3f000000<>+0(SB), Y6, Y6
+	VMAXPS       Y6, Y2, Y6
+	VMINPS       Y6, Y3, Y6
+	VMULPS       Y6, Y5, Y5
+	VMOVUPS      Y5, (AX)
 	ADDQ         $0x00000020, CX
 	ADDQ         $0x00000020, AX
 	SUBQ         $0x00000008, DX
@@ -1229,6 +1278,84 @@ loop47:
 end48:
 	VZEROUPPER
 	RET
+
+DATA kc1900000<>+0(SB)/8, $0xc1900000c1900000
+DATA kc1900000<>+8(SB)/8, $0xc1900000c1900000
+DATA kc1900000<>+16(SB)/8, $0xc1900000c1900000
+DATA kc1900000<>+24(SB)/8, $0xc1900000c1900000
+GLOBL kc1900000<>(SB), RODATA|NOPTR, $32
+
+DATA k41900000<>+0(SB)/8, $0x4190000041900000
+DATA k41900000<>+8(SB)/8, $0x4190000041900000
+DATA k41900000<>+16(SB)/8, $0x4190000041900000
+DATA k41900000<>+24(SB)/8, $0x4190000041900000
+GLOBL k41900000<>(SB), RODATA|NOPTR, $32
+
+DATA k2e403551<>+0(SB)/8, $0x2e4035512e403551
+DATA k2e403551<>+8(SB)/8, $0x2e4035512e403551
+DATA k2e403551<>+16(SB)/8, $0x2e4035512e403551
+DATA k2e403551<>+24(SB)/8, $0x2e4035512e403551
+GLOBL k2e403551<>(SB), RODATA|NOPTR, $32
+
+DATA k33f84ecb<>+0(SB)/8, $0x33f84ecb33f84ecb
+DATA k33f84ecb<>+8(SB)/8, $0x33f84ecb33f84ecb
+DATA k33f84ecb<>+16(SB)/8, $0x33f84ecb33f84ecb
+DATA k33f84ecb<>+24(SB)/8, $0x33f84ecb33f84ecb
+GLOBL k33f84ecb<>(SB), RODATA|NOPTR, $32
+
+DATA k387f413b<>+0(SB)/8, $0x387f413b387f413b
+DATA k387f413b<>+8(SB)/8, $0x387f413b387f413b
+DATA k387f413b<>+16(SB)/8, $0x387f413b387f413b
+DATA k387f413b<>+24(SB)/8, $0x387f413b387f413b
+GLOBL k387f413b<>(SB), RODATA|NOPTR, $32
+
+DATA k3c0b7d58<>+0(SB)/8, $0x3c0b7d583c0b7d58
+DATA k3c0b7d58<>+8(SB)/8, $0x3c0b7d583c0b7d58
+DATA k3c0b7d58<>+16(SB)/8, $0x3c0b7d583c0b7d58
+DATA k3c0b7d58<>+24(SB)/8, $0x3c0b7d583c0b7d58
+GLOBL k3c0b7d58<>(SB), RODATA|NOPTR, $32
+
+DATA k3e7e3f32<>+0(SB)/8, $0x3e7e3f323e7e3f32
+DATA k3e7e3f32<>+8(SB)/8, $0x3e7e3f323e7e3f32
+DATA k3e7e3f32<>+16(SB)/8, $0x3e7e3f323e7e3f32
+DATA k3e7e3f32<>+24(SB)/8, $0x3e7e3f323e7e3f32
+GLOBL k3e7e3f32<>(SB), RODATA|NOPTR, $32
+
+DATA k2b2bc4f5<>+0(SB)/8, $0x2b2bc4f52b2bc4f5
+DATA k2b2bc4f5<>+8(SB)/8, $0x2b2bc4f52b2bc4f5
+DATA k2b2bc4f5<>+16(SB)/8, $0x2b2bc4f52b2bc4f5
+DATA k2b2bc4f5<>+24(SB)/8, $0x2b2bc4f52b2bc4f5
+GLOBL k2b2bc4f5<>(SB), RODATA|NOPTR, $32
+
+DATA k31c5f27b<>+0(SB)/8, $0x31c5f27b31c5f27b
+DATA k31c5f27b<>+8(SB)/8, $0x31c5f27b31c5f27b
+DATA k31c5f27b<>+16(SB)/8, $0x31c5f27b31c5f27b
+DATA k31c5f27b<>+24(SB)/8, $0x31c5f27b31c5f27b
+GLOBL k31c5f27b<>(SB), RODATA|NOPTR, $32
+
+DATA k36d317dd<>+0(SB)/8, $0x36d317dd36d317dd
+DATA k36d317dd<>+8(SB)/8, $0x36d317dd36d317dd
+DATA k36d317dd<>+16(SB)/8, $0x36d317dd36d317dd
+DATA k36d317dd<>+24(SB)/8, $0x36d317dd36d317dd
+GLOBL k36d317dd<>(SB), RODATA|NOPTR, $32
+
+DATA k3adf153f<>+0(SB)/8, $0x3adf153f3adf153f
+DATA k3adf153f<>+8(SB)/8, $0x3adf153f3adf153f
+DATA k3adf153f<>+16(SB)/8, $0x3adf153f3adf153f
+DATA k3adf153f<>+24(SB)/8, $0x3adf153f3adf153f
+GLOBL k3adf153f<>(SB), RODATA|NOPTR, $32
+
+DATA k3def3e18<>+0(SB)/8, $0x3def3e183def3e18
+DATA k3def3e18<>+8(SB)/8, $0x3def3e183def3e18
+DATA k3def3e18<>+16(SB)/8, $0x3def3e183def3e18
+DATA k3def3e18<>+24(SB)/8, $0x3def3e183def3e18
+GLOBL k3def3e18<>(SB), RODATA|NOPTR, $32
+
+DATA k3f7e3f34<>+0(SB)/8, $0x3f7e3f343f7e3f34
+DATA k3f7e3f34<>+8(SB)/8, $0x3f7e3f343f7e3f34
+DATA k3f7e3f34<>+16(SB)/8, $0x3f7e3f343f7e3f34
+DATA k3f7e3f34<>+24(SB)/8, $0x3f7e3f343f7e3f34
+GLOBL k3f7e3f34<>(SB), RODATA|NOPTR, $32
 
 // func hardSwishAVX2(dst *float32, src *float32, n int)
 // Requires: AVX
@@ -1460,6 +1587,89 @@ end56:
 	VZEROUPPER
 	RET
 
+// func sigmoidRatioAVX2(dst *float32, src *float32, n int)
+// Requires: AVX, FMA3
+TEXT ·sigmoidRatioAVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS kc1900000<>+0(SB), Y0
+	VBROADCASTSS k41900000<>+0(SB), Y1
+	VXORPS       Y2, Y2, Y2
+	VBROADCASTSS k3f800000<>+0(SB), Y3
+
+loop57:
+	CMPQ         DX, $0x00000008
+	JL           end58
+	VMOVUPS      (CX), Y4
+	VMAXPS       Y4, Y0, Y4
+	VMINPS       Y4, Y1, Y4
+	VMULPS       Y4, Y4, Y5
+	VBROADCASTSS k2e403551<>+0(SB), Y6
+	VFMADD213PS  k33f84ecb<>+0(SB), Y5, Y6
+	VFMADD213PS  k387f413b<>+0(SB), Y5, Y6
+	VFMADD213PS  k3c0b7d58<>+0(SB), Y5, Y6
+	VFMADD213PS  k3e7e3f32<>+0(SB), Y5, Y6
+	VBROADCASTSS k2b2bc4f5<>+0(SB), Y7
+	VFMADD213PS  k31c5f27b<>+0(SB), Y5, Y7
+	VFMADD213PS  k36d317dd<>+0(SB), Y5, Y7
+	VFMADD213PS  k3adf153f<>+0(SB), Y5, Y7
+	VFMADD213PS  k3def3e18<>+0(SB), Y5, Y7
+	VFMADD213PS  k3f7e3f34<>+0(SB), Y5, Y7
+	VMULPS       Y4, Y6, Y4
+	VDIVPS       Y7, Y4, Y4
+	VADDPS       k3f000000<>+0(SB), Y4, Y4
+	VMAXPS       Y4, Y2, Y4
+	VMINPS       Y4, Y3, Y4
+	VMOVUPS      Y4, (AX)
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x00000008, DX
+	JMP          loop57
+
+end58:
+	VZEROUPPER
+	RET
+
+// func tanhRatioAVX2(dst *float32, src *float32, n int)
+// Requires: AVX, FMA3
+TEXT ·tanhRatioAVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS kc1100000<>+0(SB), Y0
+	VBROADCASTSS k41100000<>+0(SB), Y1
+
+loop59:
+	CMPQ         DX, $0x00000008
+	JL           end60
+	VMOVUPS      (CX), Y2
+	VMAXPS       Y2, Y0, Y2
+	VMINPS       Y2, Y1, Y2
+	VMULPS       Y2, Y2, Y3
+	VBROADCASTSS ka59f25c0<>+0(SB), Y4
+	VFMADD213PS  k2a61337e<>+0(SB), Y3, Y4
+	VFMADD213PS  kaebd37ff<>+0(SB), Y3, Y4
+	VFMADD213PS  k335c0041<>+0(SB), Y3, Y4
+	VFMADD213PS  k3779434a<>+0(SB), Y3, Y4
+	VFMADD213PS  k3a270ded<>+0(SB), Y3, Y4
+	VFMADD213PS  k3ba059dc<>+0(SB), Y3, Y4
+	VBROADCASTSS k35a0d3d8<>+0(SB), Y5
+	VFMADD213PS  k38f895d6<>+0(SB), Y3, Y5
+	VFMADD213PS  k3b14aa05<>+0(SB), Y3, Y5
+	VFMADD213PS  k3ba059dd<>+0(SB), Y3, Y5
+	VMULPS       Y2, Y4, Y2
+	VDIVPS       Y5, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x00000008, DX
+	JMP          loop59
+
+end60:
+	VZEROUPPER
+	RET
+
 // func addAVX2(dst *float32, a *float32, b *float32, n int)
 // Requires: AVX
 TEXT ·addAVX2(SB), NOSPLIT, $0-32
@@ -1468,9 +1678,9 @@ TEXT ·addAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop57:
+loop61:
 	CMPQ    BX, $0x00000020
-	JL      end58
+	JL      end62
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VADDPS  Y1, Y0, Y0
@@ -1491,12 +1701,12 @@ loop57:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop57
+	JMP     loop61
 
-end58:
-loop59:
+end62:
+loop63:
 	CMPQ    BX, $0x00000008
-	JL      end60
+	JL      end64
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VADDPS  Y1, Y0, Y0
@@ -1505,9 +1715,9 @@ loop59:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop59
+	JMP     loop63
 
-end60:
+end64:
 	VZEROUPPER
 	RET
 
@@ -1520,9 +1730,9 @@ TEXT ·addRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop61:
+loop65:
 	CMPQ    BX, $0x00000020
-	JL      end62
+	JL      end66
 	VMOVUPS (CX), Y1
 	VADDPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
@@ -1538,21 +1748,21 @@ loop61:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
-	JMP     loop61
+	JMP     loop65
 
-end62:
-loop63:
+end66:
+loop67:
 	CMPQ    BX, $0x00000008
-	JL      end64
+	JL      end68
 	VMOVUPS (CX), Y1
 	VADDPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
-	JMP     loop63
+	JMP     loop67
 
-end64:
+end68:
 	VZEROUPPER
 	RET
 
@@ -1565,9 +1775,9 @@ TEXT ·addLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop65:
+loop69:
 	CMPQ    BX, $0x00000020
-	JL      end66
+	JL      end70
 	VMOVUPS (DX), Y1
 	VADDPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
@@ -1583,21 +1793,21 @@ loop65:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop65
+	JMP     loop69
 
-end66:
-loop67:
+end70:
+loop71:
 	CMPQ    BX, $0x00000008
-	JL      end68
+	JL      end72
 	VMOVUPS (DX), Y1
 	VADDPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop67
+	JMP     loop71
 
-end68:
+end72:
 	VZEROUPPER
 	RET
 
@@ -1609,9 +1819,9 @@ TEXT ·subAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop69:
+loop73:
 	CMPQ    BX, $0x00000020
-	JL      end70
+	JL      end74
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VSUBPS  Y1, Y0, Y0
@@ -1632,12 +1842,12 @@ loop69:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop69
+	JMP     loop73
 
-end70:
-loop71:
+end74:
+loop75:
 	CMPQ    BX, $0x00000008
-	JL      end72
+	JL      end76
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VSUBPS  Y1, Y0, Y0
@@ -1646,9 +1856,9 @@ loop71:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop71
+	JMP     loop75
 
-end72:
+end76:
 	VZEROUPPER
 	RET
 
@@ -1661,9 +1871,9 @@ TEXT ·subRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop73:
+loop77:
 	CMPQ    BX, $0x00000020
-	JL      end74
+	JL      end78
 	VMOVUPS (CX), Y1
 	VSUBPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
@@ -1679,21 +1889,21 @@ loop73:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
-	JMP     loop73
+	JMP     loop77
 
-end74:
-loop75:
+end78:
+loop79:
 	CMPQ    BX, $0x00000008
-	JL      end76
+	JL      end80
 	VMOVUPS (CX), Y1
 	VSUBPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
-	JMP     loop75
+	JMP     loop79
 
-end76:
+end80:
 	VZEROUPPER
 	RET
 
@@ -1706,9 +1916,9 @@ TEXT ·subLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop77:
+loop81:
 	CMPQ    BX, $0x00000020
-	JL      end78
+	JL      end82
 	VMOVUPS (DX), Y1
 	VSUBPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
@@ -1724,21 +1934,21 @@ loop77:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop77
+	JMP     loop81
 
-end78:
-loop79:
+end82:
+loop83:
 	CMPQ    BX, $0x00000008
-	JL      end80
+	JL      end84
 	VMOVUPS (DX), Y1
 	VSUBPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop79
+	JMP     loop83
 
-end80:
+end84:
 	VZEROUPPER
 	RET
 
@@ -1750,9 +1960,9 @@ TEXT ·mulAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop81:
+loop85:
 	CMPQ    BX, $0x00000020
-	JL      end82
+	JL      end86
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y0, Y0
@@ -1773,12 +1983,12 @@ loop81:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop81
+	JMP     loop85
 
-end82:
-loop83:
+end86:
+loop87:
 	CMPQ    BX, $0x00000008
-	JL      end84
+	JL      end88
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y0, Y0
@@ -1787,9 +1997,9 @@ loop83:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop83
+	JMP     loop87
 
-end84:
+end88:
 	VZEROUPPER
 	RET
 
@@ -1802,9 +2012,9 @@ TEXT ·mulRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop85:
+loop89:
 	CMPQ    BX, $0x00000020
-	JL      end86
+	JL      end90
 	VMOVUPS (CX), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
@@ -1820,21 +2030,21 @@ loop85:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
-	JMP     loop85
+	JMP     loop89
 
-end86:
-loop87:
+end90:
+loop91:
 	CMPQ    BX, $0x00000008
-	JL      end88
+	JL      end92
 	VMOVUPS (CX), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
-	JMP     loop87
+	JMP     loop91
 
-end88:
+end92:
 	VZEROUPPER
 	RET
 
@@ -1847,9 +2057,9 @@ TEXT ·mulLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop89:
+loop93:
 	CMPQ    BX, $0x00000020
-	JL      end90
+	JL      end94
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
@@ -1865,21 +2075,21 @@ loop89:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop89
+	JMP     loop93
 
-end90:
-loop91:
+end94:
+loop95:
 	CMPQ    BX, $0x00000008
-	JL      end92
+	JL      end96
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop91
+	JMP     loop95
 
-end92:
+end96:
 	VZEROUPPER
 	RET
 
@@ -1891,9 +2101,9 @@ TEXT ·divAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop93:
+loop97:
 	CMPQ    BX, $0x00000020
-	JL      end94
+	JL      end98
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VDIVPS  Y1, Y0, Y0
@@ -1914,12 +2124,12 @@ loop93:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop93
+	JMP     loop97
 
-end94:
-loop95:
+end98:
+loop99:
 	CMPQ    BX, $0x00000008
-	JL      end96
+	JL      end100
 	VMOVUPS (CX), Y0
 	VMOVUPS (DX), Y1
 	VDIVPS  Y1, Y0, Y0
@@ -1928,9 +2138,9 @@ loop95:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop95
+	JMP     loop99
 
-end96:
+end100:
 	VZEROUPPER
 	RET
 
@@ -1943,9 +2153,9 @@ TEXT ·divRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop97:
+loop101:
 	CMPQ    BX, $0x00000020
-	JL      end98
+	JL      end102
 	VMOVUPS (CX), Y1
 	VDIVPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
@@ -1961,21 +2171,21 @@ loop97:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
-	JMP     loop97
+	JMP     loop101
 
-end98:
-loop99:
+end102:
+loop103:
 	CMPQ    BX, $0x00000008
-	JL      end100
+	JL      end104
 	VMOVUPS (CX), Y1
 	VDIVPS  Y0, Y1, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
-	JMP     loop99
+	JMP     loop103
 
-end100:
+end104:
 	VZEROUPPER
 	RET
 
@@ -1988,9 +2198,9 @@ TEXT ·divLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop101:
+loop105:
 	CMPQ    BX, $0x00000020
-	JL      end102
+	JL      end106
 	VMOVUPS (DX), Y1
 	VDIVPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
@@ -2006,21 +2216,21 @@ loop101:
 	ADDQ    $0x00000080, AX
 	ADDQ    $0x00000080, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop101
+	JMP     loop105
 
-end102:
-loop103:
+end106:
+loop107:
 	CMPQ    BX, $0x00000008
-	JL      end104
+	JL      end108
 	VMOVUPS (DX), Y1
 	VDIVPS  Y1, Y0, Y1
 	VMOVUPS Y1, (AX)
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop103
+	JMP     loop107
 
-end104:
+end108:
 	VZEROUPPER
 	RET
 
@@ -2032,9 +2242,9 @@ TEXT ·minAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop105:
+loop109:
 	CMPQ      BX, $0x00000020
-	JL        end106
+	JL        end110
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
@@ -2063,12 +2273,12 @@ loop105:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop105
+	JMP       loop109
 
-end106:
-loop107:
+end110:
+loop111:
 	CMPQ      BX, $0x00000008
-	JL        end108
+	JL        end112
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
@@ -2079,9 +2289,9 @@ loop107:
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop107
+	JMP       loop111
 
-end108:
+end112:
 	VZEROUPPER
 	RET
 
@@ -2094,9 +2304,9 @@ TEXT ·minRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop109:
+loop113:
 	CMPQ      BX, $0x00000020
-	JL        end110
+	JL        end114
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x03, Y1, Y1, Y2
 	VMINPS    Y0, Y1, Y3
@@ -2120,12 +2330,12 @@ loop109:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, CX
 	SUBQ      $0x00000020, BX
-	JMP       loop109
+	JMP       loop113
 
-end110:
-loop111:
+end114:
+loop115:
 	CMPQ      BX, $0x00000008
-	JL        end112
+	JL        end116
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x03, Y1, Y1, Y2
 	VMINPS    Y0, Y1, Y3
@@ -2134,9 +2344,9 @@ loop111:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, CX
 	SUBQ      $0x00000008, BX
-	JMP       loop111
+	JMP       loop115
 
-end112:
+end116:
 	VZEROUPPER
 	RET
 
@@ -2149,9 +2359,9 @@ TEXT ·minLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop113:
+loop117:
 	CMPQ      BX, $0x00000020
-	JL        end114
+	JL        end118
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VMINPS    Y1, Y0, Y1
@@ -2175,12 +2385,12 @@ loop113:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop113
+	JMP       loop117
 
-end114:
-loop115:
+end118:
+loop119:
 	CMPQ      BX, $0x00000008
-	JL        end116
+	JL        end120
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VMINPS    Y1, Y0, Y1
@@ -2189,9 +2399,9 @@ loop115:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop115
+	JMP       loop119
 
-end116:
+end120:
 	VZEROUPPER
 	RET
 
@@ -2203,9 +2413,9 @@ TEXT ·maxAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop117:
+loop121:
 	CMPQ      BX, $0x00000020
-	JL        end118
+	JL        end122
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
@@ -2234,12 +2444,12 @@ loop117:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop117
+	JMP       loop121
 
-end118:
-loop119:
+end122:
+loop123:
 	CMPQ      BX, $0x00000008
-	JL        end120
+	JL        end124
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
@@ -2250,9 +2460,9 @@ loop119:
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop119
+	JMP       loop123
 
-end120:
+end124:
 	VZEROUPPER
 	RET
 
@@ -2265,9 +2475,9 @@ TEXT ·maxRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop121:
+loop125:
 	CMPQ      BX, $0x00000020
-	JL        end122
+	JL        end126
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x03, Y1, Y1, Y2
 	VMAXPS    Y0, Y1, Y3
@@ -2291,12 +2501,12 @@ loop121:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, CX
 	SUBQ      $0x00000020, BX
-	JMP       loop121
+	JMP       loop125
 
-end122:
-loop123:
+end126:
+loop127:
 	CMPQ      BX, $0x00000008
-	JL        end124
+	JL        end128
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x03, Y1, Y1, Y2
 	VMAXPS    Y0, Y1, Y3
@@ -2305,9 +2515,9 @@ loop123:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, CX
 	SUBQ      $0x00000008, BX
-	JMP       loop123
+	JMP       loop127
 
-end124:
+end128:
 	VZEROUPPER
 	RET
 
@@ -2320,9 +2530,9 @@ TEXT ·maxLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop125:
+loop129:
 	CMPQ      BX, $0x00000020
-	JL        end126
+	JL        end130
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VMAXPS    Y1, Y0, Y1
@@ -2346,12 +2556,12 @@ loop125:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop125
+	JMP       loop129
 
-end126:
-loop127:
+end130:
+loop131:
 	CMPQ      BX, $0x00000008
-	JL        end128
+	JL        end132
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VMAXPS    Y1, Y0, Y1
@@ -2360,9 +2570,9 @@ loop127:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop127
+	JMP       loop131
 
-end128:
+end132:
 	VZEROUPPER
 	RET
 
@@ -2374,9 +2584,9 @@ TEXT ·pReluAVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop129:
+loop133:
 	CMPQ      BX, $0x00000020
-	JL        end130
+	JL        end134
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y0, Y2
@@ -2405,12 +2615,12 @@ loop129:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop129
+	JMP       loop133
 
-end130:
-loop131:
+end134:
+loop135:
 	CMPQ      BX, $0x00000008
-	JL        end132
+	JL        end136
 	VMOVUPS   (CX), Y0
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y0, Y2
@@ -2421,9 +2631,9 @@ loop131:
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop131
+	JMP       loop135
 
-end132:
+end136:
 	VZEROUPPER
 	RET
 
@@ -2436,9 +2646,9 @@ TEXT ·pReluRightAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Y0
 
-loop133:
+loop137:
 	CMPQ      BX, $0x00000020
-	JL        end134
+	JL        end138
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y1, Y2
 	VMULPS    Y0, Y1, Y3
@@ -2462,12 +2672,12 @@ loop133:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, CX
 	SUBQ      $0x00000020, BX
-	JMP       loop133
+	JMP       loop137
 
-end134:
-loop135:
+end138:
+loop139:
 	CMPQ      BX, $0x00000008
-	JL        end136
+	JL        end140
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y1, Y2
 	VMULPS    Y0, Y1, Y3
@@ -2476,9 +2686,9 @@ loop135:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, CX
 	SUBQ      $0x00000008, BX
-	JMP       loop135
+	JMP       loop139
 
-end136:
+end140:
 	VZEROUPPER
 	RET
 
@@ -2491,9 +2701,9 @@ TEXT ·pReluLeftAVX2(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Y0
 
-loop137:
+loop141:
 	CMPQ      BX, $0x00000020
-	JL        end138
+	JL        end142
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y0, Y2
 	VMULPS    Y1, Y0, Y1
@@ -2517,12 +2727,12 @@ loop137:
 	ADDQ      $0x00000080, AX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, BX
-	JMP       loop137
+	JMP       loop141
 
-end138:
-loop139:
+end142:
+loop143:
 	CMPQ      BX, $0x00000008
-	JL        end140
+	JL        end144
 	VMOVUPS   (DX), Y1
 	VCMPPS    $0x11, k00000000<>+0(SB), Y0, Y2
 	VMULPS    Y1, Y0, Y1
@@ -2531,9 +2741,9 @@ loop139:
 	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, BX
-	JMP       loop139
+	JMP       loop143
 
-end140:
+end144:
 	VZEROUPPER
 	RET
 
@@ -2546,9 +2756,9 @@ TEXT ·clipAVX2(SB), NOSPLIT, $0-32
 	VBROADCASTSS lo+24(FP), Y0
 	VBROADCASTSS hi+28(FP), Y1
 
-loop141:
+loop145:
 	CMPQ    DX, $0x00000020
-	JL      end142
+	JL      end146
 	VMOVUPS (CX), Y2
 	VMAXPS  Y2, Y0, Y2
 	VMINPS  Y2, Y1, Y2
@@ -2568,12 +2778,12 @@ loop141:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, AX
 	SUBQ    $0x00000020, DX
-	JMP     loop141
+	JMP     loop145
 
-end142:
-loop143:
+end146:
+loop147:
 	CMPQ    DX, $0x00000008
-	JL      end144
+	JL      end148
 	VMOVUPS (CX), Y2
 	VMAXPS  Y2, Y0, Y2
 	VMINPS  Y2, Y1, Y2
@@ -2581,9 +2791,9 @@ loop143:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, AX
 	SUBQ    $0x00000008, DX
-	JMP     loop143
+	JMP     loop147
 
-end144:
+end148:
 	VZEROUPPER
 	RET
 
@@ -2598,9 +2808,9 @@ TEXT ·hardSigmoidAVX2(SB), NOSPLIT, $0-32
 	VXORPS       Y2, Y2, Y2
 	VBROADCASTSS k3f800000<>+0(SB), Y3
 
-loop145:
+loop149:
 	CMPQ    DX, $0x00000020
-	JL      end146
+	JL      end150
 	VMOVUPS (CX), Y4
 	VMULPS  Y0, Y4, Y4
 	VADDPS  Y1, Y4, Y4
@@ -2628,12 +2838,12 @@ loop145:
 	ADDQ    $0x00000080, CX
 	ADDQ    $0x00000080, AX
 	SUBQ    $0x00000020, DX
-	JMP     loop145
+	JMP     loop149
 
-end146:
-loop147:
+end150:
+loop151:
 	CMPQ    DX, $0x00000008
-	JL      end148
+	JL      end152
 	VMOVUPS (CX), Y4
 	VMULPS  Y0, Y4, Y4
 	VADDPS  Y1, Y4, Y4
@@ -2643,9 +2853,9 @@ loop147:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, AX
 	SUBQ    $0x00000008, DX
-	JMP     loop147
+	JMP     loop151
 
-end148:
+end152:
 	VZEROUPPER
 	RET
 
@@ -2661,9 +2871,9 @@ TEXT ·expLinearAVX2(SB), NOSPLIT, $0-36
 	VBROADCASTSS kc2ae0000<>+0(SB), Y3
 	VXORPS       Y4, Y4, Y4
 
-loop149:
+loop153:
 	CMPQ         DX, $0x00000008
-	JL           end150
+	JL           end154
 	VMOVUPS      (CX), Y5
 	VDIVPS       Y2, Y5, Y6
 	VMAXPS       Y6, Y3, Y6
@@ -2695,9 +2905,9 @@ loop149:
 	ADDQ         $0x00000020, CX
 	ADDQ         $0x00000020, AX
 	SUBQ         $0x00000008, DX
-	JMP          loop149
+	JMP          loop153
 
-end150:
+end154:
 	VZEROUPPER
 	RET
 
@@ -2750,9 +2960,9 @@ TEXT ·expSumAVX2(SB), NOSPLIT, $0-40
 	VMOVUPS      (BX), Y3
 	VMOVUPS      32(BX), Y4
 
-loop151:
+loop155:
 	CMPQ         DX, $0x00000010
-	JL           end152
+	JL           end156
 	VMOVUPS      (CX), Y5
 	VSUBPS       Y0, Y5, Y5
 	VMAXPS       Y5, Y1, Y5
@@ -2814,9 +3024,9 @@ loop151:
 	ADDQ         $0x00000040, AX
 	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, DX
-	JMP          loop151
+	JMP          loop155
 
-end152:
+end156:
 	VMOVUPS Y3, (BX)
 	VMOVUPS Y4, 32(BX)
 	VZEROUPPER
@@ -2834,9 +3044,9 @@ TEXT ·sumExpAVX2(SB), NOSPLIT, $0-32
 	VMOVUPS      (DX), Y3
 	VMOVUPS      32(DX), Y4
 
-loop153:
+loop157:
 	CMPQ         CX, $0x00000010
-	JL           end154
+	JL           end158
 	VMOVUPS      (AX), Y5
 	VSUBPS       Y0, Y5, Y5
 	VMAXPS       Y5, Y1, Y5
@@ -2895,9 +3105,9 @@ loop153:
 	VADDPS       Y5, Y4, Y4
 	ADDQ         $0x00000040, AX
 	SUBQ         $0x00000010, CX
-	JMP          loop153
+	JMP          loop157
 
-end154:
+end158:
 	VMOVUPS Y3, (DX)
 	VMOVUPS Y4, 32(DX)
 	VZEROUPPER
@@ -2914,9 +3124,9 @@ TEXT ·normalizeAVX2(SB), NOSPLIT, $0-48
 	VBROADCASTSS mean+40(FP), Y0
 	VBROADCASTSS inverse+44(FP), Y1
 
-loop155:
+loop159:
 	CMPQ        SI, $0x00000008
-	JL          end156
+	JL          end160
 	VMOVUPS     (CX), Y2
 	VMOVUPS     (DX), Y3
 	VMOVUPS     (BX), Y4
@@ -2929,9 +3139,9 @@ loop155:
 	ADDQ        $0x00000020, DX
 	ADDQ        $0x00000020, BX
 	SUBQ        $0x00000008, SI
-	JMP         loop155
+	JMP         loop159
 
-end156:
+end160:
 	VZEROUPPER
 	RET
 
@@ -2944,9 +3154,9 @@ TEXT ·scaleByAVX2(SB), NOSPLIT, $0-36
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS inverse+32(FP), Y0
 
-loop157:
+loop161:
 	CMPQ    BX, $0x00000008
-	JL      end158
+	JL      end162
 	VMOVUPS (CX), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS (DX), Y2
@@ -2956,9 +3166,9 @@ loop157:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, BX
-	JMP     loop157
+	JMP     loop161
 
-end158:
+end162:
 	VZEROUPPER
 	RET
 
@@ -3974,13 +4184,13 @@ done58:
 	RET
 
 // func geluTanhAVX512(dst *float32, src *float32, n int)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
+// Requires: AVX, AVX512F, BMI2
 TEXT ·geluTanhAVX512(SB), NOSPLIT, $0-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
-	VBROADCASTSS k3f800000<>+0(SB), Z0
-	VBROADCASTSS k40000000<>+0(SB), Z1
+	VBROADCASTSS kc1100000<>+0(SB), Z0
+	VBROADCASTSS k41100000<>+0(SB), Z1
 	VBROADCASTSS kff7fffff<>+0(SB), Z2
 
 loop59:
@@ -3988,48 +4198,29 @@ loop59:
 	JL               end60
 	VMOVUPS          (CX), Z3
 	VMAXPS           Z3, Z2, Z3
-	VMULPS.BCST      k3f000000<>+0(SB), Z3, Z6
-	VBROADCASTSS     k3d122279<>+0(SB), Z7
-	VMULPS           Z3, Z3, Z8
-	VFMADD213PS.BCST k3f4c422a<>+0(SB), Z8, Z7
-	VMULPS           Z7, Z3, Z3
-	VANDPS.BCST      k7fffffff<>+0(SB), Z3, Z7
-	VCMPPS.BCST      $0x1d, k3f200000<>+0(SB), Z7, K1
-	VADDPS           Z7, Z7, Z7
-	VMINPS.BCST      k41a00000<>+0(SB), Z7, Z7
-	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z8
-	VFMADD213PS.BCST k4b400000<>+0(SB), Z7, Z8
-	VSUBPS.BCST      k4b400000<>+0(SB), Z8, Z9
-	VBROADCASTSS     kbf317200<>+0(SB), Z10
-	VFMADD213PS      Z7, Z9, Z10
-	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z7
-	VFMADD213PS      Z10, Z9, Z7
-	VBROADCASTSS     k3ab4a000<>+0(SB), Z9
-	VFMADD213PS.BCST k3c092f6e<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST k3d2aadad<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST k3e2aaa28<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST k3efffffb<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST k3f800000<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST k3f800000<>+0(SB), Z7, Z9
-	VPSLLD           $0x17, Z8, Z7
-	VPADDD           Z7, Z9, Z7
-	VADDPS           Z0, Z7, Z7
-	VDIVPS           Z7, Z1, Z7
-	VSUBPS           Z7, Z0, Z7
-	VMULPS           Z3, Z3, Z8
-	VBROADCASTSS     k3b0c70ef<>+0(SB), Z9
-	VFMADD213PS.BCST kbc05fa7e<>+0(SB), Z8, Z9
-	VFMADD213PS.BCST k3cb1c5ac<>+0(SB), Z8, Z9
-	VFMADD213PS.BCST kbd5cf748<>+0(SB), Z8, Z9
-	VFMADD213PS.BCST k3e088833<>+0(SB), Z8, Z9
-	VFMADD213PS.BCST kbeaaaaaa<>+0(SB), Z8, Z9
-	VMULPS           Z8, Z9, Z8
-	VFMADD213PS      Z3, Z3, Z8
-	VBLENDMPS        Z7, Z8, K1, Z4
-	VANDPS.BCST      k80000000<>+0(SB), Z3, Z3
-	VORPS            Z3, Z4, Z3
-	VADDPS.BCST      k3f800000<>+0(SB), Z3, Z3
+	VMULPS.BCST      k3f000000<>+0(SB), Z3, Z4
+	VMULPS.BCST      k3d122279<>+0(SB), Z3, Z5
+	VMULPS           Z3, Z5, Z5
+	VADDPS.BCST      k3f4c422a<>+0(SB), Z5, Z5
+	VMULPS           Z5, Z3, Z3
+	VMAXPS           Z3, Z0, Z3
+	VMINPS           Z3, Z1, Z3
+	VMULPS           Z3, Z3, Z5
+	VBROADCASTSS     ka59f25c0<>+0(SB), Z6
+	VFMADD213PS.BCST k2a61337e<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST kaebd37ff<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST k335c0041<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST k3779434a<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST k3a270ded<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST k3ba059dc<>+0(SB), Z5, Z6
+	VBROADCASTSS     k35a0d3d8<>+0(SB), Z7
+	VFMADD213PS.BCST k38f895d6<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k3b14aa05<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k3ba059dd<>+0(SB), Z5, Z7
 	VMULPS           Z3, Z6, Z3
+	VDIVPS           Z7, Z3, Z3
+	VADDPS.BCST      k3f800000<>+0(SB), Z3, Z3
+	VMULPS           Z3, Z4, Z3
 	VMOVUPS          Z3, (AX)
 	ADDQ             $0x00000040, CX
 	ADDQ             $0x00000040, AX
@@ -4045,45 +4236,26 @@ end60:
 	VMOVUPS.Z        (CX), K1, Z3
 	VMAXPS           Z3, Z2, Z2
 	VMULPS.BCST      k3f000000<>+0(SB), Z2, Z3
-	VBROADCASTSS     k3d122279<>+0(SB), Z4
-	VMULPS           Z2, Z2, Z6
-	VFMADD213PS.BCST k3f4c422a<>+0(SB), Z6, Z4
+	VMULPS.BCST      k3d122279<>+0(SB), Z2, Z4
+	VMULPS           Z2, Z4, Z4
+	VADDPS.BCST      k3f4c422a<>+0(SB), Z4, Z4
 	VMULPS           Z4, Z2, Z2
-	VANDPS.BCST      k7fffffff<>+0(SB), Z2, Z4
-	VCMPPS.BCST      $0x1d, k3f200000<>+0(SB), Z4, K2
-	VADDPS           Z4, Z4, Z4
-	VMINPS.BCST      k41a00000<>+0(SB), Z4, Z4
-	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z6
-	VFMADD213PS.BCST k4b400000<>+0(SB), Z4, Z6
-	VSUBPS.BCST      k4b400000<>+0(SB), Z6, Z7
-	VBROADCASTSS     kbf317200<>+0(SB), Z8
-	VFMADD213PS      Z4, Z7, Z8
-	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z4
-	VFMADD213PS      Z8, Z7, Z4
-	VBROADCASTSS     k3ab4a000<>+0(SB), Z7
-	VFMADD213PS.BCST k3c092f6e<>+0(SB), Z4, Z7
-	VFMADD213PS.BCST k3d2aadad<>+0(SB), Z4, Z7
-	VFMADD213PS.BCST k3e2aaa28<>+0(SB), Z4, Z7
-	VFMADD213PS.BCST k3efffffb<>+0(SB), Z4, Z7
-	VFMADD213PS.BCST k3f800000<>+0(SB), Z4, Z7
-	VFMADD213PS.BCST k3f800000<>+0(SB), Z4, Z7
-	VPSLLD           $0x17, Z6, Z4
-	VPADDD           Z4, Z7, Z4
-	VADDPS           Z0, Z4, Z4
-	VDIVPS           Z4, Z1, Z1
-	VSUBPS           Z1, Z0, Z0
-	VMULPS           Z2, Z2, Z1
-	VBROADCASTSS     k3b0c70ef<>+0(SB), Z4
-	VFMADD213PS.BCST kbc05fa7e<>+0(SB), Z1, Z4
-	VFMADD213PS.BCST k3cb1c5ac<>+0(SB), Z1, Z4
-	VFMADD213PS.BCST kbd5cf748<>+0(SB), Z1, Z4
-	VFMADD213PS.BCST k3e088833<>+0(SB), Z1, Z4
-	VFMADD213PS.BCST kbeaaaaaa<>+0(SB), Z1, Z4
-	VMULPS           Z1, Z4, Z1
-	VFMADD213PS      Z2, Z2, Z1
-	VBLENDMPS        Z0, Z1, K2, Z5
-	VANDPS.BCST      k80000000<>+0(SB), Z2, Z0
-	VORPS            Z0, Z5, Z0
+	VMAXPS           Z2, Z0, Z0
+	VMINPS           Z0, Z1, Z0
+	VMULPS           Z0, Z0, Z1
+	VBROADCASTSS     ka59f25c0<>+0(SB), Z2
+	VFMADD213PS.BCST k2a61337e<>+0(SB), Z1, Z2
+	VFMADD213PS.BCST kaebd37ff<>+0(SB), Z1, Z2
+	VFMADD213PS.BCST k335c0041<>+0(SB), Z1, Z2
+	VFMADD213PS.BCST k3779434a<>+0(SB), Z1, Z2
+	VFMADD213PS.BCST k3a270ded<>+0(SB), Z1, Z2
+	VFMADD213PS.BCST k3ba059dc<>+0(SB), Z1, Z2
+	VBROADCASTSS     k35a0d3d8<>+0(SB), Z4
+	VFMADD213PS.BCST k38f895d6<>+0(SB), Z1, Z4
+	VFMADD213PS.BCST k3b14aa05<>+0(SB), Z1, Z4
+	VFMADD213PS.BCST k3ba059dd<>+0(SB), Z1, Z4
+	VMULPS           Z0, Z2, Z0
+	VDIVPS           Z4, Z0, Z0
 	VADDPS.BCST      k3f800000<>+0(SB), Z0, Z0
 	VMULPS           Z0, Z3, Z0
 	VMOVUPS          Z0, K1, (AX)
@@ -4098,41 +4270,38 @@ TEXT ·siluAVX512(SB), NOSPLIT, $0-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
 	MOVQ         n+16(FP), DX
-	VBROADCASTSS kc2d00000<>+0(SB), Z0
-	VBROADCASTSS k42b20000<>+0(SB), Z1
-	VBROADCASTSS k3f800000<>+0(SB), Z2
-	VBROADCASTSS kff7fffff<>+0(SB), Z3
+	VBROADCASTSS kc1900000<>+0(SB), Z0
+	VBROADCASTSS k41900000<>+0(SB), Z1
+	VXORPS       Z2, Z2, Z2
+	VBROADCASTSS k3f800000<>+0(SB), Z3
+	VBROADCASTSS kff7fffff<>+0(SB), Z4
 
 loop62:
 	CMPQ             DX, $0x00000010
 	JL               end63
-	VMOVUPS          (CX), Z4
-	VMAXPS           Z4, Z3, Z4
-	VORPS.BCST       k80000000<>+0(SB), Z4, Z7
-	VMAXPS           Z7, Z0, Z7
-	VMINPS           Z7, Z1, Z7
-	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z8
-	VFMADD213PS.BCST k4b400000<>+0(SB), Z7, Z8
-	VSUBPS.BCST      k4b400000<>+0(SB), Z8, Z9
-	VBROADCASTSS     kbf317200<>+0(SB), Z10
-	VFMADD213PS      Z7, Z9, Z10
-	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z7
-	VFMADD213PS      Z10, Z9, Z7
-	VBROADCASTSS     k3ab4a000<>+0(SB), Z9
-	VFMADD213PS.BCST k3c092f6e<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST k3d2aadad<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST k3e2aaa28<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST k3efffffb<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST k3f800000<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST k3f800000<>+0(SB), Z7, Z9
-	VSUBPS.BCST      k4b400000<>+0(SB), Z8, Z7
-	VSCALEFPS        Z7, Z9, Z9
-	VCMPPS.BCST      $0x11, k00000000<>+0(SB), Z4, K1
-	VBLENDMPS        Z9, Z2, K1, Z5
-	VADDPS           Z2, Z9, Z7
-	VDIVPS           Z7, Z5, Z7
-	VMULPS           Z7, Z4, Z4
-	VMOVUPS          Z4, (AX)
+	VMOVUPS          (CX), Z5
+	VMAXPS           Z5, Z4, Z5
+	VMAXPS           Z5, Z0, Z6
+	VMINPS           Z6, Z1, Z6
+	VMULPS           Z6, Z6, Z7
+	VBROADCASTSS     k2e403551<>+0(SB), Z8
+	VFMADD213PS.BCST k33f84ecb<>+0(SB), Z7, Z8
+	VFMADD213PS.BCST k387f413b<>+0(SB), Z7, Z8
+	VFMADD213PS.BCST k3c0b7d58<>+0(SB), Z7, Z8
+	VFMADD213PS.BCST k3e7e3f32<>+0(SB), Z7, Z8
+	VBROADCASTSS     k2b2bc4f5<>+0(SB), Z9
+	VFMADD213PS.BCST k31c5f27b<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST k36d317dd<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST k3adf153f<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST k3def3e18<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST k3f7e3f34<>+0(SB), Z7, Z9
+	VMULPS           Z6, Z8, Z6
+	VDIVPS           Z9, Z6, Z6
+	VADDPS.BCST      k3f000000<>+0(SB), Z6, Z6
+	VMAXPS           Z6, Z2, Z6
+	VMINPS           Z6, Z3, Z6
+	VMULPS           Z6, Z5, Z5
+	VMOVUPS          Z5, (AX)
 	ADDQ             $0x00000040, CX
 	ADDQ             $0x00000040, AX
 	SUBQ             $0x00000010, DX
@@ -4144,32 +4313,28 @@ end63:
 	MOVL             $0x0000ffff, BX
 	BZHIL            DX, BX, BX
 	KMOVW            BX, K1
-	VMOVUPS.Z        (CX), K1, Z4
-	VMAXPS           Z4, Z3, Z3
-	VORPS.BCST       k80000000<>+0(SB), Z3, Z4
+	VMOVUPS.Z        (CX), K1, Z5
+	VMAXPS           Z5, Z4, Z4
 	VMAXPS           Z4, Z0, Z0
 	VMINPS           Z0, Z1, Z0
-	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z1
-	VFMADD213PS.BCST k4b400000<>+0(SB), Z0, Z1
-	VSUBPS.BCST      k4b400000<>+0(SB), Z1, Z4
-	VBROADCASTSS     kbf317200<>+0(SB), Z5
-	VFMADD213PS      Z0, Z4, Z5
-	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z0
-	VFMADD213PS      Z5, Z4, Z0
-	VBROADCASTSS     k3ab4a000<>+0(SB), Z4
-	VFMADD213PS.BCST k3c092f6e<>+0(SB), Z0, Z4
-	VFMADD213PS.BCST k3d2aadad<>+0(SB), Z0, Z4
-	VFMADD213PS.BCST k3e2aaa28<>+0(SB), Z0, Z4
-	VFMADD213PS.BCST k3efffffb<>+0(SB), Z0, Z4
-	VFMADD213PS.BCST k3f800000<>+0(SB), Z0, Z4
-	VFMADD213PS.BCST k3f800000<>+0(SB), Z0, Z4
-	VSUBPS.BCST      k4b400000<>+0(SB), Z1, Z0
-	VSCALEFPS        Z0, Z4, Z4
-	VCMPPS.BCST      $0x11, k00000000<>+0(SB), Z3, K2
-	VBLENDMPS        Z4, Z2, K2, Z6
-	VADDPS           Z2, Z4, Z0
-	VDIVPS           Z0, Z6, Z0
-	VMULPS           Z0, Z3, Z0
+	VMULPS           Z0, Z0, Z1
+	VBROADCASTSS     k2e403551<>+0(SB), Z5
+	VFMADD213PS.BCST k33f84ecb<>+0(SB), Z1, Z5
+	VFMADD213PS.BCST k387f413b<>+0(SB), Z1, Z5
+	VFMADD213PS.BCST k3c0b7d58<>+0(SB), Z1, Z5
+	VFMADD213PS.BCST k3e7e3f32<>+0(SB), Z1, Z5
+	VBROADCASTSS     k2b2bc4f5<>+0(SB), Z6
+	VFMADD213PS.BCST k31c5f27b<>+0(SB), Z1, Z6
+	VFMADD213PS.BCST k36d317dd<>+0(SB), Z1, Z6
+	VFMADD213PS.BCST k3adf153f<>+0(SB), Z1, Z6
+	VFMADD213PS.BCST k3def3e18<>+0(SB), Z1, Z6
+	VFMADD213PS.BCST k3f7e3f34<>+0(SB), Z1, Z6
+	VMULPS           Z0, Z5, Z0
+	VDIVPS           Z6, Z0, Z0
+	VADDPS.BCST      k3f000000<>+0(SB), Z0, Z0
+	VMAXPS           Z0, Z2, Z0
+	VMINPS           Z0, Z3, Z0
+	VMULPS           Z0, Z4, Z0
 	VMOVUPS          Z0, K1, (AX)
 
 done64:
@@ -4507,6 +4672,142 @@ done75:
 	VZEROUPPER
 	RET
 
+// func sigmoidRatioAVX512(dst *float32, src *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·sigmoidRatioAVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS kc1900000<>+0(SB), Z0
+	VBROADCASTSS k41900000<>+0(SB), Z1
+	VXORPS       Z2, Z2, Z2
+	VBROADCASTSS k3f800000<>+0(SB), Z3
+
+loop76:
+	CMPQ             DX, $0x00000010
+	JL               end77
+	VMOVUPS          (CX), Z4
+	VMAXPS           Z4, Z0, Z4
+	VMINPS           Z4, Z1, Z4
+	VMULPS           Z4, Z4, Z5
+	VBROADCASTSS     k2e403551<>+0(SB), Z6
+	VFMADD213PS.BCST k33f84ecb<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST k387f413b<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST k3c0b7d58<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST k3e7e3f32<>+0(SB), Z5, Z6
+	VBROADCASTSS     k2b2bc4f5<>+0(SB), Z7
+	VFMADD213PS.BCST k31c5f27b<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k36d317dd<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k3adf153f<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k3def3e18<>+0(SB), Z5, Z7
+	VFMADD213PS.BCST k3f7e3f34<>+0(SB), Z5, Z7
+	VMULPS           Z4, Z6, Z4
+	VDIVPS           Z7, Z4, Z4
+	VADDPS.BCST      k3f000000<>+0(SB), Z4, Z4
+	VMAXPS           Z4, Z2, Z4
+	VMINPS           Z4, Z3, Z4
+	VMOVUPS          Z4, (AX)
+	ADDQ             $0x00000040, CX
+	ADDQ             $0x00000040, AX
+	SUBQ             $0x00000010, DX
+	JMP              loop76
+
+end77:
+	TESTQ            DX, DX
+	JE               done78
+	MOVL             $0x0000ffff, BX
+	BZHIL            DX, BX, BX
+	KMOVW            BX, K1
+	VMOVUPS.Z        (CX), K1, Z4
+	VMAXPS           Z4, Z0, Z0
+	VMINPS           Z0, Z1, Z0
+	VMULPS           Z0, Z0, Z1
+	VBROADCASTSS     k2e403551<>+0(SB), Z4
+	VFMADD213PS.BCST k33f84ecb<>+0(SB), Z1, Z4
+	VFMADD213PS.BCST k387f413b<>+0(SB), Z1, Z4
+	VFMADD213PS.BCST k3c0b7d58<>+0(SB), Z1, Z4
+	VFMADD213PS.BCST k3e7e3f32<>+0(SB), Z1, Z4
+	VBROADCASTSS     k2b2bc4f5<>+0(SB), Z5
+	VFMADD213PS.BCST k31c5f27b<>+0(SB), Z1, Z5
+	VFMADD213PS.BCST k36d317dd<>+0(SB), Z1, Z5
+	VFMADD213PS.BCST k3adf153f<>+0(SB), Z1, Z5
+	VFMADD213PS.BCST k3def3e18<>+0(SB), Z1, Z5
+	VFMADD213PS.BCST k3f7e3f34<>+0(SB), Z1, Z5
+	VMULPS           Z0, Z4, Z0
+	VDIVPS           Z5, Z0, Z0
+	VADDPS.BCST      k3f000000<>+0(SB), Z0, Z0
+	VMAXPS           Z0, Z2, Z0
+	VMINPS           Z0, Z3, Z0
+	VMOVUPS          Z0, K1, (AX)
+
+done78:
+	VZEROUPPER
+	RET
+
+// func tanhRatioAVX512(dst *float32, src *float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·tanhRatioAVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS kc1100000<>+0(SB), Z0
+	VBROADCASTSS k41100000<>+0(SB), Z1
+
+loop79:
+	CMPQ             DX, $0x00000010
+	JL               end80
+	VMOVUPS          (CX), Z2
+	VMAXPS           Z2, Z0, Z2
+	VMINPS           Z2, Z1, Z2
+	VMULPS           Z2, Z2, Z3
+	VBROADCASTSS     ka59f25c0<>+0(SB), Z4
+	VFMADD213PS.BCST k2a61337e<>+0(SB), Z3, Z4
+	VFMADD213PS.BCST kaebd37ff<>+0(SB), Z3, Z4
+	VFMADD213PS.BCST k335c0041<>+0(SB), Z3, Z4
+	VFMADD213PS.BCST k3779434a<>+0(SB), Z3, Z4
+	VFMADD213PS.BCST k3a270ded<>+0(SB), Z3, Z4
+	VFMADD213PS.BCST k3ba059dc<>+0(SB), Z3, Z4
+	VBROADCASTSS     k35a0d3d8<>+0(SB), Z5
+	VFMADD213PS.BCST k38f895d6<>+0(SB), Z3, Z5
+	VFMADD213PS.BCST k3b14aa05<>+0(SB), Z3, Z5
+	VFMADD213PS.BCST k3ba059dd<>+0(SB), Z3, Z5
+	VMULPS           Z2, Z4, Z2
+	VDIVPS           Z5, Z2, Z2
+	VMOVUPS          Z2, (AX)
+	ADDQ             $0x00000040, CX
+	ADDQ             $0x00000040, AX
+	SUBQ             $0x00000010, DX
+	JMP              loop79
+
+end80:
+	TESTQ            DX, DX
+	JE               done81
+	MOVL             $0x0000ffff, BX
+	BZHIL            DX, BX, BX
+	KMOVW            BX, K1
+	VMOVUPS.Z        (CX), K1, Z2
+	VMAXPS           Z2, Z0, Z0
+	VMINPS           Z0, Z1, Z0
+	VMULPS           Z0, Z0, Z1
+	VBROADCASTSS     ka59f25c0<>+0(SB), Z2
+	VFMADD213PS.BCST k2a61337e<>+0(SB), Z1, Z2
+	VFMADD213PS.BCST kaebd37ff<>+0(SB), Z1, Z2
+	VFMADD213PS.BCST k335c0041<>+0(SB), Z1, Z2
+	VFMADD213PS.BCST k3779434a<>+0(SB), Z1, Z2
+	VFMADD213PS.BCST k3a270ded<>+0(SB), Z1, Z2
+	VFMADD213PS.BCST k3ba059dc<>+0(SB), Z1, Z2
+	VBROADCASTSS     k35a0d3d8<>+0(SB), Z3
+	VFMADD213PS.BCST k38f895d6<>+0(SB), Z1, Z3
+	VFMADD213PS.BCST k3b14aa05<>+0(SB), Z1, Z3
+	VFMADD213PS.BCST k3ba059dd<>+0(SB), Z1, Z3
+	VMULPS           Z0, Z2, Z0
+	VDIVPS           Z3, Z0, Z0
+	VMOVUPS          Z0, K1, (AX)
+
+done81:
+	VZEROUPPER
+	RET
+
 // func addAVX512(dst *float32, a *float32, b *float32, n int)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·addAVX512(SB), NOSPLIT, $0-32
@@ -4515,9 +4816,9 @@ TEXT ·addAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop76:
+loop82:
 	CMPQ    BX, $0x00000040
-	JL      end77
+	JL      end83
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
@@ -4538,12 +4839,12 @@ loop76:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop76
+	JMP     loop82
 
-end77:
-loop78:
+end83:
+loop84:
 	CMPQ    BX, $0x00000010
-	JL      end79
+	JL      end85
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
@@ -4552,11 +4853,11 @@ loop78:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop78
+	JMP     loop84
 
-end79:
+end85:
 	TESTQ     BX, BX
-	JE        done80
+	JE        done86
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -4565,7 +4866,7 @@ end79:
 	VADDPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done80:
+done86:
 	VZEROUPPER
 	RET
 
@@ -4578,9 +4879,9 @@ TEXT ·addRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop81:
+loop87:
 	CMPQ    BX, $0x00000040
-	JL      end82
+	JL      end88
 	VMOVUPS (CX), Z1
 	VADDPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
@@ -4596,23 +4897,23 @@ loop81:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, BX
-	JMP     loop81
+	JMP     loop87
 
-end82:
-loop83:
+end88:
+loop89:
 	CMPQ    BX, $0x00000010
-	JL      end84
+	JL      end90
 	VMOVUPS (CX), Z1
 	VADDPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, BX
-	JMP     loop83
+	JMP     loop89
 
-end84:
+end90:
 	TESTQ     BX, BX
-	JE        done85
+	JE        done91
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -4620,7 +4921,7 @@ end84:
 	VADDPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done85:
+done91:
 	VZEROUPPER
 	RET
 
@@ -4633,9 +4934,9 @@ TEXT ·addLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop86:
+loop92:
 	CMPQ    BX, $0x00000040
-	JL      end87
+	JL      end93
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
@@ -4651,23 +4952,23 @@ loop86:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop86
+	JMP     loop92
 
-end87:
-loop88:
+end93:
+loop94:
 	CMPQ    BX, $0x00000010
-	JL      end89
+	JL      end95
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop88
+	JMP     loop94
 
-end89:
+end95:
 	TESTQ     BX, BX
-	JE        done90
+	JE        done96
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -4675,7 +4976,7 @@ end89:
 	VADDPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done90:
+done96:
 	VZEROUPPER
 	RET
 
@@ -4687,9 +4988,9 @@ TEXT ·subAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop91:
+loop97:
 	CMPQ    BX, $0x00000040
-	JL      end92
+	JL      end98
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VSUBPS  Z1, Z0, Z0
@@ -4710,12 +5011,12 @@ loop91:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop91
+	JMP     loop97
 
-end92:
-loop93:
+end98:
+loop99:
 	CMPQ    BX, $0x00000010
-	JL      end94
+	JL      end100
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VSUBPS  Z1, Z0, Z0
@@ -4724,11 +5025,11 @@ loop93:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop93
+	JMP     loop99
 
-end94:
+end100:
 	TESTQ     BX, BX
-	JE        done95
+	JE        done101
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -4737,7 +5038,7 @@ end94:
 	VSUBPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done95:
+done101:
 	VZEROUPPER
 	RET
 
@@ -4750,9 +5051,9 @@ TEXT ·subRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop96:
+loop102:
 	CMPQ    BX, $0x00000040
-	JL      end97
+	JL      end103
 	VMOVUPS (CX), Z1
 	VSUBPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
@@ -4768,23 +5069,23 @@ loop96:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, BX
-	JMP     loop96
+	JMP     loop102
 
-end97:
-loop98:
+end103:
+loop104:
 	CMPQ    BX, $0x00000010
-	JL      end99
+	JL      end105
 	VMOVUPS (CX), Z1
 	VSUBPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, BX
-	JMP     loop98
+	JMP     loop104
 
-end99:
+end105:
 	TESTQ     BX, BX
-	JE        done100
+	JE        done106
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -4792,7 +5093,7 @@ end99:
 	VSUBPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done100:
+done106:
 	VZEROUPPER
 	RET
 
@@ -4805,9 +5106,9 @@ TEXT ·subLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop101:
+loop107:
 	CMPQ    BX, $0x00000040
-	JL      end102
+	JL      end108
 	VMOVUPS (DX), Z1
 	VSUBPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
@@ -4823,23 +5124,23 @@ loop101:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop101
+	JMP     loop107
 
-end102:
-loop103:
+end108:
+loop109:
 	CMPQ    BX, $0x00000010
-	JL      end104
+	JL      end110
 	VMOVUPS (DX), Z1
 	VSUBPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop103
+	JMP     loop109
 
-end104:
+end110:
 	TESTQ     BX, BX
-	JE        done105
+	JE        done111
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -4847,7 +5148,7 @@ end104:
 	VSUBPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done105:
+done111:
 	VZEROUPPER
 	RET
 
@@ -4859,9 +5160,9 @@ TEXT ·mulAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop106:
+loop112:
 	CMPQ    BX, $0x00000040
-	JL      end107
+	JL      end113
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z0, Z0
@@ -4882,12 +5183,12 @@ loop106:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop106
+	JMP     loop112
 
-end107:
-loop108:
+end113:
+loop114:
 	CMPQ    BX, $0x00000010
-	JL      end109
+	JL      end115
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z0, Z0
@@ -4896,11 +5197,11 @@ loop108:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop108
+	JMP     loop114
 
-end109:
+end115:
 	TESTQ     BX, BX
-	JE        done110
+	JE        done116
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -4909,7 +5210,7 @@ end109:
 	VMULPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done110:
+done116:
 	VZEROUPPER
 	RET
 
@@ -4922,9 +5223,9 @@ TEXT ·mulRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop111:
+loop117:
 	CMPQ    BX, $0x00000040
-	JL      end112
+	JL      end118
 	VMOVUPS (CX), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
@@ -4940,23 +5241,23 @@ loop111:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, BX
-	JMP     loop111
+	JMP     loop117
 
-end112:
-loop113:
+end118:
+loop119:
 	CMPQ    BX, $0x00000010
-	JL      end114
+	JL      end120
 	VMOVUPS (CX), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, BX
-	JMP     loop113
+	JMP     loop119
 
-end114:
+end120:
 	TESTQ     BX, BX
-	JE        done115
+	JE        done121
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -4964,7 +5265,7 @@ end114:
 	VMULPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done115:
+done121:
 	VZEROUPPER
 	RET
 
@@ -4977,9 +5278,9 @@ TEXT ·mulLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop116:
+loop122:
 	CMPQ    BX, $0x00000040
-	JL      end117
+	JL      end123
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
@@ -4995,23 +5296,23 @@ loop116:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop116
+	JMP     loop122
 
-end117:
-loop118:
+end123:
+loop124:
 	CMPQ    BX, $0x00000010
-	JL      end119
+	JL      end125
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop118
+	JMP     loop124
 
-end119:
+end125:
 	TESTQ     BX, BX
-	JE        done120
+	JE        done126
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -5019,7 +5320,7 @@ end119:
 	VMULPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done120:
+done126:
 	VZEROUPPER
 	RET
 
@@ -5031,9 +5332,9 @@ TEXT ·divAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop121:
+loop127:
 	CMPQ    BX, $0x00000040
-	JL      end122
+	JL      end128
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VDIVPS  Z1, Z0, Z0
@@ -5054,12 +5355,12 @@ loop121:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop121
+	JMP     loop127
 
-end122:
-loop123:
+end128:
+loop129:
 	CMPQ    BX, $0x00000010
-	JL      end124
+	JL      end130
 	VMOVUPS (CX), Z0
 	VMOVUPS (DX), Z1
 	VDIVPS  Z1, Z0, Z0
@@ -5068,11 +5369,11 @@ loop123:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop123
+	JMP     loop129
 
-end124:
+end130:
 	TESTQ     BX, BX
-	JE        done125
+	JE        done131
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -5081,7 +5382,7 @@ end124:
 	VDIVPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done125:
+done131:
 	VZEROUPPER
 	RET
 
@@ -5094,9 +5395,9 @@ TEXT ·divRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop126:
+loop132:
 	CMPQ    BX, $0x00000040
-	JL      end127
+	JL      end133
 	VMOVUPS (CX), Z1
 	VDIVPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
@@ -5112,23 +5413,23 @@ loop126:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, BX
-	JMP     loop126
+	JMP     loop132
 
-end127:
-loop128:
+end133:
+loop134:
 	CMPQ    BX, $0x00000010
-	JL      end129
+	JL      end135
 	VMOVUPS (CX), Z1
 	VDIVPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, BX
-	JMP     loop128
+	JMP     loop134
 
-end129:
+end135:
 	TESTQ     BX, BX
-	JE        done130
+	JE        done136
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -5136,7 +5437,7 @@ end129:
 	VDIVPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done130:
+done136:
 	VZEROUPPER
 	RET
 
@@ -5149,9 +5450,9 @@ TEXT ·divLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop131:
+loop137:
 	CMPQ    BX, $0x00000040
-	JL      end132
+	JL      end138
 	VMOVUPS (DX), Z1
 	VDIVPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
@@ -5167,23 +5468,23 @@ loop131:
 	ADDQ    $0x00000100, AX
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, BX
-	JMP     loop131
+	JMP     loop137
 
-end132:
-loop133:
+end138:
+loop139:
 	CMPQ    BX, $0x00000010
-	JL      end134
+	JL      end140
 	VMOVUPS (DX), Z1
 	VDIVPS  Z1, Z0, Z1
 	VMOVUPS Z1, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop133
+	JMP     loop139
 
-end134:
+end140:
 	TESTQ     BX, BX
-	JE        done135
+	JE        done141
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -5191,7 +5492,7 @@ end134:
 	VDIVPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done135:
+done141:
 	VZEROUPPER
 	RET
 
@@ -5203,9 +5504,9 @@ TEXT ·minAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop136:
+loop142:
 	CMPQ      BX, $0x00000040
-	JL        end137
+	JL        end143
 	VMOVUPS   (CX), Z0
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
@@ -5234,12 +5535,12 @@ loop136:
 	ADDQ      $0x00000100, CX
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000040, BX
-	JMP       loop136
+	JMP       loop142
 
-end137:
-loop138:
+end143:
+loop144:
 	CMPQ      BX, $0x00000010
-	JL        end139
+	JL        end145
 	VMOVUPS   (CX), Z0
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
@@ -5250,11 +5551,11 @@ loop138:
 	ADDQ      $0x00000040, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, BX
-	JMP       loop138
+	JMP       loop144
 
-end139:
+end145:
 	TESTQ     BX, BX
-	JE        done140
+	JE        done146
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -5265,7 +5566,7 @@ end139:
 	VBLENDMPS Z0, Z1, K2, Z7
 	VMOVUPS   Z7, K1, (AX)
 
-done140:
+done146:
 	VZEROUPPER
 	RET
 
@@ -5278,9 +5579,9 @@ TEXT ·minRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop141:
+loop147:
 	CMPQ      BX, $0x00000040
-	JL        end142
+	JL        end148
 	VMOVUPS   (CX), Z1
 	VCMPPS    $0x03, Z1, Z1, K1
 	VMINPS    Z0, Z1, Z2
@@ -5304,12 +5605,12 @@ loop141:
 	ADDQ      $0x00000100, AX
 	ADDQ      $0x00000100, CX
 	SUBQ      $0x00000040, BX
-	JMP       loop141
+	JMP       loop147
 
-end142:
-loop143:
+end148:
+loop149:
 	CMPQ      BX, $0x00000010
-	JL        end144
+	JL        end150
 	VMOVUPS   (CX), Z1
 	VCMPPS    $0x03, Z1, Z1, K1
 	VMINPS    Z0, Z1, Z2
@@ -5318,11 +5619,11 @@ loop143:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x00000040, CX
 	SUBQ      $0x00000010, BX
-	JMP       loop143
+	JMP       loop149
 
-end144:
+end150:
 	TESTQ     BX, BX
-	JE        done145
+	JE        done151
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -5332,7 +5633,7 @@ end144:
 	VBLENDMPS Z1, Z0, K2, Z8
 	VMOVUPS   Z8, K1, (AX)
 
-done145:
+done151:
 	VZEROUPPER
 	RET
 
@@ -5345,9 +5646,9 @@ TEXT ·minLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop146:
+loop152:
 	CMPQ      BX, $0x00000040
-	JL        end147
+	JL        end153
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
 	VMINPS    Z1, Z0, Z1
@@ -5371,12 +5672,12 @@ loop146:
 	ADDQ      $0x00000100, AX
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000040, BX
-	JMP       loop146
+	JMP       loop152
 
-end147:
-loop148:
+end153:
+loop154:
 	CMPQ      BX, $0x00000010
-	JL        end149
+	JL        end155
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
 	VMINPS    Z1, Z0, Z1
@@ -5385,11 +5686,11 @@ loop148:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, BX
-	JMP       loop148
+	JMP       loop154
 
-end149:
+end155:
 	TESTQ     BX, BX
-	JE        done150
+	JE        done156
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -5399,7 +5700,7 @@ end149:
 	VBLENDMPS Z0, Z1, K2, Z7
 	VMOVUPS   Z7, K1, (AX)
 
-done150:
+done156:
 	VZEROUPPER
 	RET
 
@@ -5411,9 +5712,9 @@ TEXT ·maxAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop151:
+loop157:
 	CMPQ      BX, $0x00000040
-	JL        end152
+	JL        end158
 	VMOVUPS   (CX), Z0
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
@@ -5442,12 +5743,12 @@ loop151:
 	ADDQ      $0x00000100, CX
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000040, BX
-	JMP       loop151
+	JMP       loop157
 
-end152:
-loop153:
+end158:
+loop159:
 	CMPQ      BX, $0x00000010
-	JL        end154
+	JL        end160
 	VMOVUPS   (CX), Z0
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
@@ -5458,11 +5759,11 @@ loop153:
 	ADDQ      $0x00000040, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, BX
-	JMP       loop153
+	JMP       loop159
 
-end154:
+end160:
 	TESTQ     BX, BX
-	JE        done155
+	JE        done161
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -5473,7 +5774,7 @@ end154:
 	VBLENDMPS Z0, Z1, K2, Z7
 	VMOVUPS   Z7, K1, (AX)
 
-done155:
+done161:
 	VZEROUPPER
 	RET
 
@@ -5486,9 +5787,9 @@ TEXT ·maxRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop156:
+loop162:
 	CMPQ      BX, $0x00000040
-	JL        end157
+	JL        end163
 	VMOVUPS   (CX), Z1
 	VCMPPS    $0x03, Z1, Z1, K1
 	VMAXPS    Z0, Z1, Z2
@@ -5512,12 +5813,12 @@ loop156:
 	ADDQ      $0x00000100, AX
 	ADDQ      $0x00000100, CX
 	SUBQ      $0x00000040, BX
-	JMP       loop156
+	JMP       loop162
 
-end157:
-loop158:
+end163:
+loop164:
 	CMPQ      BX, $0x00000010
-	JL        end159
+	JL        end165
 	VMOVUPS   (CX), Z1
 	VCMPPS    $0x03, Z1, Z1, K1
 	VMAXPS    Z0, Z1, Z2
@@ -5526,11 +5827,11 @@ loop158:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x00000040, CX
 	SUBQ      $0x00000010, BX
-	JMP       loop158
+	JMP       loop164
 
-end159:
+end165:
 	TESTQ     BX, BX
-	JE        done160
+	JE        done166
 	MOVL      $0x0000ffff, DX
 	BZHIL     BX, DX, DX
 	KMOVW     DX, K1
@@ -5540,7 +5841,7 @@ end159:
 	VBLENDMPS Z1, Z0, K2, Z8
 	VMOVUPS   Z8, K1, (AX)
 
-done160:
+done166:
 	VZEROUPPER
 	RET
 
@@ -5553,9 +5854,9 @@ TEXT ·maxLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop161:
+loop167:
 	CMPQ      BX, $0x00000040
-	JL        end162
+	JL        end168
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
 	VMAXPS    Z1, Z0, Z1
@@ -5579,12 +5880,12 @@ loop161:
 	ADDQ      $0x00000100, AX
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000040, BX
-	JMP       loop161
+	JMP       loop167
 
-end162:
-loop163:
+end168:
+loop169:
 	CMPQ      BX, $0x00000010
-	JL        end164
+	JL        end170
 	VMOVUPS   (DX), Z1
 	VCMPPS    $0x03, Z0, Z0, K1
 	VMAXPS    Z1, Z0, Z1
@@ -5593,11 +5894,11 @@ loop163:
 	ADDQ      $0x00000040, AX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, BX
-	JMP       loop163
+	JMP       loop169
 
-end164:
+end170:
 	TESTQ     BX, BX
-	JE        done165
+	JE        done171
 	MOVL      $0x0000ffff, CX
 	BZHIL     BX, CX, CX
 	KMOVW     CX, K1
@@ -5607,7 +5908,7 @@ end164:
 	VBLENDMPS Z0, Z1, K2, Z7
 	VMOVUPS   Z7, K1, (AX)
 
-done165:
+done171:
 	VZEROUPPER
 	RET
 
@@ -5619,9 +5920,9 @@ TEXT ·pReluAVX512(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop166:
+loop172:
 	CMPQ        BX, $0x00000040
-	JL          end167
+	JL          end173
 	VMOVUPS     (CX), Z0
 	VMOVUPS     (DX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z0, K1
@@ -5650,12 +5951,12 @@ loop166:
 	ADDQ        $0x00000100, CX
 	ADDQ        $0x00000100, DX
 	SUBQ        $0x00000040, BX
-	JMP         loop166
+	JMP         loop172
 
-end167:
-loop168:
+end173:
+loop174:
 	CMPQ        BX, $0x00000010
-	JL          end169
+	JL          end175
 	VMOVUPS     (CX), Z0
 	VMOVUPS     (DX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z0, K1
@@ -5666,11 +5967,11 @@ loop168:
 	ADDQ        $0x00000040, CX
 	ADDQ        $0x00000040, DX
 	SUBQ        $0x00000010, BX
-	JMP         loop168
+	JMP         loop174
 
-end169:
+end175:
 	TESTQ       BX, BX
-	JE          done170
+	JE          done176
 	MOVL        $0x0000ffff, SI
 	BZHIL       BX, SI, SI
 	KMOVW       SI, K1
@@ -5681,7 +5982,7 @@ end169:
 	VBLENDMPS   Z1, Z0, K2, Z7
 	VMOVUPS     Z7, K1, (AX)
 
-done170:
+done176:
 	VZEROUPPER
 	RET
 
@@ -5694,9 +5995,9 @@ TEXT ·pReluRightAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (DX), Z0
 
-loop171:
+loop177:
 	CMPQ        BX, $0x00000040
-	JL          end172
+	JL          end178
 	VMOVUPS     (CX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z1, K1
 	VMULPS      Z0, Z1, Z2
@@ -5720,12 +6021,12 @@ loop171:
 	ADDQ        $0x00000100, AX
 	ADDQ        $0x00000100, CX
 	SUBQ        $0x00000040, BX
-	JMP         loop171
+	JMP         loop177
 
-end172:
-loop173:
+end178:
+loop179:
 	CMPQ        BX, $0x00000010
-	JL          end174
+	JL          end180
 	VMOVUPS     (CX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z1, K1
 	VMULPS      Z0, Z1, Z2
@@ -5734,11 +6035,11 @@ loop173:
 	ADDQ        $0x00000040, AX
 	ADDQ        $0x00000040, CX
 	SUBQ        $0x00000010, BX
-	JMP         loop173
+	JMP         loop179
 
-end174:
+end180:
 	TESTQ       BX, BX
-	JE          done175
+	JE          done181
 	MOVL        $0x0000ffff, DX
 	BZHIL       BX, DX, DX
 	KMOVW       DX, K1
@@ -5748,7 +6049,7 @@ end174:
 	VBLENDMPS   Z0, Z1, K2, Z8
 	VMOVUPS     Z8, K1, (AX)
 
-done175:
+done181:
 	VZEROUPPER
 	RET
 
@@ -5761,9 +6062,9 @@ TEXT ·pReluLeftAVX512(SB), NOSPLIT, $0-32
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS (CX), Z0
 
-loop176:
+loop182:
 	CMPQ        BX, $0x00000040
-	JL          end177
+	JL          end183
 	VMOVUPS     (DX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z0, K1
 	VMULPS      Z1, Z0, Z1
@@ -5787,12 +6088,12 @@ loop176:
 	ADDQ        $0x00000100, AX
 	ADDQ        $0x00000100, DX
 	SUBQ        $0x00000040, BX
-	JMP         loop176
+	JMP         loop182
 
-end177:
-loop178:
+end183:
+loop184:
 	CMPQ        BX, $0x00000010
-	JL          end179
+	JL          end185
 	VMOVUPS     (DX), Z1
 	VCMPPS.BCST $0x11, k00000000<>+0(SB), Z0, K1
 	VMULPS      Z1, Z0, Z1
@@ -5801,11 +6102,11 @@ loop178:
 	ADDQ        $0x00000040, AX
 	ADDQ        $0x00000040, DX
 	SUBQ        $0x00000010, BX
-	JMP         loop178
+	JMP         loop184
 
-end179:
+end185:
 	TESTQ       BX, BX
-	JE          done180
+	JE          done186
 	MOVL        $0x0000ffff, CX
 	BZHIL       BX, CX, CX
 	KMOVW       CX, K1
@@ -5815,7 +6116,7 @@ end179:
 	VBLENDMPS   Z1, Z0, K2, Z7
 	VMOVUPS     Z7, K1, (AX)
 
-done180:
+done186:
 	VZEROUPPER
 	RET
 
@@ -5828,9 +6129,9 @@ TEXT ·clipAVX512(SB), NOSPLIT, $0-32
 	VBROADCASTSS lo+24(FP), Z0
 	VBROADCASTSS hi+28(FP), Z1
 
-loop181:
+loop187:
 	CMPQ    DX, $0x00000040
-	JL      end182
+	JL      end188
 	VMOVUPS (CX), Z2
 	VMAXPS  Z2, Z0, Z2
 	VMINPS  Z2, Z1, Z2
@@ -5850,12 +6151,12 @@ loop181:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, AX
 	SUBQ    $0x00000040, DX
-	JMP     loop181
+	JMP     loop187
 
-end182:
-loop183:
+end188:
+loop189:
 	CMPQ    DX, $0x00000010
-	JL      end184
+	JL      end190
 	VMOVUPS (CX), Z2
 	VMAXPS  Z2, Z0, Z2
 	VMINPS  Z2, Z1, Z2
@@ -5863,11 +6164,11 @@ loop183:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, AX
 	SUBQ    $0x00000010, DX
-	JMP     loop183
+	JMP     loop189
 
-end184:
+end190:
 	TESTQ     DX, DX
-	JE        done185
+	JE        done191
 	MOVL      $0x0000ffff, BX
 	BZHIL     DX, BX, BX
 	KMOVW     BX, K1
@@ -5876,7 +6177,7 @@ end184:
 	VMINPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done185:
+done191:
 	VZEROUPPER
 	RET
 
@@ -5891,9 +6192,9 @@ TEXT ·hardSigmoidAVX512(SB), NOSPLIT, $0-32
 	VXORPS       Z2, Z2, Z2
 	VBROADCASTSS k3f800000<>+0(SB), Z3
 
-loop186:
+loop192:
 	CMPQ    DX, $0x00000040
-	JL      end187
+	JL      end193
 	VMOVUPS (CX), Z4
 	VMULPS  Z0, Z4, Z4
 	VADDPS  Z1, Z4, Z4
@@ -5921,12 +6222,12 @@ loop186:
 	ADDQ    $0x00000100, CX
 	ADDQ    $0x00000100, AX
 	SUBQ    $0x00000040, DX
-	JMP     loop186
+	JMP     loop192
 
-end187:
-loop188:
+end193:
+loop194:
 	CMPQ    DX, $0x00000010
-	JL      end189
+	JL      end195
 	VMOVUPS (CX), Z4
 	VMULPS  Z0, Z4, Z4
 	VADDPS  Z1, Z4, Z4
@@ -5936,11 +6237,11 @@ loop188:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, AX
 	SUBQ    $0x00000010, DX
-	JMP     loop188
+	JMP     loop194
 
-end189:
+end195:
 	TESTQ     DX, DX
-	JE        done190
+	JE        done196
 	MOVL      $0x0000ffff, BX
 	BZHIL     DX, BX, BX
 	KMOVW     BX, K1
@@ -5951,7 +6252,7 @@ end189:
 	VMINPS    Z0, Z3, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done190:
+done196:
 	VZEROUPPER
 	RET
 
@@ -5967,9 +6268,9 @@ TEXT ·expLinearAVX512(SB), NOSPLIT, $0-36
 	VBROADCASTSS kc2ae0000<>+0(SB), Z3
 	VXORPS       Z4, Z4, Z4
 
-loop191:
+loop197:
 	CMPQ             DX, $0x00000010
-	JL               end192
+	JL               end198
 	VMOVUPS          (CX), Z5
 	VDIVPS           Z2, Z5, Z6
 	VMAXPS           Z6, Z3, Z6
@@ -6001,11 +6302,11 @@ loop191:
 	ADDQ             $0x00000040, CX
 	ADDQ             $0x00000040, AX
 	SUBQ             $0x00000010, DX
-	JMP              loop191
+	JMP              loop197
 
-end192:
+end198:
 	TESTQ            DX, DX
-	JE               done193
+	JE               done199
 	MOVL             $0x0000ffff, BX
 	BZHIL            DX, BX, BX
 	KMOVW            BX, K1
@@ -6038,7 +6339,7 @@ end192:
 	VBLENDMPS        Z1, Z0, K2, Z8
 	VMOVUPS          Z8, K1, (AX)
 
-done193:
+done199:
 	VZEROUPPER
 	RET
 
@@ -6054,9 +6355,9 @@ TEXT ·expSumAVX512(SB), NOSPLIT, $0-40
 	VBROADCASTSS k42b20000<>+0(SB), Z2
 	VMOVUPS      (BX), Z3
 
-loop194:
+loop200:
 	CMPQ             DX, $0x00000010
-	JL               end195
+	JL               end201
 	VMOVUPS          (CX), Z4
 	VSUBPS           Z0, Z4, Z4
 	VMAXPS           Z4, Z1, Z4
@@ -6082,11 +6383,11 @@ loop194:
 	ADDQ             $0x00000040, AX
 	ADDQ             $0x00000040, CX
 	SUBQ             $0x00000010, DX
-	JMP              loop194
+	JMP              loop200
 
-end195:
+end201:
 	TESTQ            DX, DX
-	JE               done196
+	JE               done202
 	MOVL             $0x0000ffff, SI
 	BZHIL            DX, SI, SI
 	KMOVW            SI, K1
@@ -6114,7 +6415,7 @@ end195:
 	VMOVAPS.Z        Z2, K1, Z2
 	VADDPS           Z2, Z3, Z3
 
-done196:
+done202:
 	VMOVUPS Z3, (BX)
 	VZEROUPPER
 	RET
@@ -6130,9 +6431,9 @@ TEXT ·sumExpAVX512(SB), NOSPLIT, $0-32
 	VBROADCASTSS k42b20000<>+0(SB), Z2
 	VMOVUPS      (DX), Z3
 
-loop197:
+loop203:
 	CMPQ             CX, $0x00000010
-	JL               end198
+	JL               end204
 	VMOVUPS          (AX), Z4
 	VSUBPS           Z0, Z4, Z4
 	VMAXPS           Z4, Z1, Z4
@@ -6156,11 +6457,11 @@ loop197:
 	VADDPS           Z6, Z3, Z3
 	ADDQ             $0x00000040, AX
 	SUBQ             $0x00000010, CX
-	JMP              loop197
+	JMP              loop203
 
-end198:
+end204:
 	TESTQ            CX, CX
-	JE               done199
+	JE               done205
 	MOVL             $0x0000ffff, BX
 	BZHIL            CX, BX, BX
 	KMOVW            BX, K1
@@ -6187,7 +6488,7 @@ end198:
 	VMOVAPS.Z        Z2, K1, Z2
 	VADDPS           Z2, Z3, Z3
 
-done199:
+done205:
 	VMOVUPS Z3, (DX)
 	VZEROUPPER
 	RET
@@ -6203,9 +6504,9 @@ TEXT ·normalizeAVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS mean+40(FP), Z0
 	VBROADCASTSS inverse+44(FP), Z1
 
-loop200:
+loop206:
 	CMPQ        SI, $0x00000010
-	JL          end201
+	JL          end207
 	VMOVUPS     (CX), Z2
 	VMOVUPS     (DX), Z3
 	VMOVUPS     (BX), Z4
@@ -6218,11 +6519,11 @@ loop200:
 	ADDQ        $0x00000040, DX
 	ADDQ        $0x00000040, BX
 	SUBQ        $0x00000010, SI
-	JMP         loop200
+	JMP         loop206
 
-end201:
+end207:
 	TESTQ       SI, SI
-	JE          done202
+	JE          done208
 	MOVL        $0x0000ffff, DI
 	BZHIL       SI, DI, DI
 	KMOVW       DI, K1
@@ -6234,7 +6535,7 @@ end201:
 	VFMADD213PS Z4, Z3, Z0
 	VMOVUPS     Z0, K1, (AX)
 
-done202:
+done208:
 	VZEROUPPER
 	RET
 
@@ -6247,9 +6548,9 @@ TEXT ·scaleByAVX512(SB), NOSPLIT, $0-36
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS inverse+32(FP), Z0
 
-loop203:
+loop209:
 	CMPQ    BX, $0x00000010
-	JL      end204
+	JL      end210
 	VMOVUPS (CX), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS (DX), Z2
@@ -6259,11 +6560,11 @@ loop203:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop203
+	JMP     loop209
 
-end204:
+end210:
 	TESTQ     BX, BX
-	JE        done205
+	JE        done211
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -6273,6 +6574,6 @@ end204:
 	VMULPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done205:
+done211:
 	VZEROUPPER
 	RET

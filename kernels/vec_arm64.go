@@ -48,6 +48,10 @@ func unaryVec(op UnaryOp, dst, src *float32, n int) int {
 		softplusNEON(dst, src, n)
 	case Mish:
 		mishNEON(dst, src, n)
+	case SigmoidRatio:
+		sigmoidRatioNEON(dst, src, n)
+	case TanhRatio:
+		tanhRatioNEON(dst, src, n)
 	default:
 		return 0
 	}

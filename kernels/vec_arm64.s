@@ -835,9 +835,9 @@ TEXT ·geluTanhNEON(SB), NOSPLIT, $0-24
 	MOVD n+16(FP), R2
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
-	MOVD $0x3f800000, R15
+	MOVD $0xc1100000, R15
 	WORD $0x4e040de0 // DUP R15, V0
-	MOVD $0x40000000, R15
+	MOVD $0x41100000, R15
 	WORD $0x4e040de1 // DUP R15, V1
 	MOVD $0xff7fffff, R15
 	WORD $0x4e040de2 // DUP R15, V2
@@ -847,106 +847,70 @@ TEXT ·geluTanhNEON(SB), NOSPLIT, $0-24
 	WORD $0x4e040de4 // DUP R15, V4
 	MOVD $0x3f4c422a, R15
 	WORD $0x4e040de5 // DUP R15, V5
-	MOVD $0x7fffffff, R15
+	MOVD $0xa59f25c0, R15
 	WORD $0x4e040de6 // DUP R15, V6
-	MOVD $0x3f200000, R15
+	MOVD $0x2a61337e, R15
 	WORD $0x4e040de7 // DUP R15, V7
-	MOVD $0x41a00000, R15
+	MOVD $0xaebd37ff, R15
 	WORD $0x4e040de8 // DUP R15, V8
-	MOVD $0x3fb8aa3b, R15
+	MOVD $0x335c0041, R15
 	WORD $0x4e040de9 // DUP R15, V9
-	MOVD $0x4b400000, R15
+	MOVD $0x3779434a, R15
 	WORD $0x4e040dea // DUP R15, V10
-	MOVD $0xbf317200, R15
+	MOVD $0x3a270ded, R15
 	WORD $0x4e040deb // DUP R15, V11
-	MOVD $0xb5bfbe8e, R15
+	MOVD $0x3ba059dc, R15
 	WORD $0x4e040dec // DUP R15, V12
-	MOVD $0x3ab4a000, R15
+	MOVD $0x35a0d3d8, R15
 	WORD $0x4e040ded // DUP R15, V13
-	MOVD $0x3c092f6e, R15
+	MOVD $0x38f895d6, R15
 	WORD $0x4e040dee // DUP R15, V14
-	MOVD $0x3d2aadad, R15
+	MOVD $0x3b14aa05, R15
 	WORD $0x4e040def // DUP R15, V15
-	MOVD $0x3e2aaa28, R15
+	MOVD $0x3ba059dd, R15
 	WORD $0x4e040df0 // DUP R15, V16
-	MOVD $0x3efffffb, R15
+	MOVD $0x3f800000, R15
 	WORD $0x4e040df1 // DUP R15, V17
-	MOVD $0x3b0c70ef, R15
-	WORD $0x4e040df2 // DUP R15, V18
-	MOVD $0xbc05fa7e, R15
-	WORD $0x4e040df3 // DUP R15, V19
 
 loop15:
 	CMP $4, R2
 	BLT end15
-	FMOVQ 0(R1), F20
-	WORD $0x6eb4e455 // FCMGT V20, V2, V21
-	WORD $0x6e741c55 // BSL V20, V2, V21
-	WORD $0x6e23deb4 // FMUL V3, V21, V20
-	WORD $0x6e35deb6 // FMUL V21, V21, V22
-	WORD $0x4ea51cb7 // ORR V5, V5, V23
-	WORD $0x4e36cc97 // FMLA V22, V4, V23
-	WORD $0x6e37deb6 // FMUL V23, V21, V22
-	WORD $0x4e261ed7 // AND V6, V22, V23
-	WORD $0x6e27e6f5 // FCMGE V7, V23, V21
-	WORD $0x4e37d6f8 // FADD V23, V23, V24
-	WORD $0x6eb8e517 // FCMGT V24, V8, V23
-	WORD $0x6e681f17 // BSL V8, V24, V23
-	WORD $0x4eaa1d58 // ORR V10, V10, V24
-	WORD $0x4e37cd38 // FMLA V23, V9, V24
-	WORD $0x4eaad719 // FSUB V10, V24, V25
-	WORD $0x4eb71efa // ORR V23, V23, V26
-	WORD $0x4e39cd7a // FMLA V25, V11, V26
-	WORD $0x4eba1f57 // ORR V26, V26, V23
-	WORD $0x4e39cd97 // FMLA V25, V12, V23
-	WORD $0x4eae1dda // ORR V14, V14, V26
-	WORD $0x4e37cdba // FMLA V23, V13, V26
-	WORD $0x4eaf1df9 // ORR V15, V15, V25
-	WORD $0x4e37cf59 // FMLA V23, V26, V25
-	WORD $0x4eb01e1a // ORR V16, V16, V26
-	WORD $0x4e37cf3a // FMLA V23, V25, V26
-	WORD $0x4eb11e39 // ORR V17, V17, V25
-	WORD $0x4e37cf59 // FMLA V23, V26, V25
-	WORD $0x4ea01c1a // ORR V0, V0, V26
-	WORD $0x4e37cf3a // FMLA V23, V25, V26
-	WORD $0x4ea01c19 // ORR V0, V0, V25
-	WORD $0x4e37cf59 // FMLA V23, V26, V25
-	WORD $0x4f375717 // shift V24, V23
-	WORD $0x4eb78738 // ADD V23, V25, V24
-	WORD $0x4e20d717 // FADD V0, V24, V23
-	WORD $0x6e37fc38 // FDIV V23, V1, V24
-	WORD $0x4eb8d417 // FSUB V24, V0, V23
-	WORD $0x6e36ded8 // FMUL V22, V22, V24
-	WORD $0x4eb31e79 // ORR V19, V19, V25
-	WORD $0x4e38ce59 // FMLA V24, V18, V25
-	MOVD $0x3cb1c5ac, R15
-	WORD $0x4e040dfa // DUP R15, V26
-	WORD $0x4eba1f5b // ORR V26, V26, V27
-	WORD $0x4e38cf3b // FMLA V24, V25, V27
-	MOVD $0xbd5cf748, R15
-	WORD $0x4e040dfa // DUP R15, V26
-	WORD $0x4eba1f59 // ORR V26, V26, V25
-	WORD $0x4e38cf79 // FMLA V24, V27, V25
-	MOVD $0x3e088833, R15
-	WORD $0x4e040dfa // DUP R15, V26
-	WORD $0x4eba1f5b // ORR V26, V26, V27
-	WORD $0x4e38cf3b // FMLA V24, V25, V27
-	MOVD $0xbeaaaaaa, R15
-	WORD $0x4e040dfa // DUP R15, V26
-	WORD $0x4eba1f59 // ORR V26, V26, V25
-	WORD $0x4e38cf79 // FMLA V24, V27, V25
-	WORD $0x6e38df3a // FMUL V24, V25, V26
-	WORD $0x4eb61ed8 // ORR V22, V22, V24
-	WORD $0x4e36cf58 // FMLA V22, V26, V24
-	WORD $0x4eb51eba // ORR V21, V21, V26
-	WORD $0x6e781efa // BSL V24, V23, V26
-	MOVD $0x80000000, R15
-	WORD $0x4e040df8 // DUP R15, V24
-	WORD $0x4e381ed7 // AND V24, V22, V23
-	WORD $0x4eb71f58 // ORR V23, V26, V24
-	WORD $0x4e20d717 // FADD V0, V24, V23
-	WORD $0x6e37de98 // FMUL V23, V20, V24
-	FMOVQ F24, 0(R0)
+	FMOVQ 0(R1), F18
+	WORD $0x6eb2e453 // FCMGT V18, V2, V19
+	WORD $0x6e721c53 // BSL V18, V2, V19
+	WORD $0x6e23de72 // FMUL V3, V19, V18
+	WORD $0x6e24de74 // FMUL V4, V19, V20
+	WORD $0x6e33de95 // FMUL V19, V20, V21
+	WORD $0x4e25d6b4 // FADD V5, V21, V20
+	WORD $0x6e34de75 // FMUL V20, V19, V21
+	WORD $0x6eb5e414 // FCMGT V21, V0, V20
+	WORD $0x6e751c14 // BSL V21, V0, V20
+	WORD $0x6ea1e695 // FCMGT V1, V20, V21
+	WORD $0x6e741c35 // BSL V20, V1, V21
+	WORD $0x6e35deb4 // FMUL V21, V21, V20
+	WORD $0x4ea71cf3 // ORR V7, V7, V19
+	WORD $0x4e34ccd3 // FMLA V20, V6, V19
+	WORD $0x4ea81d16 // ORR V8, V8, V22
+	WORD $0x4e34ce76 // FMLA V20, V19, V22
+	WORD $0x4ea91d33 // ORR V9, V9, V19
+	WORD $0x4e34ced3 // FMLA V20, V22, V19
+	WORD $0x4eaa1d56 // ORR V10, V10, V22
+	WORD $0x4e34ce76 // FMLA V20, V19, V22
+	WORD $0x4eab1d73 // ORR V11, V11, V19
+	WORD $0x4e34ced3 // FMLA V20, V22, V19
+	WORD $0x4eac1d96 // ORR V12, V12, V22
+	WORD $0x4e34ce76 // FMLA V20, V19, V22
+	WORD $0x4eae1dd3 // ORR V14, V14, V19
+	WORD $0x4e34cdb3 // FMLA V20, V13, V19
+	WORD $0x4eaf1df7 // ORR V15, V15, V23
+	WORD $0x4e34ce77 // FMLA V20, V19, V23
+	WORD $0x4eb01e13 // ORR V16, V16, V19
+	WORD $0x4e34cef3 // FMLA V20, V23, V19
+	WORD $0x6e35ded4 // FMUL V21, V22, V20
+	WORD $0x6e33fe95 // FDIV V19, V20, V21
+	WORD $0x4e31d6b3 // FADD V17, V21, V19
+	WORD $0x6e33de55 // FMUL V19, V18, V21
+	FMOVQ F21, 0(R0)
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
@@ -960,85 +924,79 @@ TEXT ·siluNEON(SB), NOSPLIT, $0-24
 	MOVD n+16(FP), R2
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
-	MOVD $0xc2d00000, R15
+	MOVD $0xc1900000, R15
 	WORD $0x4e040de0 // DUP R15, V0
-	MOVD $0x42b20000, R15
+	MOVD $0x41900000, R15
 	WORD $0x4e040de1 // DUP R15, V1
-	MOVD $0x3f800000, R15
-	WORD $0x4e040de2 // DUP R15, V2
-	MOVD $0xff7fffff, R15
-	WORD $0x4e040de3 // DUP R15, V3
-	MOVD $0x80000000, R15
-	WORD $0x4e040de4 // DUP R15, V4
-	MOVD $0x3fb8aa3b, R15
-	WORD $0x4e040de5 // DUP R15, V5
-	MOVD $0x4b400000, R15
-	WORD $0x4e040de6 // DUP R15, V6
-	MOVD $0xbf317200, R15
-	WORD $0x4e040de7 // DUP R15, V7
-	MOVD $0xb5bfbe8e, R15
-	WORD $0x4e040de8 // DUP R15, V8
-	MOVD $0x3ab4a000, R15
-	WORD $0x4e040de9 // DUP R15, V9
-	MOVD $0x3c092f6e, R15
-	WORD $0x4e040dea // DUP R15, V10
-	MOVD $0x3d2aadad, R15
-	WORD $0x4e040deb // DUP R15, V11
-	MOVD $0x3e2aaa28, R15
-	WORD $0x4e040dec // DUP R15, V12
-	MOVD $0x3efffffb, R15
-	WORD $0x4e040ded // DUP R15, V13
-	MOVD $0x7f, R15
-	WORD $0x4e040dee // DUP R15, V14
 	MOVD $0x0, R15
+	WORD $0x4e040de2 // DUP R15, V2
+	MOVD $0x3f800000, R15
+	WORD $0x4e040de3 // DUP R15, V3
+	MOVD $0xff7fffff, R15
+	WORD $0x4e040de4 // DUP R15, V4
+	MOVD $0x2e403551, R15
+	WORD $0x4e040de5 // DUP R15, V5
+	MOVD $0x33f84ecb, R15
+	WORD $0x4e040de6 // DUP R15, V6
+	MOVD $0x387f413b, R15
+	WORD $0x4e040de7 // DUP R15, V7
+	MOVD $0x3c0b7d58, R15
+	WORD $0x4e040de8 // DUP R15, V8
+	MOVD $0x3e7e3f32, R15
+	WORD $0x4e040de9 // DUP R15, V9
+	MOVD $0x2b2bc4f5, R15
+	WORD $0x4e040dea // DUP R15, V10
+	MOVD $0x31c5f27b, R15
+	WORD $0x4e040deb // DUP R15, V11
+	MOVD $0x36d317dd, R15
+	WORD $0x4e040dec // DUP R15, V12
+	MOVD $0x3adf153f, R15
+	WORD $0x4e040ded // DUP R15, V13
+	MOVD $0x3def3e18, R15
+	WORD $0x4e040dee // DUP R15, V14
+	MOVD $0x3f7e3f34, R15
 	WORD $0x4e040def // DUP R15, V15
+	MOVD $0x3f000000, R15
+	WORD $0x4e040df0 // DUP R15, V16
 
 loop16:
 	CMP $4, R2
 	BLT end16
-	FMOVQ 0(R1), F16
-	WORD $0x6eb0e471 // FCMGT V16, V3, V17
-	WORD $0x6e701c71 // BSL V16, V3, V17
-	WORD $0x4ea41e30 // ORR V4, V17, V16
-	WORD $0x6eb0e412 // FCMGT V16, V0, V18
-	WORD $0x6e701c12 // BSL V16, V0, V18
-	WORD $0x6ea1e650 // FCMGT V1, V18, V16
-	WORD $0x6e721c30 // BSL V18, V1, V16
-	WORD $0x4ea61cd2 // ORR V6, V6, V18
-	WORD $0x4e30ccb2 // FMLA V16, V5, V18
-	WORD $0x4ea6d653 // FSUB V6, V18, V19
-	WORD $0x4eb01e14 // ORR V16, V16, V20
-	WORD $0x4e33ccf4 // FMLA V19, V7, V20
-	WORD $0x4eb41e90 // ORR V20, V20, V16
-	WORD $0x4e33cd10 // FMLA V19, V8, V16
-	WORD $0x4eaa1d54 // ORR V10, V10, V20
-	WORD $0x4e30cd34 // FMLA V16, V9, V20
-	WORD $0x4eab1d73 // ORR V11, V11, V19
-	WORD $0x4e30ce93 // FMLA V16, V20, V19
-	WORD $0x4eac1d94 // ORR V12, V12, V20
-	WORD $0x4e30ce74 // FMLA V16, V19, V20
-	WORD $0x4ead1db3 // ORR V13, V13, V19
-	WORD $0x4e30ce93 // FMLA V16, V20, V19
-	WORD $0x4ea21c54 // ORR V2, V2, V20
-	WORD $0x4e30ce74 // FMLA V16, V19, V20
-	WORD $0x4ea21c53 // ORR V2, V2, V19
-	WORD $0x4e30ce93 // FMLA V16, V20, V19
-	WORD $0x6ea68650 // SUB V6, V18, V16
-	WORD $0x4f3f0612 // shift V16, V18
-	WORD $0x4eae8654 // ADD V14, V18, V20
-	WORD $0x4f375695 // shift V20, V21
-	WORD $0x6e35de74 // FMUL V21, V19, V20
-	WORD $0x6eb28615 // SUB V18, V16, V21
-	WORD $0x4eae86b2 // ADD V14, V21, V18
-	WORD $0x4f375655 // shift V18, V21
-	WORD $0x6e35de92 // FMUL V21, V20, V18
-	WORD $0x6eb1e5f5 // FCMGT V17, V15, V21
-	WORD $0x4eb51eb4 // ORR V21, V21, V20
-	WORD $0x6e621e54 // BSL V2, V18, V20
-	WORD $0x4e22d655 // FADD V2, V18, V21
-	WORD $0x6e35fe92 // FDIV V21, V20, V18
-	WORD $0x6e32de35 // FMUL V18, V17, V21
-	FMOVQ F21, 0(R0)
+	FMOVQ 0(R1), F17
+	WORD $0x6eb1e492 // FCMGT V17, V4, V18
+	WORD $0x6e711c92 // BSL V17, V4, V18
+	WORD $0x6eb2e411 // FCMGT V18, V0, V17
+	WORD $0x6e721c11 // BSL V18, V0, V17
+	WORD $0x6ea1e633 // FCMGT V1, V17, V19
+	WORD $0x6e711c33 // BSL V17, V1, V19
+	WORD $0x6e33de71 // FMUL V19, V19, V17
+	WORD $0x4ea61cd4 // ORR V6, V6, V20
+	WORD $0x4e31ccb4 // FMLA V17, V5, V20
+	WORD $0x4ea71cf5 // ORR V7, V7, V21
+	WORD $0x4e31ce95 // FMLA V17, V20, V21
+	WORD $0x4ea81d14 // ORR V8, V8, V20
+	WORD $0x4e31ceb4 // FMLA V17, V21, V20
+	WORD $0x4ea91d35 // ORR V9, V9, V21
+	WORD $0x4e31ce95 // FMLA V17, V20, V21
+	WORD $0x4eab1d74 // ORR V11, V11, V20
+	WORD $0x4e31cd54 // FMLA V17, V10, V20
+	WORD $0x4eac1d96 // ORR V12, V12, V22
+	WORD $0x4e31ce96 // FMLA V17, V20, V22
+	WORD $0x4ead1db4 // ORR V13, V13, V20
+	WORD $0x4e31ced4 // FMLA V17, V22, V20
+	WORD $0x4eae1dd6 // ORR V14, V14, V22
+	WORD $0x4e31ce96 // FMLA V17, V20, V22
+	WORD $0x4eaf1df4 // ORR V15, V15, V20
+	WORD $0x4e31ced4 // FMLA V17, V22, V20
+	WORD $0x6e33deb1 // FMUL V19, V21, V17
+	WORD $0x6e34fe33 // FDIV V20, V17, V19
+	WORD $0x4e30d674 // FADD V16, V19, V20
+	WORD $0x6eb4e453 // FCMGT V20, V2, V19
+	WORD $0x6e741c53 // BSL V20, V2, V19
+	WORD $0x6ea3e674 // FCMGT V3, V19, V20
+	WORD $0x6e731c74 // BSL V19, V3, V20
+	WORD $0x6e34de53 // FMUL V20, V18, V19
+	FMOVQ F19, 0(R0)
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
@@ -1356,6 +1314,157 @@ loop19:
 end19:
 	RET
 
+// func sigmoidRatioNEON(dst, src *float32, n int)
+TEXT ·sigmoidRatioNEON(SB), NOSPLIT, $0-24
+	MOVD n+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+	MOVD $0xc1900000, R15
+	WORD $0x4e040de0 // DUP R15, V0
+	MOVD $0x41900000, R15
+	WORD $0x4e040de1 // DUP R15, V1
+	MOVD $0x0, R15
+	WORD $0x4e040de2 // DUP R15, V2
+	MOVD $0x3f800000, R15
+	WORD $0x4e040de3 // DUP R15, V3
+	MOVD $0x2e403551, R15
+	WORD $0x4e040de4 // DUP R15, V4
+	MOVD $0x33f84ecb, R15
+	WORD $0x4e040de5 // DUP R15, V5
+	MOVD $0x387f413b, R15
+	WORD $0x4e040de6 // DUP R15, V6
+	MOVD $0x3c0b7d58, R15
+	WORD $0x4e040de7 // DUP R15, V7
+	MOVD $0x3e7e3f32, R15
+	WORD $0x4e040de8 // DUP R15, V8
+	MOVD $0x2b2bc4f5, R15
+	WORD $0x4e040de9 // DUP R15, V9
+	MOVD $0x31c5f27b, R15
+	WORD $0x4e040dea // DUP R15, V10
+	MOVD $0x36d317dd, R15
+	WORD $0x4e040deb // DUP R15, V11
+	MOVD $0x3adf153f, R15
+	WORD $0x4e040dec // DUP R15, V12
+	MOVD $0x3def3e18, R15
+	WORD $0x4e040ded // DUP R15, V13
+	MOVD $0x3f7e3f34, R15
+	WORD $0x4e040dee // DUP R15, V14
+	MOVD $0x3f000000, R15
+	WORD $0x4e040def // DUP R15, V15
+
+loop20:
+	CMP $4, R2
+	BLT end20
+	FMOVQ 0(R1), F16
+	WORD $0x6eb0e411 // FCMGT V16, V0, V17
+	WORD $0x6e701c11 // BSL V16, V0, V17
+	WORD $0x6ea1e630 // FCMGT V1, V17, V16
+	WORD $0x6e711c30 // BSL V17, V1, V16
+	WORD $0x6e30de11 // FMUL V16, V16, V17
+	WORD $0x4ea51cb2 // ORR V5, V5, V18
+	WORD $0x4e31cc92 // FMLA V17, V4, V18
+	WORD $0x4ea61cd3 // ORR V6, V6, V19
+	WORD $0x4e31ce53 // FMLA V17, V18, V19
+	WORD $0x4ea71cf2 // ORR V7, V7, V18
+	WORD $0x4e31ce72 // FMLA V17, V19, V18
+	WORD $0x4ea81d13 // ORR V8, V8, V19
+	WORD $0x4e31ce53 // FMLA V17, V18, V19
+	WORD $0x4eaa1d52 // ORR V10, V10, V18
+	WORD $0x4e31cd32 // FMLA V17, V9, V18
+	WORD $0x4eab1d74 // ORR V11, V11, V20
+	WORD $0x4e31ce54 // FMLA V17, V18, V20
+	WORD $0x4eac1d92 // ORR V12, V12, V18
+	WORD $0x4e31ce92 // FMLA V17, V20, V18
+	WORD $0x4ead1db4 // ORR V13, V13, V20
+	WORD $0x4e31ce54 // FMLA V17, V18, V20
+	WORD $0x4eae1dd2 // ORR V14, V14, V18
+	WORD $0x4e31ce92 // FMLA V17, V20, V18
+	WORD $0x6e30de71 // FMUL V16, V19, V17
+	WORD $0x6e32fe30 // FDIV V18, V17, V16
+	WORD $0x4e2fd612 // FADD V15, V16, V18
+	WORD $0x6eb2e450 // FCMGT V18, V2, V16
+	WORD $0x6e721c50 // BSL V18, V2, V16
+	WORD $0x6ea3e612 // FCMGT V3, V16, V18
+	WORD $0x6e701c72 // BSL V16, V3, V18
+	FMOVQ F18, 0(R0)
+	ADD $16, R1
+	ADD $16, R0
+	SUB $4, R2
+	B loop20
+
+end20:
+	RET
+
+// func tanhRatioNEON(dst, src *float32, n int)
+TEXT ·tanhRatioNEON(SB), NOSPLIT, $0-24
+	MOVD n+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+	MOVD $0xc1100000, R15
+	WORD $0x4e040de0 // DUP R15, V0
+	MOVD $0x41100000, R15
+	WORD $0x4e040de1 // DUP R15, V1
+	MOVD $0xa59f25c0, R15
+	WORD $0x4e040de2 // DUP R15, V2
+	MOVD $0x2a61337e, R15
+	WORD $0x4e040de3 // DUP R15, V3
+	MOVD $0xaebd37ff, R15
+	WORD $0x4e040de4 // DUP R15, V4
+	MOVD $0x335c0041, R15
+	WORD $0x4e040de5 // DUP R15, V5
+	MOVD $0x3779434a, R15
+	WORD $0x4e040de6 // DUP R15, V6
+	MOVD $0x3a270ded, R15
+	WORD $0x4e040de7 // DUP R15, V7
+	MOVD $0x3ba059dc, R15
+	WORD $0x4e040de8 // DUP R15, V8
+	MOVD $0x35a0d3d8, R15
+	WORD $0x4e040de9 // DUP R15, V9
+	MOVD $0x38f895d6, R15
+	WORD $0x4e040dea // DUP R15, V10
+	MOVD $0x3b14aa05, R15
+	WORD $0x4e040deb // DUP R15, V11
+	MOVD $0x3ba059dd, R15
+	WORD $0x4e040dec // DUP R15, V12
+
+loop21:
+	CMP $4, R2
+	BLT end21
+	FMOVQ 0(R1), F13
+	WORD $0x6eade40e // FCMGT V13, V0, V14
+	WORD $0x6e6d1c0e // BSL V13, V0, V14
+	WORD $0x6ea1e5cd // FCMGT V1, V14, V13
+	WORD $0x6e6e1c2d // BSL V14, V1, V13
+	WORD $0x6e2dddae // FMUL V13, V13, V14
+	WORD $0x4ea31c6f // ORR V3, V3, V15
+	WORD $0x4e2ecc4f // FMLA V14, V2, V15
+	WORD $0x4ea41c90 // ORR V4, V4, V16
+	WORD $0x4e2ecdf0 // FMLA V14, V15, V16
+	WORD $0x4ea51caf // ORR V5, V5, V15
+	WORD $0x4e2ece0f // FMLA V14, V16, V15
+	WORD $0x4ea61cd0 // ORR V6, V6, V16
+	WORD $0x4e2ecdf0 // FMLA V14, V15, V16
+	WORD $0x4ea71cef // ORR V7, V7, V15
+	WORD $0x4e2ece0f // FMLA V14, V16, V15
+	WORD $0x4ea81d10 // ORR V8, V8, V16
+	WORD $0x4e2ecdf0 // FMLA V14, V15, V16
+	WORD $0x4eaa1d4f // ORR V10, V10, V15
+	WORD $0x4e2ecd2f // FMLA V14, V9, V15
+	WORD $0x4eab1d71 // ORR V11, V11, V17
+	WORD $0x4e2ecdf1 // FMLA V14, V15, V17
+	WORD $0x4eac1d8f // ORR V12, V12, V15
+	WORD $0x4e2ece2f // FMLA V14, V17, V15
+	WORD $0x6e2dde0e // FMUL V13, V16, V14
+	WORD $0x6e2ffdcd // FDIV V15, V14, V13
+	FMOVQ F13, 0(R0)
+	ADD $16, R1
+	ADD $16, R0
+	SUB $4, R2
+	B loop21
+
+end21:
+	RET
+
 // func addNEON(dst, a, b *float32, n int)
 TEXT ·addNEON(SB), NOSPLIT, $0-32
 	MOVD n+24(FP), R3
@@ -1363,9 +1472,9 @@ TEXT ·addNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop20:
+loop22:
 	CMP $4, R3
-	BLT end20
+	BLT end22
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x4e21d402 // FADD V1, V0, V2
@@ -1374,9 +1483,9 @@ loop20:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop20
+	B loop22
 
-end20:
+end22:
 	RET
 
 // func addRightNEON(dst, a, b *float32, n int)
@@ -1388,18 +1497,18 @@ TEXT ·addRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop21:
+loop23:
 	CMP $4, R3
-	BLT end21
+	BLT end23
 	FMOVQ 0(R1), F1
 	WORD $0x4e20d422 // FADD V0, V1, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop21
+	B loop23
 
-end21:
+end23:
 	RET
 
 // func addLeftNEON(dst, a, b *float32, n int)
@@ -1411,18 +1520,18 @@ TEXT ·addLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop22:
+loop24:
 	CMP $4, R3
-	BLT end22
+	BLT end24
 	FMOVQ 0(R2), F1
 	WORD $0x4e21d402 // FADD V1, V0, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop22
+	B loop24
 
-end22:
+end24:
 	RET
 
 // func subNEON(dst, a, b *float32, n int)
@@ -1432,9 +1541,9 @@ TEXT ·subNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop23:
+loop25:
 	CMP $4, R3
-	BLT end23
+	BLT end25
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x4ea1d402 // FSUB V1, V0, V2
@@ -1443,9 +1552,9 @@ loop23:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop23
+	B loop25
 
-end23:
+end25:
 	RET
 
 // func subRightNEON(dst, a, b *float32, n int)
@@ -1457,18 +1566,18 @@ TEXT ·subRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop24:
+loop26:
 	CMP $4, R3
-	BLT end24
+	BLT end26
 	FMOVQ 0(R1), F1
 	WORD $0x4ea0d422 // FSUB V0, V1, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop24
+	B loop26
 
-end24:
+end26:
 	RET
 
 // func subLeftNEON(dst, a, b *float32, n int)
@@ -1480,18 +1589,18 @@ TEXT ·subLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop25:
+loop27:
 	CMP $4, R3
-	BLT end25
+	BLT end27
 	FMOVQ 0(R2), F1
 	WORD $0x4ea1d402 // FSUB V1, V0, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop25
+	B loop27
 
-end25:
+end27:
 	RET
 
 // func mulNEON(dst, a, b *float32, n int)
@@ -1501,9 +1610,9 @@ TEXT ·mulNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop26:
+loop28:
 	CMP $4, R3
-	BLT end26
+	BLT end28
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x6e21dc02 // FMUL V1, V0, V2
@@ -1512,9 +1621,9 @@ loop26:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop26
+	B loop28
 
-end26:
+end28:
 	RET
 
 // func mulRightNEON(dst, a, b *float32, n int)
@@ -1526,18 +1635,18 @@ TEXT ·mulRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop27:
+loop29:
 	CMP $4, R3
-	BLT end27
+	BLT end29
 	FMOVQ 0(R1), F1
 	WORD $0x6e20dc22 // FMUL V0, V1, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop27
+	B loop29
 
-end27:
+end29:
 	RET
 
 // func mulLeftNEON(dst, a, b *float32, n int)
@@ -1549,18 +1658,18 @@ TEXT ·mulLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop28:
+loop30:
 	CMP $4, R3
-	BLT end28
+	BLT end30
 	FMOVQ 0(R2), F1
 	WORD $0x6e21dc02 // FMUL V1, V0, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop28
+	B loop30
 
-end28:
+end30:
 	RET
 
 // func divNEON(dst, a, b *float32, n int)
@@ -1570,9 +1679,9 @@ TEXT ·divNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop29:
+loop31:
 	CMP $4, R3
-	BLT end29
+	BLT end31
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x6e21fc02 // FDIV V1, V0, V2
@@ -1581,9 +1690,9 @@ loop29:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop29
+	B loop31
 
-end29:
+end31:
 	RET
 
 // func divRightNEON(dst, a, b *float32, n int)
@@ -1595,18 +1704,18 @@ TEXT ·divRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop30:
+loop32:
 	CMP $4, R3
-	BLT end30
+	BLT end32
 	FMOVQ 0(R1), F1
 	WORD $0x6e20fc22 // FDIV V0, V1, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop30
+	B loop32
 
-end30:
+end32:
 	RET
 
 // func divLeftNEON(dst, a, b *float32, n int)
@@ -1618,18 +1727,18 @@ TEXT ·divLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop31:
+loop33:
 	CMP $4, R3
-	BLT end31
+	BLT end33
 	FMOVQ 0(R2), F1
 	WORD $0x6e21fc02 // FDIV V1, V0, V2
 	FMOVQ F2, 0(R0)
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop31
+	B loop33
 
-end31:
+end33:
 	RET
 
 // func minNEON(dst, a, b *float32, n int)
@@ -1639,9 +1748,9 @@ TEXT ·minNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop32:
+loop34:
 	CMP $4, R3
-	BLT end32
+	BLT end34
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x4e20e402 // FCMEQ V0, V0, V2
@@ -1655,9 +1764,9 @@ loop32:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop32
+	B loop34
 
-end32:
+end34:
 	RET
 
 // func minRightNEON(dst, a, b *float32, n int)
@@ -1669,9 +1778,9 @@ TEXT ·minRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop33:
+loop35:
 	CMP $4, R3
-	BLT end33
+	BLT end35
 	FMOVQ 0(R1), F1
 	WORD $0x4e21e422 // FCMEQ V1, V1, V2
 	WORD $0x6e205842 // NOT V2, V2
@@ -1683,9 +1792,9 @@ loop33:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop33
+	B loop35
 
-end33:
+end35:
 	RET
 
 // func minLeftNEON(dst, a, b *float32, n int)
@@ -1697,9 +1806,9 @@ TEXT ·minLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop34:
+loop36:
 	CMP $4, R3
-	BLT end34
+	BLT end36
 	FMOVQ 0(R2), F1
 	WORD $0x4e20e402 // FCMEQ V0, V0, V2
 	WORD $0x6e205842 // NOT V2, V2
@@ -1711,9 +1820,9 @@ loop34:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop34
+	B loop36
 
-end34:
+end36:
 	RET
 
 // func maxNEON(dst, a, b *float32, n int)
@@ -1723,9 +1832,9 @@ TEXT ·maxNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop35:
+loop37:
 	CMP $4, R3
-	BLT end35
+	BLT end37
 	FMOVQ 0(R1), F0
 	FMOVQ 0(R2), F1
 	WORD $0x4e20e402 // FCMEQ V0, V0, V2
@@ -1739,9 +1848,9 @@ loop35:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop35
+	B loop37
 
-end35:
+end37:
 	RET
 
 // func maxRightNEON(dst, a, b *float32, n int)
@@ -1753,9 +1862,9 @@ TEXT ·maxRightNEON(SB), NOSPLIT, $0-32
 	FMOVS (R2), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop36:
+loop38:
 	CMP $4, R3
-	BLT end36
+	BLT end38
 	FMOVQ 0(R1), F1
 	WORD $0x4e21e422 // FCMEQ V1, V1, V2
 	WORD $0x6e205842 // NOT V2, V2
@@ -1767,9 +1876,9 @@ loop36:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop36
+	B loop38
 
-end36:
+end38:
 	RET
 
 // func maxLeftNEON(dst, a, b *float32, n int)
@@ -1781,9 +1890,9 @@ TEXT ·maxLeftNEON(SB), NOSPLIT, $0-32
 	FMOVS (R1), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop37:
+loop39:
 	CMP $4, R3
-	BLT end37
+	BLT end39
 	FMOVQ 0(R2), F1
 	WORD $0x4e20e402 // FCMEQ V0, V0, V2
 	WORD $0x6e205842 // NOT V2, V2
@@ -1795,9 +1904,9 @@ loop37:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop37
+	B loop39
 
-end37:
+end39:
 	RET
 
 // func pReluNEON(dst, a, b *float32, n int)
@@ -1809,9 +1918,9 @@ TEXT ·pReluNEON(SB), NOSPLIT, $0-32
 	MOVD $0x0, R15
 	WORD $0x4e040de0 // DUP R15, V0
 
-loop38:
+loop40:
 	CMP $4, R3
-	BLT end38
+	BLT end40
 	FMOVQ 0(R1), F1
 	FMOVQ 0(R2), F2
 	WORD $0x6ea1e403 // FCMGT V1, V0, V3
@@ -1823,9 +1932,9 @@ loop38:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop38
+	B loop40
 
-end38:
+end40:
 	RET
 
 // func pReluRightNEON(dst, a, b *float32, n int)
@@ -1839,9 +1948,9 @@ TEXT ·pReluRightNEON(SB), NOSPLIT, $0-32
 	MOVD $0x0, R15
 	WORD $0x4e040de1 // DUP R15, V1
 
-loop39:
+loop41:
 	CMP $4, R3
-	BLT end39
+	BLT end41
 	FMOVQ 0(R1), F2
 	WORD $0x6ea2e423 // FCMGT V2, V1, V3
 	WORD $0x6e20dc44 // FMUL V0, V2, V4
@@ -1851,9 +1960,9 @@ loop39:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R3
-	B loop39
+	B loop41
 
-end39:
+end41:
 	RET
 
 // func pReluLeftNEON(dst, a, b *float32, n int)
@@ -1867,9 +1976,9 @@ TEXT ·pReluLeftNEON(SB), NOSPLIT, $0-32
 	MOVD $0x0, R15
 	WORD $0x4e040de1 // DUP R15, V1
 
-loop40:
+loop42:
 	CMP $4, R3
-	BLT end40
+	BLT end42
 	FMOVQ 0(R2), F2
 	WORD $0x6ea0e423 // FCMGT V0, V1, V3
 	WORD $0x6e22dc04 // FMUL V2, V0, V4
@@ -1879,9 +1988,9 @@ loop40:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop40
+	B loop42
 
-end40:
+end42:
 	RET
 
 // func clipNEON(dst, src *float32, n int, lo, hi float32)
@@ -1894,9 +2003,9 @@ TEXT ·clipNEON(SB), NOSPLIT, $0-32
 	FMOVS hi+28(FP), F1
 	WORD $0x4e040421 // DUP V1, V1
 
-loop41:
+loop43:
 	CMP $4, R2
-	BLT end41
+	BLT end43
 	FMOVQ 0(R1), F2
 	WORD $0x6ea2e403 // FCMGT V2, V0, V3
 	WORD $0x6e621c03 // BSL V2, V0, V3
@@ -1906,9 +2015,9 @@ loop41:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop41
+	B loop43
 
-end41:
+end43:
 	RET
 
 // func hardSigmoidNEON(dst, src *float32, n int, alpha, beta float32)
@@ -1925,9 +2034,9 @@ TEXT ·hardSigmoidNEON(SB), NOSPLIT, $0-32
 	MOVD $0x3f800000, R15
 	WORD $0x4e040de3 // DUP R15, V3
 
-loop42:
+loop44:
 	CMP $4, R2
-	BLT end42
+	BLT end44
 	FMOVQ 0(R1), F4
 	WORD $0x6e20dc85 // FMUL V0, V4, V5
 	WORD $0x4e21d4a4 // FADD V1, V5, V4
@@ -1939,9 +2048,9 @@ loop42:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop42
+	B loop44
 
-end42:
+end44:
 	RET
 
 // func expLinearNEON(dst, src *float32, n int, positive, negative, rate float32)
@@ -1984,9 +2093,9 @@ TEXT ·expLinearNEON(SB), NOSPLIT, $0-36
 	MOVD $0x3f800000, R15
 	WORD $0x4e040df0 // DUP R15, V16
 
-loop43:
+loop45:
 	CMP $4, R2
-	BLT end43
+	BLT end45
 	FMOVQ 0(R1), F17
 	WORD $0x6e22fe32 // FDIV V2, V17, V18
 	WORD $0x6eb2e473 // FCMGT V18, V3, V19
@@ -2027,9 +2136,9 @@ loop43:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop43
+	B loop45
 
-end43:
+end45:
 	RET
 
 // func normalizeNEON(dst, src, gamma, beta *float32, n int, mean, inverse float32)
@@ -2044,9 +2153,9 @@ TEXT ·normalizeNEON(SB), NOSPLIT, $0-48
 	FMOVS inverse+44(FP), F1
 	WORD $0x4e040421 // DUP V1, V1
 
-loop44:
+loop46:
 	CMP $4, R4
-	BLT end44
+	BLT end46
 	FMOVQ 0(R1), F2
 	WORD $0x4ea0d443 // FSUB V0, V2, V3
 	WORD $0x6e21dc62 // FMUL V1, V3, V2
@@ -2060,9 +2169,9 @@ loop44:
 	ADD $16, R3
 	ADD $16, R0
 	SUB $4, R4
-	B loop44
+	B loop46
 
-end44:
+end46:
 	RET
 
 // func scaleByNEON(dst, src, gamma *float32, n int, inverse float32)
@@ -2074,9 +2183,9 @@ TEXT ·scaleByNEON(SB), NOSPLIT, $0-36
 	FMOVS inverse+32(FP), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop45:
+loop47:
 	CMP $4, R3
-	BLT end45
+	BLT end47
 	FMOVQ 0(R1), F1
 	WORD $0x6e20dc22 // FMUL V0, V1, V2
 	FMOVQ 0(R2), F1
@@ -2086,9 +2195,9 @@ loop45:
 	ADD $16, R2
 	ADD $16, R0
 	SUB $4, R3
-	B loop45
+	B loop47
 
-end45:
+end47:
 	RET
 
 // func quantize8NEON(dst *uint8, src *float32, n int, scale, lo, hi float32, zero int32)
@@ -2105,9 +2214,9 @@ TEXT ·quantize8NEON(SB), NOSPLIT, $0-40
 	WORD $0x4e040442 // DUP V2, V2
 	WORD $0x4e040c63 // DUP R3, V3
 
-loop46:
+loop48:
 	CMP $16, R2
-	BLT end46
+	BLT end48
 	FMOVQ 0(R1), F4
 	WORD $0x6e20fc85 // FDIV V0, V4, V5
 	WORD $0x6ea1e4a4 // FCMGT V1, V5, V4
@@ -2150,9 +2259,9 @@ loop46:
 	ADD $64, R1
 	ADD $16, R0
 	SUB $16, R2
-	B loop46
+	B loop48
 
-end46:
+end48:
 	RET
 
 // func quantize16NEON(dst *uint16, src *float32, n int, scale, lo, hi float32, zero int32)
@@ -2169,9 +2278,9 @@ TEXT ·quantize16NEON(SB), NOSPLIT, $0-40
 	WORD $0x4e040442 // DUP V2, V2
 	WORD $0x4e040c63 // DUP R3, V3
 
-loop47:
+loop49:
 	CMP $16, R2
-	BLT end47
+	BLT end49
 	FMOVQ 0(R1), F4
 	WORD $0x6e20fc85 // FDIV V0, V4, V5
 	WORD $0x6ea1e4a4 // FCMGT V1, V5, V4
@@ -2213,9 +2322,9 @@ loop47:
 	ADD $64, R1
 	ADD $32, R0
 	SUB $16, R2
-	B loop47
+	B loop49
 
-end47:
+end49:
 	RET
 
 // func fakeQuantizeNEON(dst, src *float32, n int, scale, lo, hi float32)
@@ -2230,9 +2339,9 @@ TEXT ·fakeQuantizeNEON(SB), NOSPLIT, $0-36
 	FMOVS hi+32(FP), F2
 	WORD $0x4e040442 // DUP V2, V2
 
-loop48:
+loop50:
 	CMP $4, R2
-	BLT end48
+	BLT end50
 	FMOVQ 0(R1), F3
 	WORD $0x6e20fc64 // FDIV V0, V3, V4
 	WORD $0x6ea1e483 // FCMGT V1, V4, V3
@@ -2246,9 +2355,9 @@ loop48:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop48
+	B loop50
 
-end48:
+end50:
 	RET
 
 // func dequantizeU8NEON(dst *float32, src *uint8, n int, scale float32, zero int32)
@@ -2261,9 +2370,9 @@ TEXT ·dequantizeU8NEON(SB), NOSPLIT, $0-32
 	WORD $0x4e040400 // DUP V0, V0
 	WORD $0x4e040c61 // DUP R3, V1
 
-loop49:
+loop51:
 	CMP $16, R2
-	BLT end49
+	BLT end51
 	FMOVQ 0(R1), F2
 	WORD $0x2f08a443 // UXTL.8H V2, V3
 	WORD $0x6f08a444 // UXTL.8H upper V2, V4
@@ -2290,9 +2399,9 @@ loop49:
 	ADD $16, R1
 	ADD $64, R0
 	SUB $16, R2
-	B loop49
+	B loop51
 
-end49:
+end51:
 	RET
 
 // func dequantizeI8NEON(dst *float32, src *int8, n int, scale float32, zero int32)
@@ -2305,9 +2414,9 @@ TEXT ·dequantizeI8NEON(SB), NOSPLIT, $0-32
 	WORD $0x4e040400 // DUP V0, V0
 	WORD $0x4e040c61 // DUP R3, V1
 
-loop50:
+loop52:
 	CMP $16, R2
-	BLT end50
+	BLT end52
 	FMOVQ 0(R1), F2
 	WORD $0x0f08a443 // SXTL.8H V2, V3
 	WORD $0x4f08a444 // SXTL.8H upper V2, V4
@@ -2334,9 +2443,9 @@ loop50:
 	ADD $16, R1
 	ADD $64, R0
 	SUB $16, R2
-	B loop50
+	B loop52
 
-end50:
+end52:
 	RET
 
 // func dequantizeU16NEON(dst *float32, src *uint16, n int, scale float32, zero int32)
@@ -2349,9 +2458,9 @@ TEXT ·dequantizeU16NEON(SB), NOSPLIT, $0-32
 	WORD $0x4e040400 // DUP V0, V0
 	WORD $0x4e040c61 // DUP R3, V1
 
-loop51:
+loop53:
 	CMP $8, R2
-	BLT end51
+	BLT end53
 	FMOVQ 0(R1), F2
 	WORD $0x2f10a443 // UXTL.4S V2, V3
 	WORD $0x6ea18464 // SUB V1, V3, V4
@@ -2366,9 +2475,9 @@ loop51:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop51
+	B loop53
 
-end51:
+end53:
 	RET
 
 // func dequantizeI16NEON(dst *float32, src *int16, n int, scale float32, zero int32)
@@ -2381,9 +2490,9 @@ TEXT ·dequantizeI16NEON(SB), NOSPLIT, $0-32
 	WORD $0x4e040400 // DUP V0, V0
 	WORD $0x4e040c61 // DUP R3, V1
 
-loop52:
+loop54:
 	CMP $8, R2
-	BLT end52
+	BLT end54
 	FMOVQ 0(R1), F2
 	WORD $0x0f10a443 // SXTL.4S V2, V3
 	WORD $0x6ea18464 // SUB V1, V3, V4
@@ -2398,9 +2507,9 @@ loop52:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop52
+	B loop54
 
-end52:
+end54:
 	RET
 
 // func dequantizeI32NEON(dst *float32, src *int32, n int, scale float32)
@@ -2411,9 +2520,9 @@ TEXT ·dequantizeI32NEON(SB), NOSPLIT, $0-28
 	FMOVS scale+24(FP), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop53:
+loop55:
 	CMP $4, R2
-	BLT end53
+	BLT end55
 	FMOVQ 0(R1), F1
 	WORD $0x4e21d822 // SCVTF V1, V2
 	WORD $0x6e20dc41 // FMUL V0, V2, V1
@@ -2421,9 +2530,9 @@ loop53:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop53
+	B loop55
 
-end53:
+end55:
 	RET
 
 // func minMaxNEON(src *float32, n int) (low, high, zero float32)
@@ -2437,9 +2546,9 @@ TEXT ·minMaxNEON(SB), NOSPLIT, $0-28
 	FMOVQ (R0), F1
 	WORD $0x6e231c63 // EOR V3, V3, V3
 
-loop54:
+loop56:
 	CMP $8, R1
-	BLT end54
+	BLT end56
 	FMOVQ 0(R0), F4
 	WORD $0x4ea4f400 // FMIN V4, V0, V0
 	WORD $0x4e24f421 // FMAX V4, V1, V1
@@ -2450,9 +2559,9 @@ loop54:
 	WORD $0x4e23cc82 // FMLA V3, V4, V2
 	ADD $32, R0
 	SUB $8, R1
-	B loop54
+	B loop56
 
-end54:
+end56:
 	WORD $0x6eb0f800 // FMINV V0, V0
 	FMOVS F0, low+16(FP)
 	WORD $0x6e30f821 // FMAXV V1, V1
@@ -2491,9 +2600,9 @@ TEXT ·momentsNEON(SB), NOSPLIT, $0-24
 	FMOVQ 352(R2), F22
 	FMOVQ 368(R2), F23
 
-loop55:
+loop57:
 	CMP $16, R1
-	BLT end55
+	BLT end57
 	FMOVQ 0(R0), F24
 	WORD $0x0e617b19 // FCVTL.2D V24, V25
 	WORD $0x4ee0fb3a // FABS.2D V25, V26
@@ -2540,9 +2649,9 @@ loop55:
 	WORD $0x4e78d6f7 // FADD.2D V24, V23, V23
 	ADD $64, R0
 	SUB $16, R1
-	B loop55
+	B loop57
 
-end55:
+end57:
 	FMOVQ F0, 0(R2)
 	FMOVQ F1, 16(R2)
 	FMOVQ F2, 32(R2)
@@ -2583,9 +2692,9 @@ TEXT ·sumsNEON(SB), NOSPLIT, $0-24
 	FMOVQ 96(R2), F6
 	FMOVQ 112(R2), F7
 
-loop56:
+loop58:
 	CMP $16, R1
-	BLT end56
+	BLT end58
 	FMOVQ 0(R0), F8
 	WORD $0x0e617909 // FCVTL.2D V8, V9
 	WORD $0x4e69d400 // FADD.2D V9, V0, V0
@@ -2608,9 +2717,9 @@ loop56:
 	WORD $0x4e68d4e7 // FADD.2D V8, V7, V7
 	ADD $64, R0
 	SUB $16, R1
-	B loop56
+	B loop58
 
-end56:
+end58:
 	FMOVQ F0, 0(R2)
 	FMOVQ F1, 16(R2)
 	FMOVQ F2, 32(R2)
@@ -2629,18 +2738,18 @@ TEXT ·laneSumsNEON(SB), NOSPLIT, $0-24
 	FMOVQ 0(R2), F0
 	FMOVQ 16(R2), F1
 
-loop57:
+loop59:
 	CMP $8, R1
-	BLT end57
+	BLT end59
 	FMOVQ 0(R0), F2
 	WORD $0x4e22d400 // FADD V2, V0, V0
 	FMOVQ 16(R0), F2
 	WORD $0x4e22d421 // FADD V2, V1, V1
 	ADD $32, R0
 	SUB $8, R1
-	B loop57
+	B loop59
 
-end57:
+end59:
 	FMOVQ F0, 0(R2)
 	FMOVQ F1, 16(R2)
 	RET
@@ -2655,9 +2764,9 @@ TEXT ·laneSquaresNEON(SB), NOSPLIT, $0-32
 	FMOVQ 0(R2), F1
 	FMOVQ 16(R2), F2
 
-loop58:
+loop60:
 	CMP $8, R1
-	BLT end58
+	BLT end60
 	FMOVQ 0(R0), F3
 	WORD $0x4ea0d464 // FSUB V0, V3, V4
 	WORD $0x4e24cc81 // FMLA V4, V4, V1
@@ -2666,9 +2775,9 @@ loop58:
 	WORD $0x4e23cc62 // FMLA V3, V3, V2
 	ADD $32, R0
 	SUB $8, R1
-	B loop58
+	B loop60
 
-end58:
+end60:
 	FMOVQ F1, 0(R2)
 	FMOVQ F2, 16(R2)
 	RET
@@ -2712,9 +2821,9 @@ TEXT ·expSumNEON(SB), NOSPLIT, $0-40
 	MOVD $0x7f, R15
 	WORD $0x4e040df1 // DUP R15, V17
 
-loop59:
+loop61:
 	CMP $16, R2
-	BLT end59
+	BLT end61
 	FMOVQ 0(R1), F18
 	WORD $0x4ea0d653 // FSUB V0, V18, V19
 	WORD $0x6eb3e4b2 // FCMGT V19, V5, V18
@@ -2862,9 +2971,9 @@ loop59:
 	ADD $64, R1
 	ADD $64, R0
 	SUB $16, R2
-	B loop59
+	B loop61
 
-end59:
+end61:
 	FMOVQ F1, 0(R3)
 	FMOVQ F2, 16(R3)
 	FMOVQ F3, 32(R3)
@@ -2909,9 +3018,9 @@ TEXT ·sumExpNEON(SB), NOSPLIT, $0-32
 	MOVD $0x7f, R15
 	WORD $0x4e040df1 // DUP R15, V17
 
-loop60:
+loop62:
 	CMP $16, R1
-	BLT end60
+	BLT end62
 	FMOVQ 0(R0), F18
 	WORD $0x4ea0d653 // FSUB V0, V18, V19
 	WORD $0x6eb3e4b2 // FCMGT V19, V5, V18
@@ -3054,9 +3163,9 @@ loop60:
 	WORD $0x4e32d484 // FADD V18, V4, V4
 	ADD $64, R0
 	SUB $16, R1
-	B loop60
+	B loop62
 
-end60:
+end62:
 	FMOVQ F1, 0(R2)
 	FMOVQ F2, 16(R2)
 	FMOVQ F3, 32(R2)
@@ -3069,9 +3178,9 @@ TEXT ·halfToFloatNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop61:
+loop63:
 	CMP $8, R2
-	BLT end61
+	BLT end63
 	FMOVQ 0(R1), F0
 	WORD $0x0e217801 // FCVTL V0, V1
 	FMOVQ F1, 0(R0)
@@ -3080,9 +3189,9 @@ loop61:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop61
+	B loop63
 
-end61:
+end63:
 	RET
 
 // func brainToFloatNEON(dst *float32, src *uint16, n int)
@@ -3091,9 +3200,9 @@ TEXT ·brainToFloatNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop62:
+loop64:
 	CMP $8, R2
-	BLT end62
+	BLT end64
 	FMOVQ 0(R1), F0
 	WORD $0x2f10a401 // UXTL.4S V0, V1
 	WORD $0x4f305422 // shift V1, V2
@@ -3104,9 +3213,9 @@ loop62:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop62
+	B loop64
 
-end62:
+end64:
 	RET
 
 // func floatToHalfNEON(dst *uint16, src *float32, n int)
@@ -3115,9 +3224,9 @@ TEXT ·floatToHalfNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop63:
+loop65:
 	CMP $8, R2
-	BLT end63
+	BLT end65
 	FMOVQ 0(R1), F0
 	FMOVQ 16(R1), F1
 	WORD $0x0e216802 // FCVTN V0, V2
@@ -3126,9 +3235,9 @@ loop63:
 	ADD $32, R1
 	ADD $16, R0
 	SUB $8, R2
-	B loop63
+	B loop65
 
-end63:
+end65:
 	RET
 
 // func floatToBrainNEON(dst *uint16, src *float32, n int)
@@ -3143,9 +3252,9 @@ TEXT ·floatToBrainNEON(SB), NOSPLIT, $0-24
 	MOVD $0x400000, R15
 	WORD $0x4e040de2 // DUP R15, V2
 
-loop64:
+loop66:
 	CMP $8, R2
-	BLT end64
+	BLT end66
 	FMOVQ 0(R1), F3
 	FMOVQ 16(R1), F4
 	WORD $0x6f300465 // shift V3, V5
@@ -3174,7 +3283,7 @@ loop64:
 	ADD $32, R1
 	ADD $16, R0
 	SUB $8, R2
-	B loop64
+	B loop66
 
-end64:
+end66:
 	RET

@@ -172,6 +172,31 @@ func sigmoid32(x float32) float32 {
 	return float32(n / float32(1+e))
 }
 
+// horner returns the polynomial in z with coefficients c, highest first.
+func horner(z float32, c ...float32) float32 {
+	p := c[0]
+	for _, k := range c[1:] {
+		p = fma(p, z, k)
+	}
+	return p
+}
+
+func sigmoidRatio32(x float32) float32 {
+	x = clip32(x, -18, 18)
+	z := float32(x * x)
+	p := float32(horner(z, 4.37031012579801e-11, 1.15627324459942e-07, 6.08574864600143e-05, 8.51377133304701e-03, 2.48287947061529e-01) * x)
+	q := horner(z, 6.10247389755681e-13, 5.76102136993427e-09, 6.29106785017040e-06, 1.70198817374094e-03, 1.16817656904453e-01, 9.93151921023180e-01)
+	return clip32(float32(p/q)+0.5, 0, 1)
+}
+
+func tanhRatio32(x float32) float32 {
+	x = clip32(x, -9, 9)
+	z := float32(x * x)
+	p := float32(horner(z, -2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03) * x)
+	q := horner(z, 1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+	return p / q
+}
+
 func erf32(x float32) float32 {
 	a := abs32(x)
 	if a >= 0.921875 {
@@ -207,13 +232,13 @@ func gelu32(x float32) float32 {
 
 func geluTanh32(x float32) float32 {
 	x = lowest(x)
-	u := float32(x * fma(float32(x*x), 0.035677407, 0.7978846))
-	return float32(float32(0.5*x) * float32(1+tanh32(u)))
+	u := float32(x * float32(float32(float32(0.035677407*x)*x)+0.7978846))
+	return float32(float32(0.5*x) * float32(1+tanhRatio32(u)))
 }
 
 func silu32(x float32) float32 {
 	x = lowest(x)
-	return float32(x * sigmoid32(x))
+	return float32(x * sigmoidRatio32(x))
 }
 
 func hardSigmoid32(x, alpha, beta float32) float32 {

@@ -99,6 +99,16 @@ func softplusAVX2(dst *float32, src *float32, n int)
 //go:noescape
 func mishAVX2(dst *float32, src *float32, n int)
 
+// sigmoidRatioAVX2 is Unary of SigmoidRatio; n is a multiple of 8.
+//
+//go:noescape
+func sigmoidRatioAVX2(dst *float32, src *float32, n int)
+
+// tanhRatioAVX2 is Unary of TanhRatio; n is a multiple of 8.
+//
+//go:noescape
+func tanhRatioAVX2(dst *float32, src *float32, n int)
+
 // addAVX2 is Binary of Add; n is a multiple of 8.
 //
 //go:noescape
@@ -333,6 +343,16 @@ func softplusAVX512(dst *float32, src *float32, n int)
 //
 //go:noescape
 func mishAVX512(dst *float32, src *float32, n int)
+
+// sigmoidRatioAVX512 is Unary of SigmoidRatio.
+//
+//go:noescape
+func sigmoidRatioAVX512(dst *float32, src *float32, n int)
+
+// tanhRatioAVX512 is Unary of TanhRatio.
+//
+//go:noescape
+func tanhRatioAVX512(dst *float32, src *float32, n int)
 
 // addAVX512 is Binary of Add.
 //

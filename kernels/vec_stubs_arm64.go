@@ -62,6 +62,12 @@ func softplusNEON(dst, src *float32, n int)
 func mishNEON(dst, src *float32, n int)
 
 //go:noescape
+func sigmoidRatioNEON(dst, src *float32, n int)
+
+//go:noescape
+func tanhRatioNEON(dst, src *float32, n int)
+
+//go:noescape
 func addNEON(dst, a, b *float32, n int)
 
 //go:noescape

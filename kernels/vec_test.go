@@ -101,7 +101,7 @@ func wantSame(t *testing.T, what string, got, want []float32, in ...[]float32) {
 func random(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
 
 var unaryNames = [unaryOps]string{"Abs", "Neg", "Floor", "Ceil", "Round", "Sqrt", "Reciprocal", "Relu", "Exp", "Log",
-	"Tanh", "Sigmoid", "Erf", "Gelu", "GeluTanh", "Silu", "HardSwish", "Softplus", "Mish"}
+	"Tanh", "Sigmoid", "Erf", "Gelu", "GeluTanh", "Silu", "HardSwish", "Softplus", "Mish", "SigmoidRatio", "TanhRatio"}
 
 var binaryNames = [binaryOps]string{"Add", "Sub", "Mul", "Div", "Min", "Max", "PRelu"}
 
@@ -187,7 +187,7 @@ func TestUnaryValues(t *testing.T) {
 		{GeluTanh, -inf, negzero}, {GeluTanh, inf, inf}, {GeluTanh, 1, 0.841192}, {GeluTanh, -1e30, negzero},
 		{Softplus, -inf, 0}, {Softplus, inf, inf}, {Softplus, 0, 0.6931472}, {Softplus, -100, float32(math.Exp(-100))}, {Softplus, 50, 50},
 		{Mish, -inf, negzero}, {Mish, inf, inf}, {Mish, 0, 0}, {Mish, 100, 100},
-		{Silu, -inf, negzero}, {Silu, inf, inf}, {HardSwish, -inf, negzero}, {HardSwish, 3, 3}, {HardSwish, 1, 4. / 6},
+		{Silu, -inf, negzero}, {Silu, inf, inf}, {SigmoidRatio, 0, 0.5}, {SigmoidRatio, -inf, 0}, {SigmoidRatio, inf, 1}, {TanhRatio, negzero, negzero}, {TanhRatio, 0.5, 0.46211717}, {HardSwish, -inf, negzero}, {HardSwish, 3, 3}, {HardSwish, 1, 4. / 6},
 		{Round, 0.5, 0}, {Round, 1.5, 2}, {Round, -2.5, -2}, {Round, -0.3, negzero}, {Floor, -0.5, -1}, {Ceil, -0.5, negzero},
 		{Sqrt, -1, nan}, {Sqrt, negzero, negzero}, {Reciprocal, negzero, -inf}, {Relu, -3, 0}, {Abs, -inf, inf}, {Neg, 0, negzero},
 	} {

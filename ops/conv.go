@@ -62,6 +62,10 @@ type Fusion struct {
 	// one.
 	Clip     bool
 	Min, Max float32
+	// Inner says of Sigmoid and Tanh that only nodes read the result: it has
+	// the arithmetic of the runtime's kernels, of which the absolute error is
+	// small but not the relative one.
+	Inner bool
 }
 
 func inferConv(c *Inference) error {

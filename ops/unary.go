@@ -91,10 +91,16 @@ var unaryOps = []unaryOp{
 			i64: func(x int64) int64 { return int64(math.Erf(float64(x))) },
 			u64: func(x uint64) uint64 { return uint64(math.Erf(float64(x))) }}
 	}},
-	{name: "Sigmoid", since: 6, flow: Fixed, lo: 0, hi: 1, build: func(*Site) unary {
+	{name: "Sigmoid", since: 6, flow: Fixed, lo: 0, hi: 1, build: func(s *Site) unary {
+		if s.Fused != nil && s.Fused.Inner {
+			return unary{f32: rows(kernels.SigmoidRatio), f64: sigmoid}
+		}
 		return unary{f32: rows(kernels.Sigmoid), f64: sigmoid}
 	}},
-	{name: "Tanh", since: 6, flow: Fixed, lo: -1, hi: 1, build: func(*Site) unary {
+	{name: "Tanh", since: 6, flow: Fixed, lo: -1, hi: 1, build: func(s *Site) unary {
+		if s.Fused != nil && s.Fused.Inner {
+			return unary{f32: rows(kernels.TanhRatio), f64: math.Tanh}
+		}
 		return unary{f32: rows(kernels.Tanh), f64: math.Tanh}
 	}},
 	{name: "Softsign", since: 1, flow: Fixed, lo: -1, hi: 1, build: func(*Site) unary {
@@ -230,16 +236,7 @@ func swish(alpha float32) unary {
 		}
 		return x * sigmoid(t)
 	}}
-	switch {
-	case alpha == 1:
-		u.f32 = rows(kernels.Silu)
-	case alpha != 0: // Silu(alpha·x)/alpha
-		u.f32 = func(dst, src []float32) {
-			kernels.Binary(kernels.Mul, dst, src, []float32{alpha})
-			kernels.Unary(kernels.Silu, dst, dst)
-			kernels.Binary(kernels.Div, dst, dst, []float32{alpha})
-		}
-	}
+	u.f32 = func(dst, src []float32) { kernels.Swish(dst, src, alpha) }
 	return u
 }
 

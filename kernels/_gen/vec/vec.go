@@ -43,14 +43,14 @@ var unaries = []unary{
 		return g.gate(func(x V) V { return erf(g.mul(x, K(0.70710677))) })
 	}},
 	{"GeluTanh", 1, func(g *gen) func(V) V {
-		tanh := g.tanh()
+		tanh := g.tanhRatio()
 		return g.gate(func(x V) V {
-			w := g.fma(g.hoist(K(0.035677407)), g.mul(x, x), K(0.7978846))
+			w := g.add(g.mul(g.mul(x, K(0.035677407)), x), K(0.7978846))
 			return tanh(g.mul(x, w))
 		})
 	}},
 	{"Silu", 1, func(g *gen) func(V) V {
-		sigmoid, low := g.sigmoid(), g.hoist(-maxFloat)
+		sigmoid, low := g.sigmoidRatio(), g.hoist(-maxFloat)
 		return func(x V) V {
 			x = g.max(low, x)
 			return g.mul(x, sigmoid(x))
@@ -84,6 +84,8 @@ var unaries = []unary{
 			return g.mul(x, g.div(w, g.add(w, K(2))))
 		}
 	}},
+	{"SigmoidRatio", 1, (*gen).sigmoidRatio},
+	{"TanhRatio", 1, (*gen).tanhRatio},
 }
 
 // binaries are the element-wise functions of two tensors.
@@ -285,6 +287,28 @@ func (g *gen) sigmoid() func(V) V {
 		e := exp(g.or(x, signMask))
 		n := g.sel(g.cmp(lt, x, K(0)), e, one)
 		return g.div(n, g.add(e, one))
+	}
+}
+
+func (g *gen) sigmoidRatio() func(V) V {
+	low, high, zero, one := g.hoist(K(-18)), g.hoist(K(18)), g.zero(), g.hoist(K(1))
+	return func(x V) V {
+		x = g.min(high, g.max(low, x))
+		z := g.mul(x, x)
+		p := g.poly(z, 4.37031012579801e-11, 1.15627324459942e-07, 6.08574864600143e-05, 8.51377133304701e-03, 2.48287947061529e-01)
+		q := g.poly(z, 6.10247389755681e-13, 5.76102136993427e-09, 6.29106785017040e-06, 1.70198817374094e-03, 1.16817656904453e-01, 9.93151921023180e-01)
+		return g.min(one, g.max(zero, g.add(g.div(g.mul(p, x), q), K(0.5))))
+	}
+}
+
+func (g *gen) tanhRatio() func(V) V {
+	low, high := g.hoist(K(-9)), g.hoist(K(9))
+	return func(x V) V {
+		x = g.min(high, g.max(low, x))
+		z := g.mul(x, x)
+		p := g.poly(z, -2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)
+		q := g.poly(z, 1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+		return g.div(g.mul(p, x), q)
 	}
 }
 
