@@ -57,23 +57,47 @@ func (c *Comparison) Add(ref, got []ops.Data) error {
 	}
 	for i := range c.outputs {
 		s := &c.outputs[i]
-		a, ok := ref[i].(*tensor.Tensor)
-		b, ok2 := got[i].(*tensor.Tensor)
-		if !ok || !ok2 {
-			continue
+		as, bs := tensorsOf(ref[i], nil), tensorsOf(got[i], nil)
+		if len(as) != len(bs) {
+			return fmt.Errorf("eval: output %q holds %d tensors, the reference %d", s.name, len(bs), len(as))
 		}
-		if a.DType() != b.DType() || tensor.ShapeString(a.Shape()) != tensor.ShapeString(b.Shape()) {
-			return fmt.Errorf("eval: output %q is %v, the reference %v", s.name, b, a)
-		}
-		switch {
-		case a.DType() == tensor.Float32:
-			s.add(tensor.As[float32](a), tensor.As[float32](b), a.Shape())
-		case !a.Equal(b):
-			s.wrong++
+		for k, a := range as {
+			b := bs[k]
+			if a.DType() != b.DType() || tensor.ShapeString(a.Shape()) != tensor.ShapeString(b.Shape()) {
+				return fmt.Errorf("eval: output %q is %v, the reference %v", s.name, b, a)
+			}
+			switch {
+			case a.DType() == tensor.Float32:
+				s.add(tensor.As[float32](a), tensor.As[float32](b), a.Shape())
+			case !a.Equal(b):
+				s.wrong++
+			}
 		}
 	}
 	c.samples++
 	return nil
+}
+
+// tensorsOf appends the tensors in d to list: those of a sequence, of an
+// optional, and keys and values of a map, which are a row.
+func tensorsOf(d ops.Data, list []*tensor.Tensor) []*tensor.Tensor {
+	switch d := d.(type) {
+	case *tensor.Tensor:
+		return append(list, d)
+	case ops.Sequence:
+		for _, x := range d {
+			list = tensorsOf(x, list)
+		}
+	case *ops.Optional:
+		if d != nil {
+			return tensorsOf(d.Elem, list)
+		}
+	case *ops.Map:
+		if row, err := d.Values.Reshape([]int{1, d.Values.Len()}); err == nil {
+			return append(list, d.Keys, row)
+		}
+	}
+	return list
 }
 
 func (s *sums) add(ref, got []float32, shape []int) {

@@ -164,3 +164,45 @@ func TestScoreAxes(t *testing.T) {
 		t.Error("no error for a missing output")
 	}
 }
+
+// A sequence of maps is compared row by row, as the matrix it was made from.
+func TestMaps(t *testing.T) {
+	keys := tensor.Of([]int64{3, 5})
+	maps := func(keys *tensor.Tensor, rows ...[]float32) ops.Sequence {
+		var s ops.Sequence
+		for _, r := range rows {
+			s = append(s, &ops.Map{Keys: keys, Values: tensor.Of(r)})
+		}
+		return s
+	}
+	ref := maps(keys, []float32{1, 0}, []float32{0.25, 0.75})
+	got := maps(keys, []float32{0.5, 0}, []float32{0.75, 0.25})
+	c, m := NewComparison([]string{"a", "b", "c"}), NewComparison([]string{"m"})
+	other := maps(tensor.Of([]int64{3, 6}), []float32{1, 0}, []float32{0.25, 0.75})
+	if err := c.Add([]ops.Data{ref, ref, &ops.Optional{Elem: ref}}, []ops.Data{got, other, &ops.Optional{Elem: ref}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Add([]ops.Data{f32([]int{2, 2}, 1, 0, 0.25, 0.75)}, []ops.Data{f32([]int{2, 2}, 0.5, 0, 0.75, 0.25)}); err != nil {
+		t.Fatal(err)
+	}
+	a, b, opt, want := c.Outputs()[0], c.Outputs()[1], c.Outputs()[2], m.Outputs()[0]
+	if *a.SQNR != *want.SQNR || *a.Cosine != *want.Cosine || *a.Argmax != *want.Argmax || a.Different != 0 {
+		t.Errorf("%+v, want %+v", a, want)
+	}
+	if b.SQNR != nil || b.Different != 2 {
+		t.Errorf("other keys: %+v", b)
+	}
+	if opt.SQNR != nil || opt.Different != 0 || *opt.Argmax != 1 {
+		t.Errorf("optional: %+v", opt)
+	}
+	if err := c.Add([]ops.Data{ref, ref, ref}, []ops.Data{ref[:1], ref, ref}); err == nil {
+		t.Error("no error for fewer maps")
+	}
+	s := NewScore(1)
+	if err := s.Add([]ops.Data{ref}, []ops.Data{ref}); err != nil || !math.IsInf(s.DB(), 1) {
+		t.Error(err, s.DB())
+	}
+	if err := s.Add([]ops.Data{ref}, []ops.Data{got}); err != nil || math.IsInf(s.DB(), 1) {
+		t.Error(err, s.DB())
+	}
+}

@@ -33,17 +33,22 @@ func (s *Score) Add(ref, got []ops.Data) error {
 		return fmt.Errorf("eval: %d and %d outputs, want %d", len(ref), len(got), len(s.outputs))
 	}
 	for i := range ref {
-		a, ok := ref[i].(*tensor.Tensor)
-		b, ok2 := got[i].(*tensor.Tensor)
-		if !ok || !ok2 || a.DType() != tensor.Float32 || b.DType() != tensor.Float32 {
-			continue
+		as, bs := tensorsOf(ref[i], nil), tensorsOf(got[i], nil)
+		if len(as) != len(bs) {
+			return fmt.Errorf("eval: output %d holds %d tensors, the reference %d", i, len(bs), len(as))
 		}
-		if a.Len() != b.Len() {
-			return fmt.Errorf("eval: output %d is %v, the reference %v", i, b, a)
-		}
-		shape := a.Shape()
-		for k, axis := range [2]int{1, len(shape) - 1} {
-			s.outputs[i].axes[k].add(tensor.As[float32](a), tensor.As[float32](b), shape, axis)
+		for k, a := range as {
+			b := bs[k]
+			if a.DType() != tensor.Float32 || b.DType() != tensor.Float32 {
+				continue
+			}
+			if a.Len() != b.Len() {
+				return fmt.Errorf("eval: output %d is %v, the reference %v", i, b, a)
+			}
+			shape := a.Shape()
+			for k, axis := range [2]int{1, len(shape) - 1} {
+				s.outputs[i].axes[k].add(tensor.As[float32](a), tensor.As[float32](b), shape, axis)
+			}
 		}
 	}
 	return nil

@@ -33,6 +33,7 @@ func mlSpecs() []Spec {
 		attrs(graph.AttrInts, "nodes_falsenodeids", "nodes_featureids", "nodes_missing_value_tracks_true", "nodes_nodeids", "nodes_treeids", "nodes_truenodeids"),
 		attrs(graph.AttrFloats, "base_values", "nodes_hitrates", "nodes_values"), attrs(graph.AttrStrings, "nodes_modes"),
 		attrs(graph.AttrTensor, "base_values_as_tensor", "nodes_hitrates_as_tensor", "nodes_values_as_tensor"), post)
+	svm := join(attrs(graph.AttrFloats, "coefficients", "kernel_params", "rho", "support_vectors"), attrs(graph.AttrString, "kernel_type"), post)
 	spec := func(name string, out []Port, infer func(*Inference) error, compile func(*Site) (Kernel, error), a ...[]AttrSpec) Spec {
 		return Spec{Domain: mlDomain, Type: name, Flow: Opaque, Pure: true, In: x, Out: out, Attrs: join(a...), Infer: infer, Compile: compile}
 	}
@@ -50,6 +51,9 @@ func mlSpecs() []Spec {
 		spec("LinearRegressor", y, inferRegressor, compileLinear, attrs(graph.AttrFloats, "coefficients", "intercepts"), attrs(graph.AttrInt, "targets"), post),
 		spec("LinearClassifier", classes, inferClassifier, compileLinear, attrs(graph.AttrFloats, "coefficients", "intercepts"),
 			attrs(graph.AttrInts, "classlabels_ints"), attrs(graph.AttrStrings, "classlabels_strings"), attrs(graph.AttrInt, "multi_class"), post),
+		spec("SVMRegressor", y, inferSVMRegressor, compileSVMRegressor, svm, attrs(graph.AttrInt, "n_supports", "one_class")),
+		spec("SVMClassifier", classes, inferClassifier, compileSVMClassifier, svm, attrs(graph.AttrFloats, "prob_a", "prob_b"),
+			attrs(graph.AttrInts, "classlabels_ints", "vectors_per_class"), attrs(graph.AttrStrings, "classlabels_strings")),
 		spec("TreeEnsembleRegressor", y, inferRegressor, compileForest, tree, attrs(graph.AttrString, "aggregate_function"), attrs(graph.AttrInt, "n_targets"),
 			attrs(graph.AttrInts, "target_ids", "target_nodeids", "target_treeids"), attrs(graph.AttrFloats, "target_weights"), attrs(graph.AttrTensor, "target_weights_as_tensor")),
 		spec("TreeEnsembleClassifier", classes, inferClassifier, compileForest, tree,

@@ -49,8 +49,8 @@ type Body interface {
 	Run(c *Call, inputs []Data) ([]Data, error)
 }
 
-// Data is what a value holds while a model runs: *tensor.Tensor, Sequence, or
-// *Optional; nil is an omitted value.
+// Data is what a value holds while a model runs: *tensor.Tensor, Sequence,
+// *Optional or *Map; nil is an omitted value.
 type Data any
 
 // Sequence is the value of a sequence type.

@@ -150,6 +150,7 @@ func families() [][]Spec {
 		signalSpecs(),
 		randomSpecs(),
 		mlSpecs(),
+		mapSpecs(),
 		nbitsSpecs(),
 		deformSpecs(),
 		msAttentionSpecs(),

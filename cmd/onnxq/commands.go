@@ -748,6 +748,12 @@ func datum(name string, d ops.Data, t graph.Type) *onnxfile.Datum {
 			out.Items = append(out.Items, datum("", x, inner))
 		}
 		return out
+	case *ops.Map:
+		out := &onnxfile.Datum{Name: name, Kind: graph.KindMap, Keys: d.Keys, Elem: graph.KindTensor}
+		for i := range d.Values.Len() {
+			out.Items = append(out.Items, &onnxfile.Datum{Kind: graph.KindTensor, Tensor: d.Value(i)})
+		}
+		return out
 	case *ops.Optional:
 		out := &onnxfile.Datum{Name: name, Kind: graph.KindOptional, Elem: inner.Kind}
 		if d.Elem != nil {
