@@ -468,6 +468,12 @@ func Quantize(ctx context.Context, in, out string, o Options) (result *Result, e
 func QuantizeModel(ctx context.Context, m *graph.Model, o Options) (quantized *graph.Model, result *Result, err error) {
 	defer watch(m, &err)()
 	start := time.Now()
+	var more []string
+	o.Note = func(text string) {
+		if !slices.Contains(more, text) {
+			more = append(more, text)
+		}
+	}
 	q, err := newQuantization(ctx, m, o)
 	if err != nil {
 		return nil, nil, err
@@ -483,6 +489,7 @@ func QuantizeModel(ctx context.Context, m *graph.Model, o Options) (quantized *g
 	for _, src := range q.closers {
 		res.Notes = append(res.Notes, notes(src)...)
 	}
+	res.Notes = append(res.Notes, more...)
 	res.Seconds, res.PeakRSS = time.Since(start).Seconds(), peakRSS()
 	if broken := res.check(&o); broken != nil {
 		return q.result, res, broken
@@ -794,6 +801,9 @@ func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Opt
 		return nil, err
 	}
 	defer prog.Close()
+	if n := prog.Untapped(); n > 0 && o.Note != nil {
+		o.Note(fmt.Sprintf("the engine %s does not show %d values inside of nested graphs, so what reads them stays float", o.engine().Name(), n))
+	}
 	if _, err := calibration.NewState(m.Graph, o.State); err != nil {
 		return nil, &OptionError{err}
 	}

@@ -25,6 +25,9 @@ type Engine interface {
 // Executable is a model that an Engine has prepared. It may be shared.
 type Executable interface {
 	Model() *graph.Model
+	// Untapped returns how many of the values of Options.Taps no run reports,
+	// whatever it computes.
+	Untapped() int
 	// Open returns a Runner. Those of one Executable can run at the same time
 	// and share weights.
 	Open(ctx context.Context, o SessionOptions) (Runner, error)
@@ -65,6 +68,9 @@ func (Embedded) Compile(_ context.Context, m *graph.Model, o Options) (Executabl
 	}
 	return p, nil
 }
+
+// Untapped returns 0.
+func (p *Program) Untapped() int { return 0 }
 
 // Open returns a *Session.
 func (p *Program) Open(_ context.Context, o SessionOptions) (Runner, error) {

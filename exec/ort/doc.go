@@ -7,13 +7,14 @@
 // not serve: Open then says so.
 //
 // A model goes to the runtime as the file it was loaded from if it is still
-// what that says, and else encoded, above 2 GiB in a temporary folder. Taps are further outputs of an encoded
-// copy, so the runtime does not fuse across them, and all are in memory until
-// the run has ended; values of nested graphs, sequences and optionals cannot
-// be tapped.
+// what that says, and else encoded, above 2 GiB in a temporary folder. Taps are
+// further outputs of an encoded copy, so the runtime does not fuse across them,
+// and all are in memory until the run has ended; values of nested graphs,
+// sequences and optionals cannot be tapped.
 //
-// Tensors of all element types, sequences of tensors and optionals that hold
-// one of these pass. Empty sequences and empty optionals come out but cannot be
+// Tensors of all element types that the runtime knows (none of complex
+// numbers, as of 1.32), sequences of tensors and optionals that hold one of
+// these pass. Empty sequences and empty optionals come out but cannot be
 // fed, since the C API has no way to make them; maps and sparse tensors do not
 // pass. The bounds SessionOptions.MaxBytes and MaxSteps are not kept: the
 // runtime has none of that kind.

@@ -560,6 +560,9 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	if n := shared.Untapped(); n != 6 {
+		t.Errorf("%d values of the body are not tapped, want 6", n)
+	}
 	if n := len(shared.(*executable).sessions); n != 2 {
 		t.Errorf("%d sessions for two numbers of threads", n)
 	}

@@ -52,6 +52,7 @@ type executable struct {
 	inNames []*byte
 	outputs []*byte // names; those of taps follow those of the graph's outputs
 	taps    []tapped
+	nested  int // values that were to be tapped, but are those of nested graphs
 
 	mu       sync.Mutex
 	sessions map[int]*native // by number of threads
@@ -101,6 +102,11 @@ func (e *engine) Compile(ctx context.Context, m *graph.Model, o exec.Options) (e
 			tap(v, false)
 		}
 	}
+	for g := range m.Scopes() {
+		if g != m.Graph {
+			x.nested += count(g, o.Taps)
+		}
+	}
 	if len(extra) > 0 {
 		x.encoded = withOutputs(m, extra)
 	} else if path, ok := onnxfile.Source(m); ok {
@@ -118,6 +124,23 @@ func (e *engine) Compile(ctx context.Context, m *graph.Model, o exec.Options) (e
 		}
 	}
 	return x, nil
+}
+
+// count returns how many inputs of g and outputs of its nodes are in taps.
+func count(g *graph.Graph, taps []bool) int {
+	n := 0
+	add := func(list []*graph.Value) {
+		for _, v := range list {
+			if v != nil && v.ID < len(taps) && taps[v.ID] {
+				n++
+			}
+		}
+	}
+	add(g.Inputs())
+	for node := range g.Nodes() {
+		add(node.Outputs())
+	}
+	return n
 }
 
 // withOutputs returns a copy of m that has the values of the given IDs as
@@ -140,6 +163,10 @@ func withOutputs(m *graph.Model, ids []int) *graph.Model {
 
 // Model returns the model that was compiled.
 func (x *executable) Model() *graph.Model { return x.model }
+
+// Untapped returns the number of values of nested graphs that were to be
+// tapped.
+func (x *executable) Untapped() int { return x.nested }
 
 // Close removes temporary files.
 func (x *executable) Close() error {
