@@ -29396,8 +29396,16 @@ TEXT ·qdepthwiseVNNI(SB), NOSPLIT, $0-8
 	MOVQ         240(AX), CX
 	MOVQ         312(AX), DX
 	XORQ         BX, BX
+	MOVQ         $-1, SI
+	KMOVQ        SI, K1
 
 block:
+	CMPQ  DX, $0x01
+	JNE   whole
+	MOVQ  328(AX), SI
+	KMOVQ SI, K1
+
+whole:
 	MOVQ (AX), SI
 	MOVQ 24(AX), DI
 	MOVQ 184(AX), R8
@@ -29419,13 +29427,17 @@ column:
 
 group:
 	MOVQ       (R12), R14
-	VPXORD     (SI)(R14*1), Z16, Z4
+	VMOVDQU8.Z (SI)(R14*1), K1, Z4
+	VPXORD     Z16, Z4, Z4
 	MOVQ       8(R12), R14
-	VPXORD     (SI)(R14*1), Z16, Z5
+	VMOVDQU8.Z (SI)(R14*1), K1, Z5
+	VPXORD     Z16, Z5, Z5
 	MOVQ       16(R12), R14
-	VPXORD     (SI)(R14*1), Z16, Z6
+	VMOVDQU8.Z (SI)(R14*1), K1, Z6
+	VPXORD     Z16, Z6, Z6
 	MOVQ       24(R12), R14
-	VPXORD     (SI)(R14*1), Z16, Z7
+	VMOVDQU8.Z (SI)(R14*1), K1, Z7
+	VPXORD     Z16, Z7, Z7
 	VPUNPCKLBW Z5, Z4, Z8
 	VPUNPCKHBW Z5, Z4, Z9
 	VPUNPCKLBW Z7, Z6, Z10
@@ -29475,7 +29487,7 @@ group:
 	VPANDD     Z20, Z0, Z0
 	VPANDD     Z20, Z2, Z2
 	VPACKUSWB  Z2, Z0, Z0
-	VMOVUPS    Z0, (DI)
+	VMOVDQU8   Z0, K1, (DI)
 	MOVQ       200(AX), R12
 	ADDQ       R12, SI
 	MOVQ       208(AX), R12

@@ -147,7 +147,7 @@ func qdepthwiseAVX2(t *byte)
 //go:noescape
 func qdepthwiseAVX512(t *byte)
 
-// qdepthwiseVNNI computes the whole blocks of 64 channels of the qTapTile t.
+// qdepthwiseVNNI computes the qTapTile t in blocks of 64 channels.
 //
 //go:noescape
 func qdepthwiseVNNI(t *byte)

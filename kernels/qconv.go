@@ -102,8 +102,12 @@ func (q *qIm2row) pack(dst []byte, ld, m0, m int) {
 }
 
 func fillBytes(d []byte, v byte) {
-	for i := range d {
-		d[i] = v
+	if len(d) == 0 {
+		return
+	}
+	d[0] = v
+	for n := 1; n < len(d); n *= 2 {
+		copy(d[n:], d[:n])
 	}
 }
 
@@ -183,20 +187,19 @@ func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32) (*QConv, error) {
 }
 
 // wideAt is the place of channel ch in a block of 64 in the order of the sums
-// of the kernel for whole blocks.
+// of the kernel for such blocks.
 func wideAt(ch int) int { return ch%16/4*16 + ch/16*4 + ch%4 }
 
-// packWide sets q.wide where there are whole blocks of 64 channels whose
-// weights have 8 bits.
+// packWide sets q.wide where the weights have 8 bits.
 func (q *QConv) packWide() {
-	blocks, taps := q.conv.spec.Cout/64, q.conv.taps
-	if q.level < AVX512VNNI || blocks == 0 {
+	blocks, taps := (q.conv.spec.Cout+63)/64, q.conv.taps
+	if q.level < AVX512VNNI {
 		return
 	}
 	groups := (taps + 3) / 4
 	wide := make([]byte, blocks*groups*256)
 	for t := range taps {
-		for ch := range blocks * 64 {
+		for ch := range q.conv.spec.Cout {
 			v := q.w[t*q.pitch+ch]
 			if v != int32(int8(v)) {
 				return
@@ -310,13 +313,15 @@ type qTapTile struct {
 	lo, hi            float32
 	zero              int32
 	flip              uint32
-	// For whole blocks of 64 channels at AVX512VNNI: the weights of four taps
-	// at a time as bytes, with init and scale in the order of its sums.
+	// For blocks of 64 channels, the last of which may have less, at AVX512VNNI:
+	// the weights of four taps at a time as bytes, with init and scale in the
+	// order of its sums.
 	wide   []byte
 	init4  []int32
 	scale4 []float32
-	blocks int // of 64 channels
-	groups int // of four taps
+	blocks int    // of 64 channels
+	groups int    // of four taps
+	last   uint64 // the channels of the last block
 }
 
 // qTapTileGo is the specification of the depthwise integer kernels, for the
@@ -473,13 +478,13 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 	lv := min(q.level, level)
 	blocks := 0
 	if lv == AVX512VNNI && q.wide != nil && j.mode == qBytes {
-		blocks = ch / 64
+		blocks = (ch + 63) / 64
 		// Taps that fill the last group have no weight.
 		for len(off)%4 != 0 {
 			off = append(off, off[0])
 		}
 		cols.init4, cols.scale4 = growTo(&cols.init4, 64*blocks), growTo(&cols.scale4, 64*blocks)
-		for c := range 64 * blocks {
+		for c := range ch {
 			at := c&^63 + wideAt(c&63)
 			cols.init4[at], cols.scale4[at] = cols.init[c], cols.scale[c]
 		}
@@ -496,6 +501,7 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 			columns: out[2], channels: ch, xStep: ax.stride * ch, cStep: ch * size, mode: j.mode,
 			lo: j.lo, hi: j.hi, zero: o.Zero, flip: uint32(a.flip()),
 			wide: q.wide, init4: cols.init4, scale4: cols.scale4, blocks: blocks, groups: len(off) / 4,
+			last: ^uint64(0) >> (-ch & 63),
 		}
 		for i := first; i < last; i++ {
 			b := bands.band(s, a.Data, i, byte(zero))

@@ -17,9 +17,9 @@ func TestQTapTileLayout(t *testing.T) {
 		unsafe.Offsetof(x.scale), unsafe.Offsetof(x.bias), unsafe.Offsetof(x.taps), unsafe.Offsetof(x.pitch), unsafe.Offsetof(x.columns),
 		unsafe.Offsetof(x.channels), unsafe.Offsetof(x.xStep), unsafe.Offsetof(x.cStep), unsafe.Offsetof(x.mode), unsafe.Offsetof(x.lo),
 		unsafe.Offsetof(x.hi), unsafe.Offsetof(x.zero), unsafe.Offsetof(x.flip), unsafe.Offsetof(x.wide), unsafe.Offsetof(x.init4),
-		unsafe.Offsetof(x.scale4), unsafe.Offsetof(x.blocks), unsafe.Offsetof(x.groups),
+		unsafe.Offsetof(x.scale4), unsafe.Offsetof(x.blocks), unsafe.Offsetof(x.groups), unsafe.Offsetof(x.last),
 	} {
-		want := []uintptr{0, 24, 48, 72, 96, 120, 144, 168, 176, 184, 192, 200, 208, 216, 224, 228, 232, 236, 240, 264, 288, 312, 320}[i]
+		want := []uintptr{0, 24, 48, 72, 96, 120, 144, 168, 176, 184, 192, 200, 208, 216, 224, 228, 232, 236, 240, 264, 288, 312, 320, 328}[i]
 		if unsafe.Sizeof(uintptr(0)) == 8 && got != want {
 			t.Errorf("field %d lies at %d; the generator says %d", i, got, want)
 		}

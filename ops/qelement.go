@@ -3,7 +3,6 @@ package ops
 import (
 	"fmt"
 	"math"
-	"sync/atomic"
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/kernels"
@@ -65,12 +64,17 @@ func (p codeParams) reals(t tensor.DType) *[256]float32 {
 		bytes[i] = byte(i)
 	}
 	var out [256]float32
-	if t == tensor.Int8 {
-		kernels.DequantizeI8(out[:], signedBytes(bytes[:]), p.scale, int8(p.zero))
-	} else {
-		kernels.DequantizeU8(out[:], bytes[:], p.scale, uint8(p.zero))
-	}
+	p.values(t, out[:], bytes[:])
 	return &out
+}
+
+// values stores the real values of the codes x in y.
+func (p codeParams) values(t tensor.DType, y []float32, x []byte) {
+	if t == tensor.Int8 {
+		kernels.DequantizeI8(y, signedBytes(x), p.scale, int8(p.zero))
+	} else {
+		kernels.DequantizeU8(y, x, p.scale, uint8(p.zero))
+	}
 }
 
 // codes stores the codes of x in y.
@@ -136,7 +140,6 @@ func inferQBinary(c *Inference) error {
 // compileQBinary computes with the ratios of the scales, as ONNX Runtime does.
 func compileQBinary(s *Site) (Kernel, error) {
 	mul := s.Node.Op.Type == "QLinearMul"
-	var last atomic.Pointer[pairTable]
 	return func(c *Call) error {
 		a, b := c.In(0), c.In(3)
 		if !isByte(a.DType()) || a.DType() != b.DType() {
@@ -174,17 +177,29 @@ func compileQBinary(s *Site) (Kernel, error) {
 			v := fixed + ra*float32(value(x)) + rb*float32(value(w))
 			return byte(codeOf(v, 0, int32(lo), int32(hi)))
 		}
-		if equalInts(a.Shape(), b.Shape()) && y.Len() >= 1<<12 {
-			t := last.Load()
-			if t == nil || t.params != p || t.dtype != a.DType() {
-				t = &pairTable{params: p, dtype: a.DType()}
-				for i := range t.codes {
-					t.codes[i] = one(byte(i>>8), byte(i))
-				}
-				last.Store(t)
-			}
+		if equalInts(a.Shape(), b.Shape()) {
+			// The same steps as in one, a vector at a time.
 			x, w, out := a.Bytes(), b.Bytes(), y.Bytes()
-			return c.For(len(out), 1<<14, func(lo, hi int) { t.apply(out[lo:hi], x[lo:hi], w[lo:hi]) })
+			return c.For(len(out), 1<<14, func(lo, hi int) {
+				var u, v [512]float32
+				for n := 0; lo < hi; lo += n {
+					n = min(len(u), hi-lo)
+					s, t := u[:n], v[:n]
+					if mul {
+						codeParams{1, p[0].zero}.values(a.DType(), s, x[lo:lo+n])
+						codeParams{1, p[1].zero}.values(a.DType(), t, w[lo:lo+n])
+						kernels.Binary(kernels.Mul, s, s, t)
+						kernels.Binary(kernels.Mul, s, s, []float32{product})
+						codeParams{1, p[2].zero}.codes(a.DType(), out[lo:lo+n], s)
+						continue
+					}
+					codeParams{ra, 0}.values(a.DType(), s, x[lo:lo+n])
+					codeParams{rb, 0}.values(a.DType(), t, w[lo:lo+n])
+					kernels.Binary(kernels.Add, s, s, []float32{fixed})
+					kernels.Binary(kernels.Add, s, s, t)
+					codeParams{1, 0}.codes(a.DType(), out[lo:lo+n], s)
+				}
+			})
 		}
 		rank := len(shape)
 		sa, sb := steps(a.Shape(), rank), steps(b.Shape(), rank)
@@ -208,23 +223,6 @@ func compileQBinary(s *Site) (Kernel, error) {
 			}
 		})
 	}, nil
-}
-
-// pairTable holds the result for every pair of codes, the first as the high
-// byte.
-type pairTable struct {
-	params [3]codeParams
-	dtype  tensor.DType
-	codes  [1 << 16]byte
-}
-
-// apply looks pairs up, which may lie in the memory of the result.
-func (t *pairTable) apply(out, x, w []byte) {
-	w = w[:len(x)]
-	out = out[:len(x)]
-	for i, b := range x {
-		out[i] = t.codes[int(b)<<8|int(w[i])]
-	}
 }
 
 // steps returns the distance of elements along each of rank axes that a

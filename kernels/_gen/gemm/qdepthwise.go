@@ -188,15 +188,16 @@ const (
 	pScale4 = 288
 	pBlocks = 312
 	pGroups = 320
+	pLast   = 328
 )
 
 // qdepthwiseVNNI writes the kernel of depthwise convolutions with weights of 8
-// bits and results of 8 bits for whole blocks of 64 channels. It interleaves
+// bits and results of 8 bits for blocks of 64 channels. It interleaves
 // the bytes of four kernel positions, which leaves words 4j to 4j+3 of each
 // 16 channels in sum j; packing the results brings them back into order.
 func qdepthwiseVNNI() {
 	TEXT("qdepthwiseVNNI", NOSPLIT, "func(t *byte)")
-	Doc("qdepthwiseVNNI computes the whole blocks of 64 channels of the qTapTile t.")
+	Doc("qdepthwiseVNNI computes the qTapTile t in blocks of 64 channels.")
 	Pragma("noescape")
 	args := Load(Param("t"), GP64()).(reg.GPVirtual)
 	z := zmm
@@ -209,7 +210,15 @@ func qdepthwiseVNNI() {
 	VPSRLW(Imm(8), low, low)
 	w, blocks, done := ptr(args, pWide), ptr(args, pBlocks), GP64()
 	XORQ(done, done)
+	mask := GP64()
+	MOVQ(I32(-1), mask)
+	KMOVQ(mask, reg.K1)
 	Label("block")
+	CMPQ(blocks, Imm(1))
+	JNE(LabelRef("whole"))
+	mask = ptr(args, pLast)
+	KMOVQ(mask, reg.K1)
+	Label("whole")
 	x, out, columns := ptr(args, pX), ptr(args, pC), ptr(args, pColumns)
 	ADDQ(done, x)
 	ADDQ(done, out)
@@ -227,7 +236,8 @@ func qdepthwiseVNNI() {
 	for i := range 4 {
 		o := GP64()
 		MOVQ(Mem{Base: off, Disp: 8 * i}, o)
-		VPXORD(Mem{Base: x, Index: o, Scale: 1}, flip, z[4+i])
+		VMOVDQU8_Z(Mem{Base: x, Index: o, Scale: 1}, reg.K1, z[4+i])
+		VPXORD(flip, z[4+i], z[4+i])
 	}
 	VPUNPCKLBW(z[5], z[4], z[8])
 	VPUNPCKHBW(z[5], z[4], z[9])
@@ -258,7 +268,7 @@ func qdepthwiseVNNI() {
 	VPANDD(low, z[0], z[0])
 	VPANDD(low, z[2], z[2])
 	VPACKUSWB(z[2], z[0], z[0])
-	VMOVUPS(z[0], Mem{Base: out})
+	VMOVDQU8(z[0], reg.K1, Mem{Base: out})
 	step := ptr(args, pXStep)
 	ADDQ(step, x)
 	step = ptr(args, pCStep)
