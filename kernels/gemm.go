@@ -80,10 +80,19 @@ func wideRows(l Level) int {
 	return 0
 }
 
+// halfColumns is the number of columns up to which the kernel for few columns
+// serves, which reads B where it lies.
+func halfColumns(l Level) int {
+	if l >= AVX512 {
+		return 16
+	}
+	return 0
+}
+
 // gemmTile is a piece of a product over one panel of B (gemmWide panels for
 // the kernels for few rows): C[m,n] (+)= A[m,k]·B[k,n] and then the epilogue.
 // Assembly reads it by offset, and slices by their first word. The rows of b
-// hold a full panel even where n is less.
+// hold a full panel even where n is less, but those of formHalf.
 type gemmTile struct {
 	a, b, c, res, rowBias, colBias                    []float32
 	lda, bstep, pstep, ldc, ldr, rows, columns, depth int
@@ -91,6 +100,15 @@ type gemmTile struct {
 	acc                                               int // 1: add to C
 	work                                              [5]uintptr
 }
+
+// tileForm chooses between the kernels of a level.
+type tileForm uint8
+
+const (
+	formRows tileForm = iota // any number of rows, one panel
+	formWide                 // up to wideRows rows, gemmWide panels
+	formHalf                 // any number of rows, up to halfColumns columns
+)
 
 // gemmTileGo is the specification of the tile kernels. Each sum runs over k in
 // order, one product at a time, starting from 0 or C. Assembly fuses each
@@ -300,8 +318,9 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 	_ = c[(mc-1)*g.ldc+nc-1]
 	a, b, group := g.a, g.b, batch%g.groups
 	a.Data, b.Data = a.Data[group*g.sa:], b.Data[min(batch*g.sb, len(b.Data)):]
-	packs := g.packed == nil && (g.im != nil || b.Trans || mc >= gemmPackRows)
-	if (a.Trans || packs || g.packed == nil && nc%nr != 0) && *scratch == nil {
+	half := g.packed == nil && g.im == nil && !b.Trans && nc <= halfColumns(g.level)
+	packs := g.packed == nil && !half && (g.im != nil || b.Trans || mc >= gemmPackRows)
+	if (a.Trans || packs || g.packed == nil && !half && nc%nr != 0) && *scratch == nil {
 		*scratch = gemmScratches.Get().(*gemmScratch)
 	}
 	var t gemmTile
@@ -334,15 +353,18 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 		}
 		for j := 0; j < nc; {
 			w := min(nr, nc-j)
-			wide := mc <= wideRows(g.level) && nc-j >= gemmWide*nr
-			if wide {
-				w = gemmWide * nr
+			form := formRows
+			switch {
+			case half:
+				form = formHalf
+			case mc <= wideRows(g.level) && nc-j >= gemmWide*nr:
+				form, w = formWide, gemmWide*nr
 			}
 			switch {
 			case g.packed != nil:
 				t.bstep, t.pstep = nr, nr*g.k
 				t.b = g.packed.panels[(n0+j)*g.k+k0*nr:]
-			case packs || w < nr:
+			case packs || w < nr && !half:
 				t.bstep, t.pstep = nr, nr*kc
 				t.b = grow(&(*scratch).b, nr*gemmWide*kc)
 				for p := 0; p < w; p += nr {
@@ -367,7 +389,7 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 				t.res = g.ep.Residual[batch*g.sc+m0*t.ldr+n0+j:]
 				_ = t.res[(mc-1)*t.ldr+w-1]
 			}
-			gemmKernel(g.level, &t, wide)
+			gemmKernel(g.level, &t, form)
 			j += w
 		}
 	}

@@ -6,17 +6,19 @@ import "unsafe"
 
 // gemmKernel computes t with the kernel of level l, wide for the one that
 // takes gemmWide panels.
-func gemmKernel(l Level, t *gemmTile, wide bool) {
+func gemmKernel(l Level, t *gemmTile, form tileForm) {
 	p := (*byte)(unsafe.Pointer(t))
 	switch {
 	case l == Generic:
 		gemmTileGo(t)
-	case l == AVX2 && wide:
+	case l == AVX2 && form == formWide:
 		gemmWideAVX2(p)
 	case l == AVX2:
 		gemmRowsAVX2(p)
-	case wide:
+	case form == formWide:
 		gemmWideAVX512(p)
+	case form == formHalf:
+		gemmHalfAVX512(p)
 	default:
 		gemmRowsAVX512(p)
 	}

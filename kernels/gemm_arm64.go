@@ -14,7 +14,7 @@ import (
 func gemmRowsNEON(t *byte)
 
 // gemmKernel computes t with the kernel of level l.
-func gemmKernel(l Level, t *gemmTile, _ bool) {
+func gemmKernel(l Level, t *gemmTile, _ tileForm) {
 	if l == Generic {
 		gemmTileGo(t)
 		return

@@ -2,6 +2,6 @@
 
 package kernels
 
-func gemmKernel(_ Level, t *gemmTile, _ bool) { gemmTileGo(t) }
+func gemmKernel(_ Level, t *gemmTile, _ tileForm) { gemmTileGo(t) }
 
 func tapKernel(_ Level, t *tapTile) { tapTileGo(t) }

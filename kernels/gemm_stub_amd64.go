@@ -46,6 +46,11 @@ func packRowsAVX512(dst *float32, src *float32, step int, k int, n int)
 //go:noescape
 func depthwiseAVX512(t *byte)
 
+// gemmHalfAVX512 computes t, which has at most 16 columns.
+//
+//go:noescape
+func gemmHalfAVX512(t *byte)
+
 // qgemmRowsAVX2 computes the qTile t of at most 16 columns.
 //
 //go:noescape

@@ -240,12 +240,12 @@ func spreadRows[T any](dst, src []T, l *lanes, i int) {
 		copy(dst, src[at:at+len(dst)])
 	case skip == 0:
 		row := src[at : at+n]
-		if n <= 4 {
-			for ; len(dst) >= n; dst = dst[n:] {
-				for k, v := range row {
-					dst[k] = v
-				}
-			}
+		switch n {
+		case 2:
+			repeat2(dst, [2]T(row))
+			return
+		case 4:
+			repeat4(dst, [4]T(row))
 			return
 		}
 		for done := copy(dst, row); done < len(dst); done *= 2 {
@@ -256,6 +256,18 @@ func spreadRows[T any](dst, src []T, l *lanes, i int) {
 			copy(dst[o:o+n], src[at:at+n])
 			at += skip
 		}
+	}
+}
+
+func repeat2[T any](dst []T, row [2]T) {
+	for ; len(dst) >= 2; dst = dst[2:] {
+		*(*[2]T)(dst) = row
+	}
+}
+
+func repeat4[T any](dst []T, row [4]T) {
+	for ; len(dst) >= 4; dst = dst[4:] {
+		*(*[4]T)(dst) = row
 	}
 }
 

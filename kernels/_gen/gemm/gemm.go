@@ -50,10 +50,12 @@ func rowAddr(ptrs []reg.GPVirtual, ld reg.GPVirtual, i, disp int) Mem {
 const gemmAhead = 4096
 
 // gemmRows writes the kernel that multiplies any number of rows of A by one
-// panel of B of two vectors of columns, and applies the epilogue.
-func gemmRows(v isa) {
-	TEXT("gemmRows"+v.name, NOSPLIT, "func(t *byte)")
-	Doc("gemmRows" + v.name + " computes t, which has at most " + fmt.Sprint(2*v.lanes) + " columns.")
+// panel of B, and applies the epilogue. A panel is two vectors of columns; that
+// of gemmHalf is one, of which it reads no more than there are columns.
+func gemmRows(v isa, vecs int) {
+	name := map[int]string{1: "gemmHalf", 2: "gemmRows"}[vecs] + v.name
+	TEXT(name, NOSPLIT, "func(t *byte)")
+	Doc(name + " computes t, which has at most " + fmt.Sprint(vecs*v.lanes) + " columns.")
 	Pragma("noescape")
 	args := Load(Param("t"), GP64()).(reg.GPVirtual)
 	lda, bstep := stride(args, tLda), stride(args, tBStep)
@@ -88,9 +90,9 @@ func gemmRows(v isa) {
 
 	for mr := v.rows; mr >= 1; mr-- {
 		l := func(s string) string { return fmt.Sprintf("%s%d", s, mr) }
-		acc := func(i, j int) reg.VecPhysical { return v.regs[2*i+j] }
-		b0, b1 := v.regs[2*v.rows], v.regs[2*v.rows+1]
-		spare := v.regs[2*v.rows+2:]
+		acc := func(i, j int) reg.VecPhysical { return v.regs[vecs*i+j] }
+		bs := v.regs[vecs*v.rows:][:2]
+		spare := v.regs[vecs*v.rows+2:]
 
 		Label(l("tile"))
 		ptrs := []reg.GPVirtual{ptr(args, wA)}
@@ -105,33 +107,40 @@ func gemmRows(v isa) {
 		CMPQ(Mem{Base: args, Disp: tAcc}, Imm(0))
 		JNE(LabelRef(l("load")))
 		for i := range mr {
-			v.zero(acc(i, 0))
-			v.zero(acc(i, 1))
+			for j := range vecs {
+				v.zero(acc(i, j))
+			}
 		}
 		JMP(LabelRef(l("loop")))
 		Label(l("load"))
 		start, ldc := ptr(args, wC), stride(args, tLdc)
-		loadMasks(v, mask, b0, b1)
+		loadMasks(v, mask, bs[0], bs[1])
 		for i := range mr {
-			v.maskLoad(Mem{Base: start}, 0, b0, acc(i, 0))
-			v.maskLoad(Mem{Base: start, Disp: v.bytes()}, 1, b1, acc(i, 1))
+			for j := range vecs {
+				v.maskLoad(Mem{Base: start, Disp: j * v.bytes()}, j, bs[j], acc(i, j))
+			}
 			if i < mr-1 {
 				ADDQ(ldc, start)
 			}
 		}
 
 		step := func(u int) {
-			VMOVUPS(Mem{Base: kb}, b0)
-			VMOVUPS(Mem{Base: kb, Disp: v.bytes()}, b1)
-			for d := 0; d < 2*v.bytes(); d += 64 {
-				PREFETCHT0(Mem{Base: kb, Disp: gemmAhead + d})
+			if vecs == 1 {
+				v.maskLoad(Mem{Base: kb}, 0, nil, bs[0])
+			} else {
+				VMOVUPS(Mem{Base: kb}, bs[0])
+				VMOVUPS(Mem{Base: kb, Disp: v.bytes()}, bs[1])
+				for d := 0; d < 2*v.bytes(); d += 64 {
+					PREFETCHT0(Mem{Base: kb, Disp: gemmAhead + d})
+				}
 			}
 			ADDQ(bstep, kb)
 			for i := range mr {
 				s := spare[i%len(spare)]
 				VBROADCASTSS(rowAddr(ptrs, lda, i, 4*u), s)
-				VFMADD231PS(b0, s, acc(i, 0))
-				VFMADD231PS(b1, s, acc(i, 1))
+				for j := range vecs {
+					VFMADD231PS(bs[j], s, acc(i, j))
+				}
 			}
 		}
 		Label(l("loop"))
@@ -160,24 +169,27 @@ func gemmRows(v isa) {
 		Label(l("end"))
 		// Three registers are free for the epilogue at the least: b0, b1 and
 		// spare[0]; AVX2 has one more.
-		loadMasks(v, mask, b0, b1)
+		loadMasks(v, mask, bs[0], bs[1])
 		rowBias := ptr(args, wRowBias)
 		TESTQ(rowBias, rowBias)
 		JZ(LabelRef(l("colbias")))
 		for i := range mr {
 			VBROADCASTSS(Mem{Base: rowBias, Disp: 4 * i}, spare[0])
-			VADDPS(spare[0], acc(i, 0), acc(i, 0))
-			VADDPS(spare[0], acc(i, 1), acc(i, 1))
+			for j := range vecs {
+				VADDPS(spare[0], acc(i, j), acc(i, j))
+			}
 		}
 		Label(l("colbias"))
 		cb := ptr(args, tColBias)
 		TESTQ(cb, cb)
 		JZ(LabelRef(l("residual")))
-		v.maskLoad(Mem{Base: cb}, 0, b0, spare[0])
-		v.maskLoad(Mem{Base: cb, Disp: v.bytes()}, 1, b1, spare[1])
+		for j := range vecs {
+			v.maskLoad(Mem{Base: cb, Disp: j * v.bytes()}, j, bs[j], spare[j])
+		}
 		for i := range mr {
-			VADDPS(spare[0], acc(i, 0), acc(i, 0))
-			VADDPS(spare[1], acc(i, 1), acc(i, 1))
+			for j := range vecs {
+				VADDPS(spare[j], acc(i, j), acc(i, j))
+			}
 		}
 		Label(l("residual"))
 		r := ptr(args, wRes)
@@ -185,10 +197,10 @@ func gemmRows(v isa) {
 		JZ(LabelRef(l("clamp")))
 		ldr := stride(args, tLdr)
 		for i := range mr {
-			v.maskLoad(Mem{Base: r}, 0, b0, spare[0])
-			v.maskLoad(Mem{Base: r, Disp: v.bytes()}, 1, b1, spare[1])
-			VADDPS(spare[0], acc(i, 0), acc(i, 0))
-			VADDPS(spare[1], acc(i, 1), acc(i, 1))
+			for j := range vecs {
+				v.maskLoad(Mem{Base: r, Disp: j * v.bytes()}, j, bs[j], spare[j])
+				VADDPS(spare[j], acc(i, j), acc(i, j))
+			}
 			if i < mr-1 {
 				ADDQ(ldr, r)
 			}
@@ -199,7 +211,7 @@ func gemmRows(v isa) {
 		out := ptr(args, wC)
 		ldc = stride(args, tLdc)
 		for i := range mr {
-			for j := range 2 {
+			for j := range vecs {
 				v.clamp(spare[0], spare[1], acc(i, j))
 			}
 		}
@@ -209,8 +221,9 @@ func gemmRows(v isa) {
 			JEQ(LabelRef(l("full")))
 		}
 		for i := range mr {
-			v.maskStore(acc(i, 0), 0, b0, Mem{Base: out})
-			v.maskStore(acc(i, 1), 1, b1, Mem{Base: out, Disp: v.bytes()})
+			for j := range vecs {
+				v.maskStore(acc(i, j), j, bs[j], Mem{Base: out, Disp: j * v.bytes()})
+			}
 			if i < mr-1 {
 				ADDQ(ldc, out)
 			}

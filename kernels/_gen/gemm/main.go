@@ -10,11 +10,12 @@ func main() {
 	ConstraintExpr("!noasm")
 	masks()
 	for _, v := range []isa{avx2, avx512} {
-		gemmRows(v)
+		gemmRows(v, 2)
 		gemmWide(v)
 		packRows(v)
 		depthwise(v)
 	}
+	gemmRows(avx512, 1)
 	qgemmRows(avx2, false)
 	qgemmRows(avx512, false)
 	qgemmRows(avx512, true)
