@@ -103,13 +103,14 @@ type search struct {
 	ref   [][]ops.Data
 	names []string
 	runs  int
+	known ranges
 	left  int  // nodes that may still be tried
 	final bool // the choices are made: all samples may be used
 }
 
 // Search quantizes m, a prepared model, in the best way that it finds.
 func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
-	s := &search{o: o, left: maxWork}
+	s := &search{o: o, left: maxWork, known: ranges{}}
 	best := &candidate{base: m, method: o.Method, qdq: o.Qdq}
 	if best.method == "" {
 		best.method = calibration.MinMax
@@ -138,7 +139,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.smooth, s.store, s.rounded} {
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.smooth, s.relief, s.store, s.rounded} {
 		next, err := step(ctx, best)
 		if err != nil {
 			return nil, err
@@ -189,7 +190,7 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 		if c.plan, err = qdq.Annotate(c.base, s.o.Target, options); err != nil {
 			return err
 		}
-		way := Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias}
+		way := Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, ranges: s.known}
 		if c.round {
 			way.Round = func(params []quant.Params) (int, error) {
 				visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
@@ -220,13 +221,24 @@ type Way struct {
 	// accuracy.Round.
 	Round       func([]quant.Params) (int, error)
 	CorrectBias bool
+
+	ranges ranges // known already; may be nil
+}
+
+// ranges are what methods gave.
+type ranges map[rangeKey]quant.Range
+
+type rangeKey struct {
+	stats  *calibration.Stats
+	method calibration.Method
+	scheme quant.Scheme
 }
 
 // Apply quantizes m as the plan says. The table may be nil for a plan without
 // activations. The result is nil if the plan changes nothing, or if bad lists,
 // by value ID, activations without a usable range.
 func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, way Way) (result *graph.Model, notes []string, bad map[int]string, err error) {
-	params, bad, err := plan.Resolve(m, rangesOf(table, way.Method, way.MethodOptions))
+	params, bad, err := plan.Resolve(m, way.rangesOf(table))
 	if err != nil || len(bad) > 0 || plan.Empty() {
 		return nil, nil, bad, err
 	}
@@ -249,19 +261,26 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 }
 
 // rangesOf gives the method's range of each activation.
-func rangesOf(table *calibration.Table, method calibration.Method, mo calibration.MethodOptions) qdq.Ranges {
+func (w *Way) rangesOf(table *calibration.Table) qdq.Ranges {
 	return func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
 		st := table.Values[calibration.ValueKey(v)]
 		if st == nil {
 			return quant.Range{}, "no sample reached it, so its range is not known"
 		}
-		o := mo
+		o := w.MethodOptions
 		if t, err := targets.Type(e.Type); err == nil {
 			o.Scheme = quant.Scheme{Type: t, Symmetric: e.Symmetric, Axis: -1}
 		}
-		r, err := calibration.Range(st, method, o)
+		key := rangeKey{st, w.Method, o.Scheme}
+		if r, ok := w.ranges[key]; ok {
+			return r, ""
+		}
+		r, err := calibration.Range(st, w.Method, o)
 		if err != nil {
 			return r, err.Error()
+		}
+		if w.ranges != nil {
+			w.ranges[key] = r
 		}
 		return r, ""
 	}
@@ -320,27 +339,33 @@ func (s *search) open(ctx context.Context, m *graph.Model) (exec.Runner, func(),
 
 // measure sets the score of c, in dB; higher is better.
 func (s *search) measure(ctx context.Context, c *candidate) error {
+	var err error
+	c.score, err = s.score(ctx, c, s.few(len(s.o.Samples)))
+	return err
+}
+
+// score returns the score of c on some of the samples.
+func (s *search) score(ctx context.Context, c *candidate, places []int) (float64, error) {
 	s.runs++
 	if s.o.Progress != nil {
 		s.o.Progress(s.runs)
 	}
-	session, done, err := s.open(ctx, c.model)
+	prog, err := exec.Compile(c.model, exec.Options{})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer done()
+	session := prog.NewSession(s.o.Session)
 	score := eval.NewScore(len(s.names))
-	for i, in := range s.o.Samples {
-		out, err := session.Run(ctx, in, nil, nil)
+	for _, i := range places {
+		out, err := session.Run(ctx, s.o.Samples[i], nil, nil)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if err := score.Add(s.ref[i], out); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	c.score = score.DB()
-	return nil
+	return score.DB(), nil
 }
 
 // better builds and measures next and returns it if it beats c by gain dB.

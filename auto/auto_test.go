@@ -33,6 +33,11 @@ const outlier = head + `(float[4,64] x) => (float[4,8] y)
 <float[64] k = {...}, float[64,8] w = {...}>
 { [gain] g = Mul (x, k) [product] y = MatMul (g, w) }`
 
+// The same behind a product that does most of the work and does no harm.
+const late = head + `(float[4,64] x) => (float[4,8] y)
+<float[64,256] big = {...}, float[256,64] back = {...}, float[64] k = {...}, float[64,8] w = {...}>
+{ [wide] a = MatMul (x, big) [relu] r = Relu (a) [narrow] b = MatMul (r, back) [gain] g = Mul (b, k) [product] y = MatMul (g, w) }`
+
 const easy = head + `(float[1,3,8,8] x) => (float[1,4] y)
 <float[8,3,3,3] w1 = {...}, float[8] b1 = {...}, float[288,4] w2 = {...}>
 { [conv] c = Conv (x, w1, b1) [relu] r = Relu (c) f = Flatten (r) [product] y = MatMul (f, w2) }`
@@ -75,7 +80,7 @@ func setup(t *testing.T, text string, n int) (*graph.Model, auto.Options) {
 			for i := range 8 * 9 {
 				d[3*8*9+i] *= 12
 			}
-		case v.Name() == "w" && text == outlier:
+		case v.Name() == "w" && (text == outlier || text == late):
 			for i := range 8 {
 				d[5*8+i] /= 1000
 			}
@@ -281,5 +286,25 @@ func TestSearchStores(t *testing.T) {
 	o.Qdq.Exclude = []string{"more"}
 	if got := types(search(t, m, o)); got["plain"] != "" {
 		t.Errorf("weight of a node that was left out: %v", got)
+	}
+}
+
+// A product that costs the outputs much and computes little stays float; a
+// search that may not leave anything float does not do so.
+func TestSearchRelieves(t *testing.T) {
+	m, o := setup(t, late, 12)
+	o.Smooth = false
+	res := search(t, m, o)
+	for i, n := range res.Plan.Nodes {
+		if anchor := n.Op == "MatMul"; anchor && n.Quantized != (n.Node != "product") {
+			t.Errorf("node %d, %q: quantized is %v, why %q", i, n.Node, n.Quantized, n.Why)
+		}
+	}
+	if !strings.Contains(strings.Join(res.Notes, "\n"), "kept 1 nodes with 1.5 % of the multiply-adds float") {
+		t.Errorf("notes %q", res.Notes)
+	}
+	o.FloatIslands = false
+	if all := search(t, m, o); all.Plan.Quantized() <= res.Plan.Quantized() || score(t, m, all.Model, o.Samples) > score(t, m, res.Model, o.Samples)-3 {
+		t.Errorf("%d nodes at %.1f dB; with relief %d at %.1f dB", all.Plan.Quantized(), score(t, m, all.Model, o.Samples), res.Plan.Quantized(), score(t, m, res.Model, o.Samples))
 	}
 }

@@ -1,0 +1,243 @@
+package auto
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/onnxq/onnxq/exec"
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Bounds of relief: the score in dB that it aims at, the share of the
+// multiply-adds that may go back to float, the gain that this has to bring in
+// all and with each part, the share of the noise that one part of several nodes
+// has to answer for, how many parts of the model are tried apart, on how
+// many samples, and the nodes of all these candidates together.
+const (
+	reliefAim     = 20
+	reliefShare   = 0.1
+	reliefGain    = 1
+	reliefStep    = 0.2
+	reliefHope    = 0.15
+	reliefParts   = 8
+	reliefSamples = 4
+	reliefWork    = 8_000
+)
+
+// part is some anchors that follow each other, and what they mean together.
+type part struct {
+	nodes []*graph.Node
+	work  float64 // share of the multiply-adds
+	gain  float64 // noise that goes away when they are float
+}
+
+// relief keeps those anchors float that cost the outputs most for the
+// multiply-adds that they save: parts of the model are made float one at a
+// time, those that matter most are divided and tried again, and the best go
+// together into one candidate.
+func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.FloatIslands || c.score >= reliefAim {
+		return c, nil
+	}
+	nodes := 0
+	for g := range c.base.Scopes() {
+		nodes += g.NumNodes()
+	}
+	tries := reliefWork / max(nodes, 1)
+	if tries < reliefParts/2 {
+		return c, nil
+	}
+	anchors, err := s.anchors(ctx, c)
+	if err != nil || len(anchors) < 2 {
+		return c, err
+	}
+	few := s.few(reliefSamples)
+	whole, err := s.score(ctx, c, few)
+	if err != nil {
+		return nil, err
+	}
+	noise := math.Pow(10, -whole/10)
+	try := func(list []part) error {
+		for i := range list {
+			next := c.keeping(list[i].nodes)
+			if err := s.build(ctx, next); err != nil {
+				return err
+			}
+			got := noise
+			if next.model != nil {
+				db, err := s.score(ctx, next, few)
+				if err != nil {
+					return err
+				}
+				got = math.Pow(10, -db/10)
+			}
+			list[i].gain = noise - got
+		}
+		return nil
+	}
+	parts := divide(anchors, min(reliefParts, tries/2))
+	if err := try(parts); err != nil {
+		return nil, err
+	}
+	// The parts that matter most are divided.
+	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(b.gain, a.gain) })
+	if parts[0].gain < reliefHope*noise && len(parts[0].nodes) > 1 {
+		return c, nil
+	}
+	var small []part
+	for left := min(tries/2, reliefParts); len(parts) > 0 && left > 1 && len(small) < reliefParts; parts = parts[1:] {
+		if len(parts[0].nodes) == 1 {
+			small = append(small, parts[0])
+			continue
+		}
+		pieces := divide(pieces(parts[0], anchors), left)
+		left -= len(pieces)
+		if err := try(pieces); err != nil {
+			return nil, err
+		}
+		small = append(small, pieces...)
+	}
+	small = append(small, parts...)
+	slices.SortStableFunc(small, func(a, b part) int { return cmp.Compare(b.gain*a.work, a.gain*b.work) })
+	// Gains do not simply add up, so each is measured with those before it.
+	var chosen []*graph.Node
+	share, score := 0.0, whole
+	for left := reliefParts / 2; len(small) > 0 && left > 0 && score < reliefAim; small = small[1:] {
+		p := small[0]
+		if p.gain < noise/50 || share+p.work > reliefShare {
+			continue
+		}
+		if len(chosen) > 0 {
+			left--
+			trial := []part{{nodes: slices.Concat(chosen, p.nodes)}}
+			if err := try(trial); err != nil {
+				return nil, err
+			}
+			p.nodes, p.gain = trial[0].nodes, trial[0].gain
+		}
+		if got := -10 * math.Log10(noise-p.gain); got >= score+reliefStep {
+			chosen, share, score = p.nodes, share+p.work, got
+		}
+	}
+	if len(chosen) == 0 {
+		return c, nil
+	}
+	next := c.keeping(chosen)
+	if err := s.build(ctx, next); err != nil || next.model == nil {
+		return c, err
+	}
+	if err := s.measure(ctx, next); err != nil {
+		return nil, err
+	}
+	if next.score < c.score+reliefGain {
+		return c, nil
+	}
+	next.found = append(next.found, fmt.Sprintf("kept %d nodes with %.1f %% of the multiply-adds float: score %.1f → %.1f dB on calibration samples", len(chosen), 100*share, c.score, next.score))
+	return next, nil
+}
+
+// keeping returns a variant of c in which nodes stay float.
+func (c *candidate) keeping(nodes []*graph.Node) *candidate {
+	next := c.variant()
+	next.qdq.Keep = map[int]string{}
+	for id, why := range c.qdq.Keep {
+		next.qdq.Keep[id] = why
+	}
+	for _, n := range nodes {
+		next.qdq.Keep[n.ID] = "integers cost the outputs too much here: measured"
+	}
+	return next
+}
+
+// few returns the places of at most n samples, evenly spaced.
+func (s *search) few(n int) []int {
+	n = min(n, len(s.o.Samples))
+	out := make([]int, n)
+	for i := range out {
+		out[i] = i * len(s.o.Samples) / n
+	}
+	return out
+}
+
+// anchors lists the nodes that multiply on integers under c's plan, in order,
+// with their share of the multiply-adds in one sample.
+func (s *search) anchors(ctx context.Context, c *candidate) ([]part, error) {
+	quantized := quantizedNodes(c.base, c.plan)
+	var out []part
+	taps := make([]bool, c.base.NumValues())
+	at := map[int]int{} // by ID of the output
+	for g := range c.base.Scopes() {
+		for n := range g.Nodes() {
+			if !quantized[n.ID] || depth(n) == 0 {
+				continue
+			}
+			y := n.Output(0)
+			taps[y.ID], at[y.ID] = true, len(out)
+			out = append(out, part{nodes: []*graph.Node{n}})
+		}
+	}
+	prog, err := exec.Compile(c.base, exec.Options{Taps: taps})
+	if err != nil {
+		return nil, err
+	}
+	total := 0.0
+	tap := func(v *graph.Value, t *tensor.Tensor) error {
+		if i, ok := at[v.ID]; ok {
+			w := float64(t.Len()) * float64(depth(out[i].nodes[0]))
+			out[i].work += w
+			total += w
+		}
+		return nil
+	}
+	if _, err := prog.NewSession(s.o.Session).Run(ctx, s.o.Samples[0], tap, nil); err != nil {
+		return nil, err
+	}
+	for i := range out {
+		out[i].work /= max(total, 1)
+	}
+	return out, nil
+}
+
+// depth returns the multiply-adds of n for one element of its output, from its
+// constant weight; 0 if it has none.
+func depth(n *graph.Node) int {
+	w := n.Input(1)
+	if w == nil || !w.IsConst() || w.Const.Rank() < 2 || n.Output(0) == nil {
+		return 0
+	}
+	spec := ops.Lookup(n)
+	axis := spec.Axis(n, 1, w.Const.Rank())
+	if axis < 0 || w.Const.Len() == 0 {
+		return 0
+	}
+	return w.Const.Len() / w.Const.Shape()[axis]
+}
+
+// divide joins consecutive parts to n of about equal length.
+func divide(list []part, n int) []part {
+	n = min(n, len(list))
+	out := make([]part, n)
+	for i := range n {
+		for _, p := range list[i*len(list)/n : (i+1)*len(list)/n] {
+			out[i].nodes = append(out[i].nodes, p.nodes...)
+			out[i].work += p.work
+		}
+	}
+	return out
+}
+
+// pieces returns the single anchors of p.
+func pieces(p part, anchors []part) []part {
+	var out []part
+	for _, a := range anchors {
+		if slices.Contains(p.nodes, a.nodes[0]) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
