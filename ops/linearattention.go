@@ -12,19 +12,47 @@ import (
 // which carry a state of fixed size from one run to the next.
 func linearSpecs() []Spec {
 	out := []Port{{Name: "output", Role: Activation}, {Name: "present_state", Optional: true}}
-	return []Spec{
-		{Type: "CausalConvWithState", Since: 27, Flow: Compute, Pure: true,
-			In:  []Port{{Name: "input", Role: Activation}, {Name: "weight"}, {Name: "bias", Optional: true}, {Name: "past_state", Optional: true}},
-			Out: out, Attrs: []AttrSpec{{Name: "activation", Kind: graph.AttrString}},
-			Infer: inferCausalConv, Compile: compileCausalConv},
-		{Type: "LinearAttention", Since: 27, Flow: Compute, Pure: true,
+	ints := func(names ...string) (a []AttrSpec) {
+		for _, n := range names {
+			a = append(a, AttrSpec{Name: n, Kind: graph.AttrInt})
+		}
+		return a
+	}
+	causal := func(domain string, since int, more ...AttrSpec) Spec {
+		return Spec{Domain: domain, Type: "CausalConvWithState", Since: since, Flow: Compute, Pure: true,
+			In:    []Port{{Name: "input", Role: Activation}, {Name: "weight"}, {Name: "bias", Optional: true}, {Name: "past_state", Optional: true}},
+			Out:   out,
+			Attrs: append([]AttrSpec{{Name: "activation", Kind: graph.AttrString}}, more...),
+			Infer: inferCausalConv, Compile: compileCausalConv}
+	}
+	attention := func(domain string, since int, more ...AttrSpec) Spec {
+		return Spec{Domain: domain, Type: "LinearAttention", Since: since, Flow: Compute, Pure: true,
 			In: []Port{{Name: "query", Role: Activation}, {Name: "key", Role: Activation}, {Name: "value", Role: Activation},
 				{Name: "past_state", Optional: true}, {Name: "decay", Optional: true}, {Name: "beta", Optional: true}},
 			Out: out,
-			Attrs: []AttrSpec{{Name: "chunk_size", Kind: graph.AttrInt}, {Name: "kv_num_heads", Kind: graph.AttrInt, Required: true},
-				{Name: "q_num_heads", Kind: graph.AttrInt, Required: true}, {Name: "scale", Kind: graph.AttrFloat}, {Name: "update_rule", Kind: graph.AttrString}},
-			Infer: inferLinearAttention, Compile: compileLinearAttention},
+			Attrs: append([]AttrSpec{{Name: "chunk_size", Kind: graph.AttrInt}, {Name: "kv_num_heads", Kind: graph.AttrInt, Required: true},
+				{Name: "q_num_heads", Kind: graph.AttrInt, Required: true}, {Name: "scale", Kind: graph.AttrFloat}, {Name: "update_rule", Kind: graph.AttrString}}, more...),
+			Infer: inferLinearAttention, Compile: compileLinearAttention}
 	}
+	return []Spec{
+		causal(graph.OnnxDomain, 27), attention(graph.OnnxDomain, 27),
+		causal(msDomain, 1, ints("channels_last", "dilation", "ndim", "state_window", "input_channels", "input_channel_offset", "state_length")...),
+		attention(msDomain, 1, ints("state_window")...),
+	}
+}
+
+// extended returns an error where a node of com.microsoft asks for what the
+// operator of the default domain does not have.
+func extended(n *graph.Node) error {
+	for _, a := range []struct {
+		name  string
+		plain int64
+	}{{"channels_last", 0}, {"dilation", 1}, {"ndim", 1}, {"state_window", 0}, {"input_channels", 0}, {"input_channel_offset", 0}, {"state_length", 0}} {
+		if v := n.Int(a.name, a.plain); v != a.plain {
+			return fmt.Errorf("%s is %d, only %d is supported", a.name, v, a.plain)
+		}
+	}
+	return nil
 }
 
 func inferCausalConv(c *Inference) error {
@@ -46,6 +74,9 @@ func inferCausalConv(c *Inference) error {
 // input, one behind the other along the last axis: output t sees what stands
 // at t-k+1 to t. The last k-1 columns are the next state.
 func compileCausalConv(s *Site) (Kernel, error) {
+	if err := extended(s.Node); err != nil {
+		return nil, s.Errorf("%w", err)
+	}
 	var act unary
 	switch a := s.Node.String("activation", "none"); a {
 	case "none":
@@ -143,7 +174,7 @@ func optionalShape[T tensor.Real](c *Call, i int, shape ...int) ([]T, error) {
 func inferLinearAttention(c *Inference) error {
 	q, k, v := c.Shape(0), c.Shape(1), c.Shape(2)
 	heads, kv := c.Node.Int("q_num_heads", 0), c.Node.Int("kv_num_heads", 0)
-	if heads < 1 || kv < 1 || heads%kv != 0 {
+	if !groups(heads, kv) {
 		return c.Errorf("q_num_heads is %d, kv_num_heads %d", heads, kv)
 	}
 	per := func(s graph.Shape) graph.Dim {
@@ -158,7 +189,7 @@ func inferLinearAttention(c *Inference) error {
 	}
 	state[1], state[2], state[3] = graph.D(kv), per(k), per(v)
 	if state[3].Known {
-		y[2] = graph.D(heads * state[3].Size)
+		y[2] = graph.D(max(heads, kv) * state[3].Size)
 	}
 	c.Tensor(0, c.Elem(0), y)
 	elem := c.Elem(0)
@@ -167,6 +198,13 @@ func inferLinearAttention(c *Inference) error {
 	}
 	c.Tensor(1, elem, state)
 	return nil
+}
+
+// groups reports whether heads query heads and kv key-value heads go together:
+// the larger number is a multiple of the other. More key-value heads than query
+// heads are an extension of com.microsoft; each then gives an output of its own.
+func groups(heads, kv int64) bool {
+	return heads > 0 && kv > 0 && max(heads, kv)%min(heads, kv) == 0
 }
 
 // linearAttention is a LinearAttention bound to its attributes.
@@ -178,6 +216,9 @@ type linearAttention struct {
 
 func compileLinearAttention(s *Site) (Kernel, error) {
 	n := s.Node
+	if err := extended(n); err != nil {
+		return nil, s.Errorf("%w", err)
+	}
 	a := &linearAttention{heads: int(n.Int("q_num_heads", 0)), kv: int(n.Int("kv_num_heads", 0)), scale: n.Float("scale", 0)}
 	switch r := n.String("update_rule", "gated_delta"); r {
 	case "linear":
@@ -190,7 +231,7 @@ func compileLinearAttention(s *Site) (Kernel, error) {
 	default:
 		return nil, s.Errorf("update_rule is %q", r)
 	}
-	if a.heads < 1 || a.kv < 1 || a.heads%a.kv != 0 {
+	if !groups(int64(a.heads), int64(a.kv)) {
 		return nil, s.Errorf("q_num_heads is %d, kv_num_heads %d", a.heads, a.kv)
 	}
 	if a.gated && !s.Has(4) || a.delta && !s.Has(5) {
@@ -258,7 +299,7 @@ func (a *linearAttention) run(c *Call) error {
 	if err != nil {
 		return err
 	}
-	y, err := newOutput[float32](c, 0, -1, q.DType(), []int{batch, length, a.heads * r.dv})
+	y, err := newOutput[float32](c, 0, -1, q.DType(), []int{batch, length, max(a.heads, a.kv) * r.dv})
 	if err != nil {
 		return err
 	}
@@ -300,7 +341,7 @@ func (a *linearAttention) run(c *Call) error {
 //	y = scale·Sᵀq
 func (r *linearRun) head(b, h int, read []float32) {
 	s := r.state[(b*r.kv+h)*r.dk*r.dv:][:r.dk*r.dv]
-	group := r.heads / r.kv
+	group, outs := max(r.heads/r.kv, 1), max(r.heads, r.kv)
 	for t := range r.length {
 		at := b*r.length + t
 		k := r.k[(at*r.kv+h)*r.dk:][:r.dk]
@@ -332,9 +373,9 @@ func (r *linearRun) head(b, h int, read []float32) {
 			}
 		}
 		for u := range group {
-			head := h*group + u
-			q := r.q[(at*r.heads+head)*r.dk:][:r.dk]
-			y := r.y[(at*r.heads+head)*r.dv:][:r.dv]
+			out := h*group + u
+			q := r.q[(at*r.heads+out*r.heads/outs)*r.dk:][:r.dk]
+			y := r.y[(at*outs+out)*r.dv:][:r.dv]
 			clear(y)
 			for i, x := range q {
 				for j := range y {

@@ -22,17 +22,15 @@ func matmulSpecs() []Spec {
 		}
 		return -1
 	}
+	fused := func(name string, attrs ...AttrSpec) Spec {
+		return Spec{Domain: msDomain, Type: name, Flow: Compute, Pure: true, In: ab, Out: y,
+			Attrs:      append([]AttrSpec{{Name: "alpha", Kind: graph.AttrFloat}, {Name: "transA", Kind: graph.AttrInt}, {Name: "transB", Kind: graph.AttrInt}}, attrs...),
+			WeightAxis: columns, Infer: inferMatMul, Compile: compileMatMul}
+	}
 	return []Spec{
 		{Type: "MatMul", Flow: Compute, Pure: true, In: ab, Out: y, Infer: inferMatMul, Compile: compileMatMul},
-		{
-			Domain: msDomain, Type: "FusedMatMul", Flow: Compute, Pure: true, In: ab, Out: y,
-			Attrs: []AttrSpec{
-				{Name: "alpha", Kind: graph.AttrFloat}, {Name: "transA", Kind: graph.AttrInt},
-				{Name: "transB", Kind: graph.AttrInt}, {Name: "transBatchA", Kind: graph.AttrInt},
-				{Name: "transBatchB", Kind: graph.AttrInt},
-			},
-			WeightAxis: columns, Infer: inferMatMul, Compile: compileMatMul,
-		},
+		fused("FusedMatMul", AttrSpec{Name: "transBatchA", Kind: graph.AttrInt}, AttrSpec{Name: "transBatchB", Kind: graph.AttrInt}),
+		fused("TransposeMatMul"),
 		{
 			Type: "Gemm", Flow: Compute, Pure: true, In: abc, Out: y, Attrs: gemm,
 			WeightAxis: columns, Infer: inferGemm, Compile: compileGemm,

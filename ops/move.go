@@ -17,6 +17,12 @@ func moveSpecs() []Spec {
 	data := func(name string) Port { return Port{Name: name, Role: Activation} }
 	index := func(name string) Port { return Port{Name: name, Role: Index} }
 	maybe := func(name string) Port { return Port{Name: name, Role: Index, Optional: true} }
+	trilu := func(domain string, since int) Spec {
+		return Spec{Domain: domain, Type: "Trilu", Since: since, Flow: Pass, Pure: true,
+			In: []Port{data("input"), maybe("k")}, Out: []Port{data("output")},
+			Attrs: []AttrSpec{{Name: "upper", Kind: graph.AttrInt}},
+			Infer: (*Inference).Same, Compile: compileTrilu}
+	}
 	return []Spec{
 		{Type: "Transpose", Since: 1, Flow: Pass, Pure: true,
 			In: []Port{data("data")}, Out: []Port{data("transposed")},
@@ -56,10 +62,7 @@ func moveSpecs() []Spec {
 			In: []Port{data("input")}, Out: []Port{data("output")},
 			Attrs: []AttrSpec{{Name: "blocksize", Kind: graph.AttrInt, Required: true}, {Name: "mode", Kind: graph.AttrString}},
 			Infer: inferSpaceToDepth, Compile: compileSpaceToDepth},
-		{Type: "Trilu", Since: 14, Flow: Pass, Pure: true,
-			In: []Port{data("input"), maybe("k")}, Out: []Port{data("output")},
-			Attrs: []AttrSpec{{Name: "upper", Kind: graph.AttrInt}},
-			Infer: (*Inference).Same, Compile: compileTrilu},
+		trilu(graph.OnnxDomain, 14), trilu(msDomain, 1),
 		{Type: "CenterCropPad", Since: 18, Flow: Pass, Pure: true,
 			In: []Port{data("input_data"), index("shape")}, Out: []Port{data("output_data")},
 			Attrs: []AttrSpec{{Name: "axes", Kind: graph.AttrInts}},

@@ -35,6 +35,7 @@ func qelementSpecs() []Spec {
 		spec("QLinearSoftmax", (*Inference).Same, compileQSoftmax, one...),
 		spec("QLinearAveragePool", inferQPool, compileQPool, one...),
 		spec("QLinearGlobalAveragePool", inferQGlobalPool, compileQGlobalPool, one...),
+		spec("QLinearWhere", inferQWhere, compileQWhere, "condition", "X", "x_scale", "x_zero_point", "Y", "y_scale", "y_zero_point", "z_scale", "z_zero_point"),
 		concat,
 	}
 }
@@ -561,5 +562,62 @@ func compileQConcat(s *Site) (Kernel, error) {
 			at += n
 		}
 		return c.Ctx.Err()
+	}, nil
+}
+
+func inferQWhere(c *Inference) error {
+	s, err := BroadcastShapes(c.Shape(0), c.Shape(1), c.Shape(4))
+	if err != nil {
+		return c.Errorf("%w", err)
+	}
+	c.Tensor(0, c.Elem(1), s)
+	return nil
+}
+
+// compileQWhere compiles the choice between codes that are brought to the scale of the result.
+func compileQWhere(*Site) (Kernel, error) {
+	return func(c *Call) error {
+		cond, x, y := c.In(0), c.In(1), c.In(4)
+		if cond.DType() != tensor.Bool || !isByte(x.DType()) || x.DType() != y.DType() {
+			return fmt.Errorf("operands %v, %v and %v", cond, x, y)
+		}
+		shape, err := BroadcastDims(cond.Shape(), x.Shape(), y.Shape())
+		if err != nil {
+			return err
+		}
+		out, err := params8(c, 7)
+		if err != nil {
+			return err
+		}
+		var tables [2][256]byte
+		for i, at := range []int{5, 2} {
+			p, err := params8(c, at)
+			if err != nil {
+				return err
+			}
+			out.codes(x.DType(), tables[i][:], p.reals(x.DType())[:])
+		}
+		z, err := c.Out(0, x.DType(), shape...)
+		if err != nil || z.Len() == 0 {
+			return err
+		}
+		rank := len(shape)
+		sc, sx, sy := steps(cond.Shape(), rank), steps(x.Shape(), rank), steps(y.Shape(), rank)
+		bits, xs, ys, zs := tensor.As[bool](cond), x.Bytes(), y.Bytes(), z.Bytes()
+		return c.For(len(zs), cheapChunk, func(lo, hi int) {
+			for i := lo; i < hi; i++ {
+				oc, ox, oy, rest := 0, 0, 0, i
+				for d := rank - 1; d >= 0; d-- {
+					k := rest % shape[d]
+					rest /= shape[d]
+					oc, ox, oy = oc+k*sc[d], ox+k*sx[d], oy+k*sy[d]
+				}
+				if bits[oc] {
+					zs[i] = tables[1][xs[ox]]
+				} else {
+					zs[i] = tables[0][ys[oy]]
+				}
+			}
+		})
 	}, nil
 }

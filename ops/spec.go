@@ -157,6 +157,7 @@ func families() [][]Spec {
 		linearSpecs(),
 		flexSpecs(),
 		detSpecs(),
+		embedSpecs(),
 	}
 }
 

@@ -19,11 +19,14 @@ func visionSpecs() []Spec {
 	num := func(name string) AttrSpec { return AttrSpec{Name: name, Kind: graph.AttrInt} }
 	list := func(name string) AttrSpec { return AttrSpec{Name: name, Kind: graph.AttrInts} }
 	maybe := func(name string) Port { return Port{Name: name, Optional: true} }
-	return []Spec{
-		{Type: "GridSample", Since: 16, Flow: Compute, Pure: true,
+	gridSample := func(domain string, since int) Spec {
+		return Spec{Domain: domain, Type: "GridSample", Since: since, Flow: Compute, Pure: true,
 			In: []Port{x, {Name: "grid"}}, Out: y,
 			Attrs: []AttrSpec{str("mode"), str("padding_mode"), num("align_corners")},
-			Infer: inferGridSample, Compile: compileGridSample},
+			Infer: inferGridSample, Compile: compileGridSample}
+	}
+	return []Spec{
+		gridSample(graph.OnnxDomain, 16), gridSample(msDomain, 1),
 		{Type: "AffineGrid", Since: 20, Flow: Compute, Pure: true,
 			In: []Port{{Name: "theta"}, {Name: "size", Role: Index}}, Out: []Port{{Name: "grid"}},
 			Attrs: []AttrSpec{num("align_corners")},
