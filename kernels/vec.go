@@ -328,6 +328,9 @@ func reduceMinMax(src []float32) (low, high float32) {
 // src.
 func Softmax(dst, src []float32) {
 	dst = dst[:len(src)]
+	if len(src) > 0 && softmaxRowsVec(ptr(dst), ptr(src), 1, len(src)) {
+		return
+	}
 	shift := ReduceMax(src)
 	var sums [16]float32
 	n := expSumVec(ptr(dst), ptr(src), len(src), shift, &sums)
@@ -344,6 +347,18 @@ func Softmax(dst, src []float32) {
 		sums[i%16] += e
 	}
 	Binary(Mul, dst, dst, []float32{1 / foldExp(&sums)})
+}
+
+// SoftmaxRows stores Softmax of each of the rows of n elements of src, whose
+// length is a multiple of n. dst is at least as long as src and may be src.
+func SoftmaxRows(dst, src []float32, n int) {
+	dst = dst[:len(src)]
+	if len(src) > 0 && softmaxRowsVec(ptr(dst), ptr(src), len(src)/n, n) {
+		return
+	}
+	for i := 0; i < len(src); i += n {
+		Softmax(dst[i:i+n], src[i:i+n])
+	}
 }
 
 // foldExp adds lanes j and j+8, then j+1, j+2, j+4.

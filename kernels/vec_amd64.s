@@ -6493,6 +6493,156 @@ done205:
 	VZEROUPPER
 	RET
 
+// func softmaxRowsAVX512(dst *float32, src *float32, rows int, n int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·softmaxRowsAVX512(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         rows+16(FP), DX
+	MOVQ         n+24(FP), BX
+	VBROADCASTSS kc2d00000<>+0(SB), Z0
+	VBROADCASTSS k42b20000<>+0(SB), Z1
+	VBROADCASTSS k3f800000<>+0(SB), Z2
+	VBROADCASTSS kff800000<>+0(SB), Z3
+
+row206:
+	MOVQ    AX, SI
+	MOVQ    CX, SI
+	VMOVAPS Z3, Z4
+	MOVQ    BX, DI
+
+loop207:
+	CMPQ   DI, $0x00000010
+	JL     end208
+	VMAXPS (SI), Z4, Z4
+	ADDQ   $0x00000040, SI
+	SUBQ   $0x00000010, DI
+	JMP    loop207
+
+end208:
+	TESTQ  DI, DI
+	JE     done209
+	MOVL   $0x0000ffff, R8
+	BZHIL  DI, R8, R8
+	KMOVW  R8, K1
+	VMAXPS (SI), Z4, K1, Z4
+
+done209:
+	VEXTRACTF64X4 $0x01, Z4, Y5
+	VMAXPS        Y4, Y5, Y5
+	VEXTRACTF128  $0x01, Y5, X4
+	VMAXPS        X5, X4, X4
+	VPSHUFD       $0x4e, X4, X5
+	VMAXPS        X4, X5, X5
+	VPSHUFD       $0xb1, X5, X4
+	VMAXPS        X5, X4, X4
+	VBROADCASTSS  X4, Z4
+	MOVQ          AX, SI
+	MOVQ          CX, DI
+	VXORPS        Z5, Z5, Z5
+	MOVQ          BX, R8
+
+loop210:
+	CMPQ             R8, $0x00000010
+	JL               end211
+	VMOVUPS          (DI), Z6
+	VSUBPS           Z4, Z6, Z6
+	VMAXPS           Z6, Z0, Z6
+	VMINPS           Z6, Z1, Z6
+	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z7
+	VFMADD213PS.BCST k4b400000<>+0(SB), Z6, Z7
+	VSUBPS.BCST      k4b400000<>+0(SB), Z7, Z8
+	VBROADCASTSS     kbf317200<>+0(SB), Z9
+	VFMADD213PS      Z6, Z8, Z9
+	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z6
+	VFMADD213PS      Z9, Z8, Z6
+	VBROADCASTSS     k3ab4a000<>+0(SB), Z8
+	VFMADD213PS.BCST k3c092f6e<>+0(SB), Z6, Z8
+	VFMADD213PS.BCST k3d2aadad<>+0(SB), Z6, Z8
+	VFMADD213PS.BCST k3e2aaa28<>+0(SB), Z6, Z8
+	VFMADD213PS.BCST k3efffffb<>+0(SB), Z6, Z8
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z6, Z8
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z6, Z8
+	VSUBPS.BCST      k4b400000<>+0(SB), Z7, Z6
+	VSCALEFPS        Z6, Z8, Z8
+	VMOVUPS          Z8, (SI)
+	VADDPS           Z8, Z5, Z5
+	ADDQ             $0x00000040, DI
+	ADDQ             $0x00000040, SI
+	SUBQ             $0x00000010, R8
+	JMP              loop210
+
+end211:
+	TESTQ            R8, R8
+	JE               done212
+	MOVL             $0x0000ffff, R9
+	BZHIL            R8, R9, R9
+	KMOVW            R9, K1
+	VMOVUPS.Z        (DI), K1, Z6
+	VSUBPS           Z4, Z6, Z4
+	VMAXPS           Z4, Z0, Z4
+	VMINPS           Z4, Z1, Z4
+	VBROADCASTSS     k3fb8aa3b<>+0(SB), Z6
+	VFMADD213PS.BCST k4b400000<>+0(SB), Z4, Z6
+	VSUBPS.BCST      k4b400000<>+0(SB), Z6, Z7
+	VBROADCASTSS     kbf317200<>+0(SB), Z8
+	VFMADD213PS      Z4, Z7, Z8
+	VBROADCASTSS     kb5bfbe8e<>+0(SB), Z4
+	VFMADD213PS      Z8, Z7, Z4
+	VBROADCASTSS     k3ab4a000<>+0(SB), Z7
+	VFMADD213PS.BCST k3c092f6e<>+0(SB), Z4, Z7
+	VFMADD213PS.BCST k3d2aadad<>+0(SB), Z4, Z7
+	VFMADD213PS.BCST k3e2aaa28<>+0(SB), Z4, Z7
+	VFMADD213PS.BCST k3efffffb<>+0(SB), Z4, Z7
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z4, Z7
+	VFMADD213PS.BCST k3f800000<>+0(SB), Z4, Z7
+	VSUBPS.BCST      k4b400000<>+0(SB), Z6, Z4
+	VSCALEFPS        Z4, Z7, Z7
+	VMOVUPS          Z7, K1, (SI)
+	VADDPS           Z7, Z5, K1, Z5
+
+done212:
+	VEXTRACTF64X4 $0x01, Z5, Y4
+	VADDPS        Y4, Y5, Y4
+	VMOVSHDUP     Y4, Y5
+	VADDPS        Y5, Y4, Y4
+	VPERMILPD     $0x05, Y4, Y5
+	VADDPS        Y5, Y4, Y4
+	VEXTRACTF128  $0x01, Y4, X5
+	VADDSS        X5, X4, X5
+	VDIVSS        X5, X2, X5
+	VBROADCASTSS  X5, Z4
+	MOVQ          AX, SI
+	MOVQ          CX, DI
+	MOVQ          BX, DI
+
+loop213:
+	CMPQ    DI, $0x00000010
+	JL      end214
+	VMULPS  (SI), Z4, Z5
+	VMOVUPS Z5, (SI)
+	ADDQ    $0x00000040, SI
+	SUBQ    $0x00000010, DI
+	JMP     loop213
+
+end214:
+	TESTQ     DI, DI
+	JE        done215
+	MOVL      $0x0000ffff, R8
+	BZHIL     DI, R8, R8
+	KMOVW     R8, K1
+	VMOVUPS.Z (SI), K1, Z5
+	VMULPS    Z4, Z5, Z4
+	VMOVUPS   Z4, K1, (SI)
+
+done215:
+	LEAQ (CX)(BX*4), CX
+	LEAQ (AX)(BX*4), AX
+	DECQ DX
+	JNE  row206
+	VZEROUPPER
+	RET
+
 // func normalizeAVX512(dst *float32, src *float32, gamma *float32, beta *float32, n int, mean float32, inverse float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·normalizeAVX512(SB), NOSPLIT, $0-48
@@ -6504,9 +6654,9 @@ TEXT ·normalizeAVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS mean+40(FP), Z0
 	VBROADCASTSS inverse+44(FP), Z1
 
-loop206:
+loop216:
 	CMPQ        SI, $0x00000010
-	JL          end207
+	JL          end217
 	VMOVUPS     (CX), Z2
 	VMOVUPS     (DX), Z3
 	VMOVUPS     (BX), Z4
@@ -6519,11 +6669,11 @@ loop206:
 	ADDQ        $0x00000040, DX
 	ADDQ        $0x00000040, BX
 	SUBQ        $0x00000010, SI
-	JMP         loop206
+	JMP         loop216
 
-end207:
+end217:
 	TESTQ       SI, SI
-	JE          done208
+	JE          done218
 	MOVL        $0x0000ffff, DI
 	BZHIL       SI, DI, DI
 	KMOVW       DI, K1
@@ -6535,7 +6685,7 @@ end207:
 	VFMADD213PS Z4, Z3, Z0
 	VMOVUPS     Z0, K1, (AX)
 
-done208:
+done218:
 	VZEROUPPER
 	RET
 
@@ -6548,9 +6698,9 @@ TEXT ·scaleByAVX512(SB), NOSPLIT, $0-36
 	MOVQ         n+24(FP), BX
 	VBROADCASTSS inverse+32(FP), Z0
 
-loop209:
+loop219:
 	CMPQ    BX, $0x00000010
-	JL      end210
+	JL      end220
 	VMOVUPS (CX), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS (DX), Z2
@@ -6560,11 +6710,11 @@ loop209:
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, BX
-	JMP     loop209
+	JMP     loop219
 
-end210:
+end220:
 	TESTQ     BX, BX
-	JE        done211
+	JE        done221
 	MOVL      $0x0000ffff, SI
 	BZHIL     BX, SI, SI
 	KMOVW     SI, K1
@@ -6574,6 +6724,6 @@ end210:
 	VMULPS    Z1, Z0, Z0
 	VMOVUPS   Z0, K1, (AX)
 
-done211:
+done221:
 	VZEROUPPER
 	RET

@@ -484,6 +484,11 @@ func expSumAVX512(dst *float32, src *float32, n int, shift float32, sums *[16]fl
 //go:noescape
 func sumExpAVX512(src *float32, n int, shift float32, sums *[16]float32)
 
+// softmaxRowsAVX512 is Softmax of each of the rows of n elements; both numbers are at least 1.
+//
+//go:noescape
+func softmaxRowsAVX512(dst *float32, src *float32, rows int, n int)
+
 // normalizeAVX512 stores (src-mean)*inverse*gamma + beta, the last two operations rounded once.
 //
 //go:noescape

@@ -413,6 +413,49 @@ func TestLogSoftmax(t *testing.T) {
 	})
 }
 
+// TestSoftmaxRows compares rows in one call with single rows of the portable
+// form.
+func TestSoftmaxRows(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		r := random(11)
+		tails(func(n, off int) {
+			if n == 0 {
+				return
+			}
+			const count = 3
+			src, _ := zoned[float32](count*n, off)
+			for i := range src {
+				src[i] = r.Float32()*40 - 20
+				if r.IntN(30) == 0 {
+					src[i] = float32(math.Inf(-1))
+				}
+			}
+			src[2*n] = float32(math.NaN())
+			dst, check := zoned[float32](count*n, (off+1)%4)
+			SoftmaxRows(dst, src, n)
+			check(t)
+			want := make([]float32, n)
+			for i := range count {
+				l := level
+				level = Generic
+				Softmax(want, src[i*n:][:n])
+				level = l
+				for k, w := range want {
+					if got := dst[i*n+k]; !same(got, w) {
+						t.Fatalf("n=%d: element %d of row %d is %g, want %g", n, k, i, got, w)
+					}
+				}
+			}
+			SoftmaxRows(src, src, n)
+			for k := range src {
+				if !same(src[k], dst[k]) {
+					t.Fatalf("n=%d: element %d is %g in place, want %g", n, k, src[k], dst[k])
+				}
+			}
+		})
+	})
+}
+
 func TestSoftmaxSpecials(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		for n := 2; n < 70; n++ {

@@ -82,16 +82,22 @@ func inferSoftmax(c *Inference) error {
 
 // lineFunction computes lines; float32 has rows of its own where inner is 1.
 type lineFunction struct {
-	row32  func(dst, src []float32)
+	rows32 func(dst, src []float32, n int)                 // neighbouring lines of n elements
 	cols32 func(dst, src []float32, n, inner, from, w int) // w neighbouring lines from column from on
 	line   func(line []float64)
 }
 
 var (
-	softmaxKernel    = lineFunction{row32: kernels.Softmax, cols32: softmaxColumns, line: softmaxLine}
-	logSoftmaxKernel = lineFunction{row32: kernels.LogSoftmax, cols32: logSoftmaxColumns, line: logSoftmaxLine}
+	softmaxKernel    = lineFunction{rows32: kernels.SoftmaxRows, cols32: softmaxColumns, line: softmaxLine}
+	logSoftmaxKernel = lineFunction{rows32: logSoftmaxRows, cols32: logSoftmaxColumns, line: logSoftmaxLine}
 	hardmaxKernel    = lineFunction{line: hardmaxLine}
 )
+
+func logSoftmaxRows(dst, src []float32, n int) {
+	for i := 0; i < len(src); i += n {
+		kernels.LogSoftmax(dst[i:i+n], src[i:i+n])
+	}
+}
 
 func compileSoftmax(f lineFunction) func(*Site) (Kernel, error) {
 	return func(s *Site) (Kernel, error) {
@@ -117,7 +123,7 @@ func compileSoftmax(f lineFunction) func(*Site) (Kernel, error) {
 }
 
 func (f *lineFunction) run32(c *Call, x *tensor.Tensor, l lines) error {
-	if f.row32 == nil {
+	if f.rows32 == nil {
 		return f.run64(c, x, l)
 	}
 	src, err := load[float32](c, x)
@@ -137,9 +143,7 @@ func (f *lineFunction) run32(c *Call, x *tensor.Tensor, l lines) error {
 func (f *lineFunction) lines32(c *Call, dst, src []float32, l lines) error {
 	if l.inner == 1 {
 		return c.For(l.outer, max(1, costlyChunk/l.n), func(lo, hi int) {
-			for i := lo * l.n; i < hi*l.n; i += l.n {
-				f.row32(dst[i:i+l.n], src[i:i+l.n])
-			}
+			f.rows32(dst[lo*l.n:hi*l.n], src[lo*l.n:hi*l.n], l.n)
 		})
 	}
 	blocks := (l.inner + columnBlock - 1) / columnBlock

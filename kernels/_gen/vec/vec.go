@@ -134,6 +134,7 @@ func vec(c *build.Context) {
 		g.expLinear()
 		g.expSum(true)
 		g.expSum(false)
+		g.softmax()
 		g.normalize()
 		g.scaleRows()
 	})
@@ -420,6 +421,80 @@ func (g *gen) expSum(store bool) {
 	for j, r := range s {
 		g.VMOVUPS(r, g.at(out, j))
 	}
+	g.ret()
+}
+
+// softmax emits Softmax of whole rows, at AVX-512 only.
+func (g *gen) softmax() {
+	if !g.z {
+		return
+	}
+	g.fn("softmaxRows", "func(dst, src *float32, rows, n int)", "is Softmax of each of the rows of n elements; both numbers are at least 1.")
+	dst, src, rows, n := g.param("dst"), g.param("src"), g.param("rows"), g.param("n")
+	exp, one, lowest := g.exp(), g.hoist(K(1)), g.hoist(-infinity)
+	// whole runs over the full vectors of a row, then part with a mask of what is left.
+	whole := func(full func(), part func(k reg.Register), p ...reg.Register) {
+		left := g.GP64()
+		g.MOVQ(n, left)
+		var streams []stream
+		for _, r := range p {
+			streams = append(streams, stream{r, 4})
+		}
+		g.each(left, 16, full, streams...)
+		g.rest(left, part)
+	}
+	pointers := func() (q, p reg.Register) {
+		q, p = g.GP64(), g.GP64()
+		g.MOVQ(dst, q)
+		g.MOVQ(src, p)
+		return q, p
+	}
+	top := g.label("row")
+	g.Label(top)
+
+	_, p := pointers()
+	high := g.reg()
+	g.VMOVAPS(lowest, high)
+	whole(func() { g.VMAXPS(Mem{Base: p}, high, high) }, func(k reg.Register) {
+		g.VMAXPS(Mem{Base: p}, high, k, high)
+	}, p)
+	shift := g.reg()
+	g.VBROADCASTSS(g.fold(g.VMAXPS, high), shift)
+
+	q, p := pointers()
+	sum := g.zero()
+	whole(func() {
+		e := exp(g.sub(g.load(Mem{Base: p}), shift))
+		g.VMOVUPS(e, Mem{Base: q})
+		g.VADDPS(e, sum, sum)
+	}, func(k reg.Register) {
+		e := exp(g.sub(g.loadMasked(p, k), shift))
+		g.VMOVUPS(e, k, Mem{Base: q})
+		g.VADDPS(e, sum, k, sum)
+	}, p, q)
+	a, t := g.half(sum, 64), g.YMM()
+	g.VADDPS(a, sum.AsY(), a)
+	g.VMOVSHDUP(a, t)
+	g.VADDPS(t, a, a)
+	g.VPERMILPD(U8(5), a, t)
+	g.VADDPS(t, a, a)
+	x := g.half(a, 32)
+	g.VADDSS(x, a.AsX(), x)
+	g.VDIVSS(x, one.AsX(), x)
+	inverse := g.reg()
+	g.VBROADCASTSS(x, inverse)
+
+	q, _ = pointers()
+	whole(func() {
+		g.VMOVUPS(g.mul(inverse, Mem{Base: q}), Mem{Base: q})
+	}, func(k reg.Register) {
+		g.VMOVUPS(g.mul(g.loadMasked(q, k), inverse), k, Mem{Base: q})
+	}, q)
+
+	g.LEAQ(Mem{Base: src, Index: n, Scale: 4}, src)
+	g.LEAQ(Mem{Base: dst, Index: n, Scale: 4}, dst)
+	g.DECQ(rows)
+	g.JNE(LabelRef(top))
 	g.ret()
 }
 
