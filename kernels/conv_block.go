@@ -238,6 +238,8 @@ type BlockConv struct {
 	planar  bool
 	taps    bool // depthwise
 	windows atomic.Pointer[windowPlan]
+	jobs    atomic.Pointer[blockJobs]
+	shapes  atomic.Pointer[chainShape]
 	// Where it can be computed in the domain of Winograd, direct makes the
 	// panels of the phases, and winogradPanels those.
 	direct         func()
@@ -500,7 +502,6 @@ func (b *BlockConv) Run(pool *par.Pool, n int, x []float32, xm Image, y []float3
 // set, y and residual are in the layout [C][H][W], ym and rm are the shape of
 // the output, and there is one phase.
 func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []float32, ym Image, residual []float32, rm Image, plain bool) {
-	c := b.conv
 	if b.viaWinograd(n, ym) {
 		b.runWinograd(pool, n, x, xm, y, ym, residual, rm, plain)
 		return
@@ -508,14 +509,36 @@ func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []fl
 	if b.direct != nil {
 		b.direct()
 	}
+	jobs := b.jobs.Load()
+	if jobs == nil || jobs.xm != xm || jobs.ym != ym || jobs.rm != rm || jobs.plain != plain {
+		jobs = b.newJobs(xm, ym, rm, plain)
+		b.jobs.Store(jobs)
+	}
+	for i := range jobs.phases {
+		j := jobs.phases[i]
+		j.x, j.y, j.r = x, y, residual
+		pool.For(n*j.blocks*j.nBands, j.grain, j.tasks)
+	}
+}
+
+// blockJobs are the phases of a convolution of images of given layouts.
+type blockJobs struct {
+	xm, ym, rm Image
+	plain      bool
+	phases     []blockJob // without data
+}
+
+func (b *BlockConv) newJobs(xm, ym, rm Image, plain bool) *blockJobs {
+	c := b.conv
+	jobs := &blockJobs{xm: xm, ym: ym, rm: rm, plain: plain}
 	for i := range b.phases {
 		p := &b.phases[i]
 		rows, width := b.size(p, ym)
 		if rows == 0 || width == 0 {
 			continue
 		}
-		j := &blockJob{
-			conv: b, phase: p, x: x, y: y, r: residual, xm: xm, ym: ym, rm: rm, rows: rows, width: width, all: rows * width,
+		j := blockJob{
+			conv: b, phase: p, xm: xm, ym: ym, rm: rm, rows: rows, width: width, all: rows * width,
 			strideY: b.strideY, strideX: b.strideX, taps: p.taps, plain: plain,
 		}
 		if !c.transposed && xm.column() && ym.column() && rm.column() {
@@ -533,8 +556,10 @@ func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []fl
 			j.width = min(j.all, gemmMC)
 			j.rows = (j.all + j.width - 1) / j.width
 		}
-		j.run(pool, n)
+		j.divide()
+		jobs.phases = append(jobs.phases, j)
 	}
+	return jobs
 }
 
 // blockJob is one phase of a call of BlockConv.Run.
@@ -552,9 +577,11 @@ type blockJob struct {
 	runs             []run
 	band, nBands     int // output rows a task, tasks an image and block
 	each, blocks     int // panels a task, tasks an image and band
+	grain            int // tasks at a time
 }
 
-func (j *blockJob) run(pool *par.Pool, n int) {
+// divide decides how the work is divided.
+func (j *blockJob) divide() {
 	b, panels := j.conv, j.phase.panels
 	cin, lanes := b.conv.spec.Cin/b.conv.spec.Groups, j.xm.lanes()
 	if len(j.taps) > 0 {
@@ -572,7 +599,7 @@ func (j *blockJob) run(pool *par.Pool, n int) {
 	size := j.strideY * j.xm.line() * max(1, cin/lanes)
 	j.band = min(j.rows, max(1, (1<<15)/size, (1<<17)/work))
 	j.nBands = (j.rows + j.band - 1) / j.band
-	pool.For(n*j.blocks*j.nBands, max(1, gemmWork/16/(work*j.band*j.each)), j.tasks)
+	j.grain = max(1, gemmWork/16/(work*j.band*j.each))
 }
 
 // setRuns sets the runs of the products of an output element: by block of

@@ -26,15 +26,15 @@ func (b *BlockConv) RunChain(pool *par.Pool, n int, x []float32, spatial []int, 
 		return fmt.Errorf("convolution of spatial shape %v in blocks", spatial)
 	}
 	in := c.in(spatial)
-	dense := Image{C: c.spec.Cin, H: in[1], W: in[2], Planar: b.planar}
-	ym, err := b.Out(dense)
-	if err != nil {
-		return err
+	shape := b.shapes.Load()
+	if shape == nil || shape.in != in {
+		var err error
+		if shape, err = b.chainShape(in); err != nil {
+			return err
+		}
+		b.shapes.Store(shape)
 	}
-	xm, err := b.Border(dense)
-	if err != nil {
-		return err
-	}
+	dense, xm, ym := shape.dense, shape.xm, shape.ym
 	xLen, yLen := dense.C*dense.H*dense.W, ym.C*ym.H*ym.W
 	if xBlocked {
 		xLen = dense.Len()
@@ -42,7 +42,7 @@ func (b *BlockConv) RunChain(pool *par.Pool, n int, x []float32, spatial []int, 
 	if yBlocked {
 		yLen = ym.Len()
 	}
-	if n < 0 || len(x) != n*xLen || len(y) != n*yLen || residual != nil && len(residual) != len(y) || !xm.modest(dense.Len()+ym.Len()) {
+	if n < 0 || len(x) != n*xLen || len(y) != n*yLen || residual != nil && len(residual) != len(y) || !b.taps && !shape.modest {
 		return fmt.Errorf("convolution of %d images %v: %d inputs, %d outputs and %d residuals", n, spatial, len(x), len(y), len(residual))
 	}
 	if b.taps {
@@ -71,6 +71,27 @@ func (b *BlockConv) RunChain(pool *par.Pool, n int, x []float32, spatial []int, 
 	}
 	b.compute(pool, n, x, xm, y, ym, residual, ym, !yBlocked)
 	return nil
+}
+
+// chainShape holds the layouts of an image of spatial shape in: without a
+// border, with the border that the convolution reads, and the output.
+type chainShape struct {
+	in            [3]int
+	dense, xm, ym Image
+	modest        bool // xm is not much larger
+}
+
+func (b *BlockConv) chainShape(in [3]int) (*chainShape, error) {
+	s := &chainShape{in: in, dense: Image{C: b.conv.spec.Cin, H: in[1], W: in[2], Planar: b.planar}}
+	var err error
+	if s.ym, err = b.Out(s.dense); err != nil {
+		return nil, err
+	}
+	if s.xm, err = b.Border(s.dense); err != nil {
+		return nil, err
+	}
+	s.modest = s.xm.modest(s.dense.Len() + s.ym.Len())
+	return s, nil
 }
 
 // fillBlock copies the rows of a block without a border into the middle of dst.

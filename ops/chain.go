@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/onnxq/onnxq/kernels"
@@ -28,10 +29,12 @@ func ChainConv(weights []int, group int) bool {
 		kernels.Blockable(weights[1]*group, weights[0], group, len(weights)-2)
 }
 
-// chainFor is the kernel of a convolution in a chain for one geometry.
+// chainFor is the kernel of a convolution in a chain for one geometry, and what
+// it makes of inputs of a shape.
 type chainFor struct {
 	conv       *kernels.BlockConv
 	begin, end [3]int
+	in, out    []int
 }
 
 // chained runs a convolution that is part of a chain.
@@ -54,15 +57,27 @@ func (cv *chained) run(c *Call) error {
 	if x.Shape()[1] != want || m%cv.group != 0 || b != nil && b.Len() != m {
 		return fmt.Errorf("input %v, weights %v, group %d", x, w, cv.group)
 	}
-	g, err := cv.window.over(x.Shape()[2:], w.Shape()[2:])
-	if err != nil {
-		return err
+	l := cv.last.Load()
+	if l == nil || !equalInts(l.in, x.Shape()) {
+		g, err := cv.window.over(x.Shape()[2:], w.Shape()[2:])
+		if err != nil {
+			return err
+		}
+		next := &chainFor{begin: g.begin, end: g.end, in: slices.Clone(x.Shape())}
+		channels := m
+		if cv.chain.Y {
+			channels = blockedChannels(m)
+		}
+		next.out = g.shape(n, channels)
+		if l != nil && l.begin == g.begin && l.end == g.end {
+			next.conv = l.conv
+		} else if next.conv, err = cv.build(g, b, ch, m); err != nil {
+			return err
+		}
+		l = next
+		cv.last.Store(l)
 	}
-	channels := m
-	if cv.chain.Y {
-		channels = blockedChannels(m)
-	}
-	y, err := c.Out(0, tensor.Float32, g.shape(n, channels)...)
+	y, err := c.Out(0, tensor.Float32, l.out...)
 	if err != nil || y.Len() == 0 {
 		return err
 	}
@@ -70,26 +85,23 @@ func (cv *chained) run(c *Call) error {
 	if err != nil {
 		return err
 	}
-	l := cv.last.Load()
-	if l == nil || l.begin != g.begin || l.end != g.end {
-		spec, bias, err := cv.ready.spec(vector[float32](b), g, ch, m, cv.group, cv.fused)
-		if err != nil {
-			return err
-		}
-		conv, err := kernels.NewBlockConv(spec, cv.ready.weights, bias, !cv.chain.X && cv.group == 1 && ch < kernels.BlockSize)
-		if err != nil {
-			return err
-		}
-		if conv == nil {
-			return fmt.Errorf("convolution with weights %v, group %d, in blocks", w, cv.group)
-		}
-		l = &chainFor{conv, g.begin, g.end}
-		cv.last.Store(l)
-	}
 	if err := l.conv.RunChain(c.Pool, n, tensor.As[float32](x), x.Shape()[2:], tensor.As[float32](y), res, cv.chain.X, cv.chain.Y); err != nil {
 		return err
 	}
 	return c.Ctx.Err()
+}
+
+// build makes the kernel for g.
+func (cv *chained) build(g *geometry, bias *tensor.Tensor, ch, m int) (*kernels.BlockConv, error) {
+	spec, sum, err := cv.ready.spec(vector[float32](bias), g, ch, m, cv.group, cv.fused)
+	if err != nil {
+		return nil, err
+	}
+	conv, err := kernels.NewBlockConv(spec, cv.ready.weights, sum, !cv.chain.X && cv.group == 1 && ch < kernels.BlockSize)
+	if err == nil && conv == nil {
+		err = fmt.Errorf("convolution of %d to %d channels, group %d, in blocks", ch, m, cv.group)
+	}
+	return conv, err
 }
 
 // blockPool pools images in blocks. mean says that it divides, by pads too with
