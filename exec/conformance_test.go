@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,8 +20,8 @@ import (
 	"github.com/onnxq/onnxq/tensor"
 )
 
-// TestConformance runs the ONNX backend node cases that the lists in
-// ONNXQ_SHARED/conformance/lists name. ONNXQ_CONFORMANCE is the folder that
+// TestConformance runs the ONNX backend node cases: those that the lists in
+// ONNXQ_SHARED/conformance/lists name, then all. ONNXQ_CONFORMANCE is the folder that
 // gen_node.py beside the lists wrote. The cases in testdata/conformance.skip
 // are expected to fail, for the reason given there.
 func TestConformance(t *testing.T) {
@@ -35,11 +36,22 @@ func TestConformance(t *testing.T) {
 	cases := readIndex(t, filepath.Join(dir, "index.json"))
 	skip := readSkips(t, "testdata/conformance.skip")
 	seen := map[string]bool{}
-	for _, list := range lists {
+	for _, list := range append(lists, "all") {
 		name := strings.TrimSuffix(filepath.Base(list), ".txt")
 		t.Run(name, func(t *testing.T) {
+			ids := []string{}
+			if list != "all" {
+				ids = readLines(t, list)
+			} else {
+				for id, c := range cases {
+					if c.Kind == "node" {
+						ids = append(ids, id)
+					}
+				}
+				slices.Sort(ids)
+			}
 			passed, total := 0, 0
-			for _, id := range readLines(t, list) {
+			for _, id := range ids {
 				total++
 				seen[id] = true
 				c, ok := cases[id]
