@@ -709,8 +709,8 @@ func writeOutputs(dir, name, format string, m *graph.Model, outputs []ops.Data) 
 			z := npy.NewWriter(w, false)
 			for i, v := range m.Graph.Outputs() {
 				t, ok := outputs[i].(*tensor.Tensor)
-				if !ok {
-					return fmt.Errorf("output %q is no tensor: use --format pb", v.Name())
+				if !ok || t.DType() == tensor.String {
+					return usagef("--format npz: output %q is %v, which an array cannot hold: use --format pb", v.Name(), v.Type)
 				}
 				if err := z.Add(v.Name(), t); err != nil {
 					return err
