@@ -30,7 +30,7 @@ func (c *compiler) fuse(m *graph.Model) *graph.Model {
 			if n.Graph() == nil || n.Output(0) == nil {
 				continue // moved into another
 			}
-			c.activations(n)
+			c.asRuntime(n)
 			if p := newProduct(n); p != nil {
 				c.extend(p)
 			}

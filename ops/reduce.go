@@ -175,14 +175,20 @@ func (l *layout) columns(c *Call, outputs int, f func(at, out, w int)) error {
 
 // rows32 reduces rows of float32 into rows of outputs with vectorized loops,
 // one row after the other: the order of ONNX Runtime, so that differences of
-// large sums agree with it.
+// large sums agree with it. That runtime takes the sums of a middle run of axes
+// for products with a row of ones: four rows are added, then the rest by two and
+// one, and each of these to the output.
 type rows32 struct {
+	sum    bool                       // op is Add and nothing comes before it
 	op     kernels.BinaryOp           // Add, Min or Max
 	before func(dst, src []float32)   // applied to every row, or nil
 	after  func(acc []float32, n int) // applied to the result, or nil
 }
 
 func (r *rows32) run(c *Call, dst, src []float32, l *layout) error {
+	if r.sum && len(l.kept) == 1 && len(l.over) == 1 {
+		return r.middle(c, dst, src, l)
+	}
 	return l.columns(c, len(dst), func(at, out, w int) {
 		var tmp []float32
 		if r.before != nil {
@@ -200,8 +206,41 @@ func (r *rows32) run(c *Call, dst, src []float32, l *layout) error {
 				first = false
 				return
 			}
-			kernels.Binary(r.op, acc, acc, x)
+			if w >= shortRow || !r.sum {
+				kernels.Binary(r.op, acc, acc, x)
+				return
+			}
+			for i, v := range x {
+				acc[i] += v
+			}
 		})
+		if r.after != nil {
+			r.after(acc, l.count)
+		}
+	})
+}
+
+// middle sums a run of axes between two that are kept.
+func (r *rows32) middle(c *Call, dst, src []float32, l *layout) error {
+	n, stride := l.over[0].n, l.over[0].stride
+	return l.columns(c, len(dst), func(at, out, w int) {
+		acc, group := dst[out:out+w], make([]float32, w)
+		for k := 0; k < n; {
+			rows := 4
+			for k+rows > n {
+				rows /= 2
+			}
+			copy(group, src[at+k*stride:])
+			for i := k + 1; i < k+rows; i++ {
+				kernels.Binary(kernels.Add, group, group, src[at+i*stride:][:w])
+			}
+			if k == 0 {
+				copy(acc, group)
+			} else {
+				kernels.Binary(kernels.Add, acc, group, acc)
+			}
+			k += rows
+		}
 		if r.after != nil {
 			r.after(acc, l.count)
 		}
@@ -289,7 +328,7 @@ var reductions = []reduction{reduceSum, reduceMean, reduceMax, reduceMin, reduce
 
 var reduceSum = func() reduction {
 	r := sums("ReduceSum", 13, lineSum, itself[float64], nil)
-	r.rows = &rows32{op: kernels.Add}
+	r.rows = &rows32{op: kernels.Add, sum: true}
 	r.i64 = &reduceBy[int64, int64]{step: add[int64], finish: firstOf[int64, int64]}
 	r.u64 = &reduceBy[uint64, uint64]{step: add[uint64], finish: firstOf[uint64, uint64]}
 	r.dims = dimAdd
@@ -298,7 +337,7 @@ var reduceSum = func() reduction {
 
 var reduceMean = func() reduction {
 	r := sums("ReduceMean", 18, lineSum, itself[float64], func(s float64, n int) float64 { return s / float64(n) })
-	r.rows = &rows32{op: kernels.Add, after: func(acc []float32, n int) {
+	r.rows = &rows32{op: kernels.Add, sum: true, after: func(acc []float32, n int) {
 		kernels.Binary(kernels.Div, acc, acc, []float32{float32(n)})
 	}}
 	r.i64 = &reduceBy[int64, int64]{step: add[int64], finish: func(s int64, n int) int64 { return s / int64(max(n, 1)) }}
@@ -497,7 +536,7 @@ func (r *reduction) compile(s *Site) (Kernel, error) {
 			return reduceTensor(c, x, shape, func(dst, src []float64) error { return logReducer[float64]().run(c, dst, src, l) })
 		case k == carryF32:
 			return reduceTensor(c, x, shape, func(dst, src []float32) error {
-				if r.rows != nil && !l.last.reduced && l.last.n >= shortRow && l.count > 0 && len(dst) > 0 {
+				if r.rows != nil && !l.last.reduced && (l.last.n >= shortRow || r.rows.sum) && l.count > 0 && len(dst) > 0 {
 					return r.rows.run(c, dst, src, l)
 				}
 				return r.f32.run(c, dst, src, l)

@@ -12,9 +12,9 @@ import (
 	"github.com/onnxq/onnxq/tensor"
 )
 
-// TestActivations compiles the steps of activations and compares with the
-// kernels that stand for them.
-func TestActivations(t *testing.T) {
+// TestAsRuntime compiles what the runtime computes in another way than node by
+// node, and compares with the kernels that stand for it.
+func TestAsRuntime(t *testing.T) {
 	half, one, root := float32(0.5), float32(1), float32(math.Sqrt2)
 	values := func(v ...*graph.Value) []*graph.Value { return v }
 	scalar := func(b *net, v float32) *graph.Value { return b.scalar(tensor.Scalar(v)) }
@@ -40,6 +40,11 @@ func TestActivations(t *testing.T) {
 		kernels.Binary(kernels.Add, y, y, x)
 		return y
 	}
+	quotient := func() []float32 {
+		y := unary(kernels.Exp)
+		kernels.Binary(kernels.Div, y, x, y)
+		return y
+	}
 	for _, c := range []struct {
 		name  string
 		build func(b *net, x *graph.Value) *graph.Value
@@ -60,6 +65,19 @@ func TestActivations(t *testing.T) {
 			y := b.node("", "Neg", values(x))
 			return b.node("", "Mul", values(b.node("", "Mul", values(y, erf(b, x, true))), scalar(b, half)))
 		}, nil, []string{"Neg", "Div", "Erf", "Add", "Mul", "Mul"}},
+		{"1/x·y", func(b *net, x *graph.Value) *graph.Value {
+			y := b.node("", "Div", values(scalar(b, one), b.node("", "Exp", values(x))))
+			return b.node("", "Mul", values(y, x))
+		}, quotient(), []string{"Exp", "Div"}},
+		{"1/x twice", func(b *net, x *graph.Value) *graph.Value {
+			y := b.node("", "Div", values(scalar(b, one), x))
+			return b.node("", "Mul", values(y, y))
+		}, nil, []string{"Div", "Mul"}},
+		{"scaled product", func(b *net, x *graph.Value) *graph.Value {
+			x = b.node("", "Reshape", values(x, b.scalar(tensor.Of([]int64{1, 10, 10}, 3))))
+			y := b.node("", "MatMul", values(b.node("", "Mul", values(scalar(b, .3), x)), b.node("", "Neg", values(x))))
+			return b.node("", "Div", values(y, scalar(b, 7)))
+		}, nil, []string{"Reshape", "Neg", "FusedMatMul"}},
 		{"Sigmoid as output", func(b *net, x *graph.Value) *graph.Value {
 			return b.node("", "Sigmoid", values(x))
 		}, unary(kernels.Sigmoid), []string{"Sigmoid"}},
