@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"math"
 	"unsafe"
 
 	"github.com/onnxq/onnxq/tensor"
@@ -47,6 +48,20 @@ func Float32ToBFloat16(dst []uint16, src []float32) {
 	dst = dst[n:]
 	for i, x := range src[n:] {
 		dst[i] = tensor.BFloat16FromFloat32(x)
+	}
+}
+
+// Truncate stores src, rounded towards zero, in dst; what is out of the range of
+// int32 and NaN become the smallest. dst is at least as long as src.
+func Truncate(dst []int32, src []float32) {
+	dst = dst[:len(src)]
+	n := truncateVec(ptr(dst), ptr(src), len(src))
+	dst = dst[n:]
+	for i, x := range src[n:] {
+		dst[i] = math.MinInt32
+		if x >= math.MinInt32 && x < 1<<31 {
+			dst[i] = int32(x)
+		}
 	}
 }
 

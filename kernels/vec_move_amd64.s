@@ -234,6 +234,49 @@ DATA k00400000<>+16(SB)/8, $0x0040000000400000
 DATA k00400000<>+24(SB)/8, $0x0040000000400000
 GLOBL k00400000<>(SB), RODATA|NOPTR, $32
 
+// func truncateAVX2(dst *int32, src *float32, n int)
+// Requires: AVX
+TEXT ·truncateAVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+loop17:
+	CMPQ       DX, $0x00000020
+	JL         end18
+	VMOVUPS    (CX), Y0
+	VCVTTPS2DQ Y0, Y0
+	VMOVUPS    Y0, (AX)
+	VMOVUPS    32(CX), Y0
+	VCVTTPS2DQ Y0, Y0
+	VMOVUPS    Y0, 32(AX)
+	VMOVUPS    64(CX), Y0
+	VCVTTPS2DQ Y0, Y0
+	VMOVUPS    Y0, 64(AX)
+	VMOVUPS    96(CX), Y0
+	VCVTTPS2DQ Y0, Y0
+	VMOVUPS    Y0, 96(AX)
+	ADDQ       $0x00000080, CX
+	ADDQ       $0x00000080, AX
+	SUBQ       $0x00000020, DX
+	JMP        loop17
+
+end18:
+loop19:
+	CMPQ       DX, $0x00000008
+	JL         end20
+	VMOVUPS    (CX), Y0
+	VCVTTPS2DQ Y0, Y0
+	VMOVUPS    Y0, (AX)
+	ADDQ       $0x00000020, CX
+	ADDQ       $0x00000020, AX
+	SUBQ       $0x00000008, DX
+	JMP        loop19
+
+end20:
+	VZEROUPPER
+	RET
+
 // func transpose4AVX2(dst *uint32, src *uint32, cols int, ldd int, lds int)
 // Requires: AVX
 TEXT ·transpose4AVX2(SB), NOSPLIT, $0-40
@@ -250,9 +293,9 @@ TEXT ·transpose4AVX2(SB), NOSPLIT, $0-40
 	LEAQ (R9)(DI*4), R10
 	LEAQ (R10)(DI*4), R11
 
-loop17:
+loop21:
 	CMPQ        DX, $0x00000004
-	JL          end18
+	JL          end22
 	VMOVUPS     (CX), X0
 	VINSERTF128 $0x01, (R9), Y0, Y0
 	VMOVUPS     (CX)(DI*1), X1
@@ -299,9 +342,9 @@ loop17:
 	ADDQ        $0x00000010, R10
 	ADDQ        $0x00000010, R11
 	SUBQ        $0x00000004, DX
-	JMP         loop17
+	JMP         loop21
 
-end18:
+end22:
 	VZEROUPPER
 	RET
 
@@ -317,9 +360,9 @@ TEXT ·transpose1AVX2(SB), NOSPLIT, $0-40
 	LEAQ (DI)(DI*2), R8
 	LEAQ (CX)(DI*4), R9
 
-loop19:
+loop23:
 	CMPQ       DX, $0x00000010
-	JL         end20
+	JL         end24
 	VMOVDQU    (CX), X0
 	VMOVDQU    (CX)(DI*1), X1
 	VMOVDQU    (CX)(DI*2), X2
@@ -375,54 +418,15 @@ loop19:
 	ADDQ       $0x00000010, CX
 	ADDQ       $0x00000010, R9
 	SUBQ       $0x00000010, DX
-	JMP        loop19
+	JMP        loop23
 
-end20:
+end24:
 	VZEROUPPER
 	RET
 
 // func maxRow1AVX2(dst *float32, src *float32, n int, taps int, dilation int)
 // Requires: AVX
 TEXT ·maxRow1AVX2(SB), NOSPLIT, $0-40
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ n+16(FP), DX
-	MOVQ taps+24(FP), BX
-	MOVQ dilation+32(FP), SI
-	SHLQ $0x02, SI
-
-loop21:
-	CMPQ    DX, $0x00000008
-	JL      end22
-	MOVQ    CX, DI
-	MOVQ    BX, R8
-	VMOVUPS (DI), Y0
-
-tap23:
-	DECQ      R8
-	JE        taps24
-	ADDQ      SI, DI
-	VMOVUPS   (DI), Y1
-	VCMPPS    $0x03, Y1, Y1, Y2
-	VMAXPS    Y0, Y1, Y0
-	VBLENDVPS Y2, Y1, Y0, Y0
-	VMOVAPS   Y0, Y0
-	JMP       tap23
-
-taps24:
-	VMOVUPS Y0, (AX)
-	ADDQ    $0x00000020, AX
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, DX
-	JMP     loop21
-
-end22:
-	VZEROUPPER
-	RET
-
-// func sumRow1AVX2(dst *float32, src *float32, n int, taps int, dilation int)
-// Requires: AVX
-TEXT ·sumRow1AVX2(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
@@ -438,13 +442,15 @@ loop25:
 	VMOVUPS (DI), Y0
 
 tap27:
-	DECQ    R8
-	JE      taps28
-	ADDQ    SI, DI
-	VMOVUPS (DI), Y1
-	VADDPS  Y1, Y0, Y0
-	VMOVAPS Y0, Y0
-	JMP     tap27
+	DECQ      R8
+	JE        taps28
+	ADDQ      SI, DI
+	VMOVUPS   (DI), Y1
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VMAXPS    Y0, Y1, Y0
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVAPS   Y0, Y0
+	JMP       tap27
 
 taps28:
 	VMOVUPS Y0, (AX)
@@ -457,9 +463,9 @@ end26:
 	VZEROUPPER
 	RET
 
-// func maxRow2AVX2(dst *float32, src *float32, n int, taps int, dilation int)
-// Requires: AVX, AVX2
-TEXT ·maxRow2AVX2(SB), NOSPLIT, $0-40
+// func sumRow1AVX2(dst *float32, src *float32, n int, taps int, dilation int)
+// Requires: AVX
+TEXT ·sumRow1AVX2(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
@@ -473,26 +479,20 @@ loop29:
 	MOVQ    CX, DI
 	MOVQ    BX, R8
 	VMOVUPS (DI), Y0
-	VSHUFPS $0x88, 32(DI), Y0, Y0
-	VPERMPD $0xd8, Y0, Y0
 
 tap31:
-	DECQ      R8
-	JE        taps32
-	ADDQ      SI, DI
-	VMOVUPS   (DI), Y1
-	VSHUFPS   $0x88, 32(DI), Y1, Y1
-	VPERMPD   $0xd8, Y1, Y1
-	VCMPPS    $0x03, Y1, Y1, Y2
-	VMAXPS    Y0, Y1, Y0
-	VBLENDVPS Y2, Y1, Y0, Y0
-	VMOVAPS   Y0, Y0
-	JMP       tap31
+	DECQ    R8
+	JE      taps32
+	ADDQ    SI, DI
+	VMOVUPS (DI), Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVAPS Y0, Y0
+	JMP     tap31
 
 taps32:
 	VMOVUPS Y0, (AX)
 	ADDQ    $0x00000020, AX
-	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, DX
 	JMP     loop29
 
@@ -500,9 +500,9 @@ end30:
 	VZEROUPPER
 	RET
 
-// func sumRow2AVX2(dst *float32, src *float32, n int, taps int, dilation int)
+// func maxRow2AVX2(dst *float32, src *float32, n int, taps int, dilation int)
 // Requires: AVX, AVX2
-TEXT ·sumRow2AVX2(SB), NOSPLIT, $0-40
+TEXT ·maxRow2AVX2(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
@@ -520,15 +520,17 @@ loop33:
 	VPERMPD $0xd8, Y0, Y0
 
 tap35:
-	DECQ    R8
-	JE      taps36
-	ADDQ    SI, DI
-	VMOVUPS (DI), Y1
-	VSHUFPS $0x88, 32(DI), Y1, Y1
-	VPERMPD $0xd8, Y1, Y1
-	VADDPS  Y1, Y0, Y0
-	VMOVAPS Y0, Y0
-	JMP     tap35
+	DECQ      R8
+	JE        taps36
+	ADDQ      SI, DI
+	VMOVUPS   (DI), Y1
+	VSHUFPS   $0x88, 32(DI), Y1, Y1
+	VPERMPD   $0xd8, Y1, Y1
+	VCMPPS    $0x03, Y1, Y1, Y2
+	VMAXPS    Y0, Y1, Y0
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVAPS   Y0, Y0
+	JMP       tap35
 
 taps36:
 	VMOVUPS Y0, (AX)
@@ -541,6 +543,47 @@ end34:
 	VZEROUPPER
 	RET
 
+// func sumRow2AVX2(dst *float32, src *float32, n int, taps int, dilation int)
+// Requires: AVX, AVX2
+TEXT ·sumRow2AVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ taps+24(FP), BX
+	MOVQ dilation+32(FP), SI
+	SHLQ $0x02, SI
+
+loop37:
+	CMPQ    DX, $0x00000008
+	JL      end38
+	MOVQ    CX, DI
+	MOVQ    BX, R8
+	VMOVUPS (DI), Y0
+	VSHUFPS $0x88, 32(DI), Y0, Y0
+	VPERMPD $0xd8, Y0, Y0
+
+tap39:
+	DECQ    R8
+	JE      taps40
+	ADDQ    SI, DI
+	VMOVUPS (DI), Y1
+	VSHUFPS $0x88, 32(DI), Y1, Y1
+	VPERMPD $0xd8, Y1, Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVAPS Y0, Y0
+	JMP     tap39
+
+taps40:
+	VMOVUPS Y0, (AX)
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000008, DX
+	JMP     loop37
+
+end38:
+	VZEROUPPER
+	RET
+
 // func maxU8AVX2(dst *uint8, a *uint8, b *uint8, n int)
 // Requires: AVX, AVX2
 TEXT ·maxU8AVX2(SB), NOSPLIT, $0-32
@@ -549,9 +592,9 @@ TEXT ·maxU8AVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop37:
+loop41:
 	CMPQ    BX, $0x00000020
-	JL      end38
+	JL      end42
 	VMOVDQU (CX), Y0
 	VPMAXUB (DX), Y0, Y0
 	VMOVDQU Y0, (AX)
@@ -559,9 +602,9 @@ loop37:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop37
+	JMP     loop41
 
-end38:
+end42:
 	VZEROUPPER
 	RET
 
@@ -573,9 +616,9 @@ TEXT ·maxI8AVX2(SB), NOSPLIT, $0-32
 	MOVQ b+16(FP), DX
 	MOVQ n+24(FP), BX
 
-loop39:
+loop43:
 	CMPQ    BX, $0x00000020
-	JL      end40
+	JL      end44
 	VMOVDQU (CX), Y0
 	VPMAXSB (DX), Y0, Y0
 	VMOVDQU Y0, (AX)
@@ -583,9 +626,9 @@ loop39:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000020, BX
-	JMP     loop39
+	JMP     loop43
 
-end40:
+end44:
 	VZEROUPPER
 	RET
 
@@ -842,5 +885,58 @@ end19:
 	VMOVDQU16   Y0, K1, (AX)
 
 done20:
+	VZEROUPPER
+	RET
+
+// func truncateAVX512(dst *int32, src *float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·truncateAVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+loop21:
+	CMPQ       DX, $0x00000040
+	JL         end22
+	VMOVUPS    (CX), Z0
+	VCVTTPS2DQ Z0, Z0
+	VMOVUPS    Z0, (AX)
+	VMOVUPS    64(CX), Z0
+	VCVTTPS2DQ Z0, Z0
+	VMOVUPS    Z0, 64(AX)
+	VMOVUPS    128(CX), Z0
+	VCVTTPS2DQ Z0, Z0
+	VMOVUPS    Z0, 128(AX)
+	VMOVUPS    192(CX), Z0
+	VCVTTPS2DQ Z0, Z0
+	VMOVUPS    Z0, 192(AX)
+	ADDQ       $0x00000100, CX
+	ADDQ       $0x00000100, AX
+	SUBQ       $0x00000040, DX
+	JMP        loop21
+
+end22:
+loop23:
+	CMPQ       DX, $0x00000010
+	JL         end24
+	VMOVUPS    (CX), Z0
+	VCVTTPS2DQ Z0, Z0
+	VMOVUPS    Z0, (AX)
+	ADDQ       $0x00000040, CX
+	ADDQ       $0x00000040, AX
+	SUBQ       $0x00000010, DX
+	JMP        loop23
+
+end24:
+	TESTQ      DX, DX
+	JE         done25
+	MOVL       $0x0000ffff, BX
+	BZHIL      DX, BX, BX
+	KMOVW      BX, K1
+	VMOVUPS.Z  (CX), K1, Z0
+	VCVTTPS2DQ Z0, Z0
+	VMOVUPS    Z0, K1, (AX)
+
+done25:
 	VZEROUPPER
 	RET

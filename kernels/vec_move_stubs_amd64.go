@@ -24,6 +24,11 @@ func brainToFloatAVX2(dst *float32, src *uint16, n int)
 //go:noescape
 func floatToBrainAVX2(dst *uint16, src *float32, n int)
 
+// truncateAVX2 converts towards zero, what is out of range and NaN to the smallest int32; n is a multiple of 8.
+//
+//go:noescape
+func truncateAVX2(dst *int32, src *float32, n int)
+
 // transpose4AVX2 transposes 16 rows of cols elements, a multiple of 4, which lie lds apart, to rows that lie ldd apart.
 //
 //go:noescape
@@ -83,3 +88,8 @@ func brainToFloatAVX512(dst *float32, src *uint16, n int)
 //
 //go:noescape
 func floatToBrainAVX512(dst *uint16, src *float32, n int)
+
+// truncateAVX512 converts towards zero, what is out of range and NaN to the smallest int32.
+//
+//go:noescape
+func truncateAVX512(dst *int32, src *float32, n int)

@@ -200,3 +200,30 @@ func BenchmarkMove(b *testing.B) {
 		})
 	}
 }
+
+func TestTruncate(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		r := random(3)
+		tails(func(n, off int) {
+			src, _ := zoned[float32](n, off)
+			fill(r, src)
+			for i := range src {
+				if r.IntN(3) == 0 {
+					src[i] = (r.Float32() - .5) * (1 << 33)
+				}
+			}
+			dst, check := zoned[int32](n, (off+1)%4)
+			Truncate(dst, src)
+			check(t)
+			for i, x := range src {
+				want := int32(math.MinInt32)
+				if v := math.Trunc(float64(x)); v >= math.MinInt32 && v <= math.MaxInt32 {
+					want = int32(v)
+				}
+				if dst[i] != want {
+					t.Fatalf("n=%d: %g becomes %d, want %d", n, x, dst[i], want)
+				}
+			}
+		})
+	})
+}

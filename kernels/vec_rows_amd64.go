@@ -10,3 +10,16 @@ func softmaxRowsVec(dst, src *float32, rows, n int) bool {
 	softmaxRowsAVX512(dst, src, rows, n)
 	return true
 }
+
+func truncateVec(dst *int32, src *float32, n int) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		truncateAVX2(dst, src, n)
+	default:
+		truncateAVX512(dst, src, n)
+	}
+	return n
+}

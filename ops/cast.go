@@ -161,7 +161,7 @@ func cast(c *Call, to tensor.DType, o tensor.ConvertOptions) error {
 		return err
 	}
 	n := x.Len()
-	if f := widening(out, x); f != nil {
+	if f := conversion(out, x); f != nil && o == (tensor.ConvertOptions{}) {
 		return c.For(n, cheapChunk, f)
 	}
 	if n <= cheapChunk || to == tensor.String || x.DType() == tensor.String {
@@ -174,13 +174,26 @@ func cast(c *Call, to tensor.DType, o tensor.ConvertOptions) error {
 	return c.For(n, cheapChunk, func(lo, hi int) { _ = tensor.Convert(out, x, lo, hi, o) })
 }
 
-// widening returns the conversion of elements [lo, hi) of src to float32 that is
-// a dequantization with the scale 1, nil for other types.
-func widening(dst, src *tensor.Tensor) func(lo, hi int) {
-	if dst.DType() != tensor.Float32 {
-		return nil
+// conversion returns a loop over elements [lo, hi) that converts as
+// tensor.Convert does by default, nil for types that have none of their own.
+func conversion(dst, src *tensor.Tensor) func(lo, hi int) {
+	switch to, from := dst.DType(), src.DType(); {
+	case to == tensor.Float32:
+		return widening(tensor.As[float32](dst), src)
+	case from == tensor.Float32:
+		return narrowing(dst, tensor.As[float32](src))
+	case to == tensor.Int64 && from == tensor.Int32:
+		y, x := tensor.As[int64](dst), tensor.As[int32](src)
+		return func(lo, hi int) { convertRow(y[lo:hi], x[lo:hi]) }
+	case to == tensor.Int32 && from == tensor.Int64:
+		y, x := tensor.As[int32](dst), tensor.As[int64](src)
+		return func(lo, hi int) { convertRow(y[lo:hi], x[lo:hi]) }
 	}
-	y := tensor.As[float32](dst)
+	return nil
+}
+
+// widening converts to float32: integers by a dequantization with the scale 1.
+func widening(y []float32, src *tensor.Tensor) func(lo, hi int) {
 	switch src.DType() {
 	case tensor.Bool, tensor.Uint8:
 		x := tensor.As[uint8](src)
@@ -191,8 +204,58 @@ func widening(dst, src *tensor.Tensor) func(lo, hi int) {
 	case tensor.Int32:
 		x := tensor.As[int32](src)
 		return func(lo, hi int) { kernels.DequantizeI32(y[lo:hi], x[lo:hi], 1) }
+	case tensor.Float16:
+		x := tensor.As[uint16](src)
+		return func(lo, hi int) { kernels.Float16ToFloat32(y[lo:hi], x[lo:hi]) }
+	case tensor.BFloat16:
+		x := tensor.As[uint16](src)
+		return func(lo, hi int) { kernels.BFloat16ToFloat32(y[lo:hi], x[lo:hi]) }
 	}
 	return nil
+}
+
+// narrowing converts from float32.
+func narrowing(dst *tensor.Tensor, x []float32) func(lo, hi int) {
+	switch dst.DType() {
+	case tensor.Bool:
+		y, zero := tensor.As[uint8](dst), []float32{0}
+		return func(lo, hi int) {
+			kernels.Compare(kernels.Equal, y[lo:hi], x[lo:hi], zero)
+			invert(y[lo:hi], y[lo:hi])
+		}
+	case tensor.Int32:
+		y := tensor.As[int32](dst)
+		return func(lo, hi int) { kernels.Truncate(y[lo:hi], x[lo:hi]) }
+	case tensor.Int64:
+		y := tensor.As[int64](dst)
+		return func(lo, hi int) { integerRow(y[lo:hi], x[lo:hi]) }
+	case tensor.Float16:
+		y := tensor.As[uint16](dst)
+		return func(lo, hi int) { kernels.Float32ToFloat16(y[lo:hi], x[lo:hi]) }
+	case tensor.BFloat16:
+		y := tensor.As[uint16](dst)
+		return func(lo, hi int) { kernels.Float32ToBFloat16(y[lo:hi], x[lo:hi]) }
+	}
+	return nil
+}
+
+func convertRow[D, S int32 | int64](dst []D, src []S) {
+	dst = dst[:len(src)]
+	for i, x := range src {
+		dst[i] = D(x)
+	}
+}
+
+// integerRow truncates; what is out of range and NaN become the smallest int64.
+func integerRow(dst []int64, src []float32) {
+	dst = dst[:len(src)]
+	for i, x := range src {
+		v := int64(math.MinInt64)
+		if x >= -1<<63 && x < 1<<63 {
+			v = int64(x)
+		}
+		dst[i] = v
+	}
 }
 
 var whereSpec = Spec{

@@ -187,14 +187,31 @@ func elementwiseIndex(idx []int64, at, in []int, axis int, f func(i, offset int)
 	st := rowMajor(in)
 	step := st[axis]
 	st[axis] = 0
-	walk := newStepper(at, st, st, 0)
-	for i, k := range idx {
-		p, err := place(k, in[axis])
+	last := len(at) - 1
+	if last < 0 {
+		p, err := place(idx[0], in[axis])
 		if err != nil {
 			return err
 		}
-		f(i, walk.oa+p*step)
-		walk.next()
+		f(0, p*step)
+		return nil
+	}
+	walk, each, d := newStepper(at[:last], st[:last], st[:last], 0), st[last], in[axis]
+	for i := 0; i < len(idx); walk.next() {
+		base := walk.oa
+		for range at[last] {
+			k := int(idx[i])
+			if uint(k) >= uint(d) {
+				p, err := place(idx[i], d)
+				if err != nil {
+					return err
+				}
+				k = p
+			}
+			f(i, base+k*step)
+			base += each
+			i++
+		}
 	}
 	return nil
 }
@@ -215,6 +232,10 @@ func compileGatherElements(s *Site) (Kernel, error) {
 		out, err := c.Out(0, x.DType(), shape...)
 		if err != nil {
 			return err
+		}
+		if x.DType().Bits() == 32 {
+			dst, src := tensor.As[uint32](out), tensor.As[uint32](x)
+			return elementwiseIndex(idx, shape, x.Shape(), axis, func(i, offset int) { dst[i] = src[offset] })
 		}
 		dst, src := cellsOf(out), cellsOf(x)
 		return elementwiseIndex(idx, shape, x.Shape(), axis, func(i, offset int) { dst.put(i, src, offset, 1) })

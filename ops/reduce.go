@@ -725,8 +725,43 @@ func scanSpec(name string, since int, product bool) Spec {
 	}
 }
 
+// sumRows adds each row of src to the row of dst before it, or behind it.
+func sumRows[T tensor.Real](dst, src []T, inner int, reverse bool) {
+	n := len(src) / inner
+	for r := range n {
+		at, from := r*inner, (r-1)*inner
+		if reverse {
+			at = (n - 1 - r) * inner
+			from = at + inner
+		}
+		d, s := dst[at:at+inner], src[at:at+inner]
+		if r == 0 {
+			for i, x := range s {
+				d[i] = 0 + x
+			}
+			continue
+		}
+		if p, ok := any(dst).([]float32); ok {
+			kernels.Binary(kernels.Add, p[at:at+inner], p[from:from+inner], any(s).([]float32))
+			continue
+		}
+		before := dst[from : from+inner]
+		for i, x := range s {
+			d[i] = before[i] + x
+		}
+	}
+}
+
 func scanLines[T tensor.Real](c *Call, x *tensor.Tensor, l lines, product, exclusive, reverse bool) error {
 	return reduceTensor(c, x, x.Shape(), func(dst, src []T) error {
+		if l.inner >= shortRow && !product && !exclusive {
+			return c.For(l.outer, max(1, reduceWork/max(l.n*l.inner, 1)), func(lo, hi int) {
+				for i := lo; i < hi; i++ {
+					at := i * l.n * l.inner
+					sumRows(dst[at:at+l.n*l.inner], src[at:at+l.n*l.inner], l.inner, reverse)
+				}
+			})
+		}
 		return c.For(l.outer*l.inner, max(1, reduceWork/max(l.n, 1)), func(lo, hi int) {
 			for i := lo; i < hi; i++ {
 				at, step := l.begin(i), l.inner

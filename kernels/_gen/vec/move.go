@@ -16,6 +16,7 @@ func move(c *build.Context) {
 		g.floatToHalf()
 		g.brainToFloat()
 		g.floatToBrain()
+		g.truncate()
 		if g.z {
 			return
 		}
@@ -38,6 +39,18 @@ func (g *gen) halfToFloat() {
 func (g *gen) brainToFloat() {
 	g.fn("brainToFloat", "func(dst *float32, src *uint16, n int)", "widens bfloat16"+g.multiple(8)+".")
 	g.widen(func(m Op) V { r := g.reg(); g.VPMOVZXWD(m, r); return g.shl(r, 16) })
+}
+
+func (g *gen) truncate() {
+	g.fn("truncate", "func(dst *int32, src *float32, n int)",
+		"converts towards zero, what is out of range and NaN to the smallest int32"+g.multiple(8)+".")
+	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+	g.mapRows(4, n, dst, src, func(x V) V {
+		r := g.reg()
+		g.VCVTTPS2DQ(x, r)
+		return r
+	})
+	g.ret()
 }
 
 func (g *gen) widen(f func(m Op) V) {
