@@ -3,6 +3,8 @@ package exec
 import (
 	"fmt"
 	"math/bits"
+	"runtime"
+	"runtime/metrics"
 	"slices"
 	"unsafe"
 
@@ -38,9 +40,13 @@ type arena struct {
 	live    int64 // bytes of all buffers, free ones included
 	free    [64][]*buffer
 	escaped []*buffer
+	lost    int64 // bytes given up since collect called the collector
 	run     int   // the number of the run
 	used    int64 // bytes of the buffers that it had
 }
+
+// minLost is the number of bytes given up that are worth a look at the heap.
+const minLost = 32 << 20
 
 // class returns the size class of n bytes and its size: powers of two with
 // three steps in between, so that at most a fifth is wasted.
@@ -107,6 +113,7 @@ func (a *arena) trim() {
 				return false
 			}
 			a.live -= int64(len(b.mem))
+			a.lost += int64(len(b.mem))
 			return true
 		})
 	}
@@ -142,12 +149,27 @@ func (a *arena) drop() {
 func (a *arena) endRun() {
 	for _, b := range a.escaped {
 		a.live -= int64(len(b.mem))
+		a.lost += int64(len(b.mem))
 	}
 	clear(a.escaped)
 	a.escaped = a.escaped[:0]
 	a.trim()
+	a.collect()
 	a.run++
 	a.used = 0
+}
+
+// collect calls the garbage collector, which by itself waits until the heap has
+// doubled, once a fifth of the heap or more is memory that the arena gave up.
+func (a *arena) collect() {
+	if a.lost < minLost {
+		return
+	}
+	heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	if metrics.Read(heap); heap[0].Value.Kind() == metrics.KindUint64 && uint64(a.lost) >= heap[0].Value.Uint64()/5 {
+		runtime.GC()
+		a.lost = 0
+	}
 }
 
 // reset forgets everything after a failed run.
