@@ -156,6 +156,13 @@ func cast(c *Call, to tensor.DType, o tensor.ConvertOptions) error {
 		c.SetOut(0, x)
 		return nil
 	}
+	if x.DType() == tensor.Bool && (to == tensor.Uint8 || to == tensor.Int8) {
+		y, err := tensor.FromBytes(to, x.Shape(), x.Bytes())
+		if err == nil {
+			c.SetOut(0, y)
+		}
+		return err
+	}
 	out, err := c.Out(0, to, x.Shape()...)
 	if err != nil {
 		return err
