@@ -36,7 +36,7 @@ func (c *compiler) fuse(m *graph.Model) *graph.Model {
 			}
 		}
 	}
-	channelsLast(m)
+	c.channelsLast(m)
 	c.chain(m)
 	return m
 }

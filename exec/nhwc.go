@@ -10,7 +10,7 @@ import (
 // channelsLast rewrites m in place so that integer convolutions, and what lies
 // between them, work on images in the layout N, spatial axes, C, which their
 // kernels want. Images change layout where others read or make them.
-func channelsLast(m *graph.Model) {
+func (c *compiler) channelsLast(m *graph.Model) {
 	for g := range m.Scopes() {
 		if g.Function() != nil {
 			continue
@@ -20,7 +20,7 @@ func channelsLast(m *graph.Model) {
 			l.node(n)
 		}
 		for _, t := range slices.Backward(l.moves) {
-			if len(t.Output(0).Uses()) == 0 {
+			if y := t.Output(0); len(y.Uses()) == 0 && !y.IsOutput() && !c.tapped(y) {
 				g.Remove(t)
 			}
 		}
@@ -99,6 +99,18 @@ func (l *relayout) node(n *graph.Node) {
 // enter returns input 0 of n with channels last.
 func (l *relayout) enter(n *graph.Node, rank int) *graph.Value {
 	x := n.Input(0)
+	if t := x.DefNode(); t != nil && t.Op == (graph.OpKey{Type: "Transpose"}) && t.Graph() == l.graph {
+		// Images that were changed from that layout.
+		first := []int64{0, int64(rank - 1)}
+		for i := 1; i < rank-1; i++ {
+			first = append(first, int64(i))
+		}
+		if slices.Equal(t.Ints("perm"), first) {
+			l.moves = append(l.moves, t)
+			l.last[x] = t.Input(0)
+			return l.last[x]
+		}
+	}
 	perm := []int64{0}
 	for i := 2; i < rank; i++ {
 		perm = append(perm, int64(i))

@@ -61,7 +61,7 @@ func TestWinograd(t *testing.T) {
 	defer pool.End()
 	eachLevel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(71, 72))
-		for range 25 {
+		for range 12 {
 			s := ConvSpec{Cin: winogradChannels + r.IntN(40), Cout: winogradChannels + r.IntN(40), Groups: 1, Kernel: []int{3, 3}}
 			for range 2 {
 				s.PadBegin, s.PadEnd = append(s.PadBegin, r.IntN(4)), append(s.PadEnd, r.IntN(4))

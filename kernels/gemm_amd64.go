@@ -89,7 +89,14 @@ func qTapKernel(l Level, t *qTapTile, words []int32, floats []float32) {
 	p := (*byte)(unsafe.Pointer(t))
 	if t.blocks > 0 {
 		qdepthwiseVNNI(p)
-		return
+		done := 64 * t.blocks
+		if done >= t.channels {
+			return
+		}
+		rest := *t
+		rest.x, rest.c, rest.w = t.x[done:], t.c[done:], t.w[done:]
+		rest.init, rest.scale, rest.channels = t.init[done:], t.scale[done:], t.channels-done
+		p = (*byte)(unsafe.Pointer(&rest))
 	}
 	if l >= AVX512 {
 		qdepthwiseAVX512(p)

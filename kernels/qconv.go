@@ -190,17 +190,37 @@ func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32) (*QConv, error) {
 // of the kernel for such blocks.
 func wideAt(ch int) int { return ch%16/4*16 + ch/16*4 + ch%4 }
 
+// wideBlocks is the number of blocks of 64 channels that the kernel for such
+// blocks computes; a small rest is left to the other.
+func (q *QConv) wideBlocks() int {
+	const least = 22
+	ch := q.conv.spec.Cout
+	if q.folded() || ch%64 >= least {
+		return (ch + 63) / 64
+	}
+	return ch / 64
+}
+
+// folded tells whether neighbouring pixels fill a block of 64 channels.
+func (q *QConv) folded() bool {
+	ch := q.conv.spec.Cout
+	return ch < 64 && 64%ch == 0 && q.conv.axes[2].stride == 1
+}
+
 // packWide sets q.wide where the weights have 8 bits.
 func (q *QConv) packWide() {
-	blocks, taps := (q.conv.spec.Cout+63)/64, q.conv.taps
-	if q.level < AVX512VNNI {
+	blocks, taps := q.wideBlocks(), q.conv.taps
+	if q.level < AVX512VNNI || blocks == 0 {
 		return
 	}
 	groups := (taps + 3) / 4
 	wide := make([]byte, blocks*groups*256)
 	for t := range taps {
-		for ch := range q.conv.spec.Cout {
-			v := q.w[t*q.pitch+ch]
+		for ch := range blocks * 64 {
+			if ch >= q.conv.spec.Cout && !q.folded() {
+				break
+			}
+			v := q.w[t*q.pitch+ch%q.conv.spec.Cout]
 			if v != int32(int8(v)) {
 				return
 			}
@@ -478,15 +498,15 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 	lv := min(q.level, level)
 	blocks := 0
 	if lv == AVX512VNNI && q.wide != nil && j.mode == qBytes {
-		blocks = (ch + 63) / 64
+		blocks = q.wideBlocks()
 		// Taps that fill the last group have no weight.
 		for len(off)%4 != 0 {
 			off = append(off, off[0])
 		}
 		cols.init4, cols.scale4 = growTo(&cols.init4, 64*blocks), growTo(&cols.scale4, 64*blocks)
-		for c := range ch {
+		for c := range 64 * blocks {
 			at := c&^63 + wideAt(c&63)
-			cols.init4[at], cols.scale4[at] = cols.init[c], cols.scale[c]
+			cols.init4[at], cols.scale4[at] = cols.init[c%ch], cols.scale[c%ch]
 		}
 	}
 	size := 4
@@ -501,7 +521,7 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 			columns: out[2], channels: ch, xStep: ax.stride * ch, cStep: ch * size, mode: j.mode,
 			lo: j.lo, hi: j.hi, zero: o.Zero, flip: uint32(a.flip()),
 			wide: q.wide, init4: cols.init4, scale4: cols.scale4, blocks: blocks, groups: len(off) / 4,
-			last: ^uint64(0) >> (-ch & 63),
+			last: ^uint64(0) >> max(0, 64*blocks-ch),
 		}
 		for i := first; i < last; i++ {
 			b := bands.band(s, a.Data, i, byte(zero))
@@ -518,11 +538,31 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 				default:
 					t.c = o.Bytes[at : at+out[2]*ch]
 				}
-				qTapKernel(lv, &t, words, floats)
+				if blocks > 0 && q.folded() {
+					t.foldedRow(lv)
+				} else {
+					qTapKernel(lv, &t, words, floats)
+				}
 			}
 		}
 	})
 	qColumnsPool.Put(cols)
+}
+
+// foldedRow computes a row of bytes of pixels as if 64 neighbouring bytes were
+// the channels of one.
+func (t *qTapTile) foldedRow(l Level) {
+	r := *t
+	r.channels, r.xStep, r.cStep, r.last = 64, 64, 64, ^uint64(0)
+	n := len(t.c)
+	if r.columns = n / 64; r.columns > 0 {
+		qTapKernel(l, &r, nil, nil)
+	}
+	if rest := n % 64; rest > 0 {
+		r.x, r.c = t.x[n-rest:], t.c[n-rest:]
+		r.columns, r.last = 1, ^uint64(0)>>(64-rest)
+		qTapKernel(l, &r, nil, nil)
+	}
 }
 
 // Transpose8 writes the transposed rows×cols matrix of bytes src to dst: the

@@ -67,12 +67,15 @@ func TestQConv(t *testing.T) {
 	defer pool.End()
 	eachLevel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(31, 32))
-		for trial := range 150 {
+		for trial := range 200 {
 			dims := 1 + r.IntN(3)
 			s := ConvSpec{Groups: 1}
 			switch r.IntN(4) {
 			case 0, 1:
 				s.Groups = 2 + r.IntN(150)
+				if r.IntN(2) == 0 { // several pixels in 64 channels
+					s.Groups = 2 << r.IntN(5)
+				}
 				s.Cin, s.Cout = s.Groups, s.Groups
 				if dims == 3 {
 					s.Groups = 1 + s.Groups%40
