@@ -78,6 +78,18 @@ func (p codeParams) values(t tensor.DType, y []float32, x []byte) {
 	}
 }
 
+// same reports whether each code stands for a value whose code in q it is too.
+func (p codeParams) same(q codeParams, t tensor.DType) bool {
+	var table [256]byte
+	q.codes(t, table[:], p.reals(t)[:])
+	for i, b := range table {
+		if b != byte(i) {
+			return false
+		}
+	}
+	return true
+}
+
 // codes stores the codes of x in y.
 func (p codeParams) codes(t tensor.DType, y []byte, x []float32) {
 	if t == tensor.Int8 {
@@ -550,14 +562,26 @@ func compileQConcat(s *Site) (Kernel, error) {
 			if err != nil {
 				return err
 			}
-			var table [256]byte
-			out.codes(t, table[:], in.reals(t)[:])
 			x := c.In(i)
 			n := x.Shape()[axis] * inner
-			for o := range outer {
-				for k, v := range x.Bytes()[o*n:][:n] {
-					y.Bytes()[o*row+at+k] = table[v]
+			src, dst := x.Bytes(), y.Bytes()
+			if !in.same(out, t) {
+				if src, err = c.Mem.Scratch(len(src)); err != nil {
+					return err
 				}
+				if err := c.For(len(src), 1<<14, func(lo, hi int) {
+					var v [512]float32
+					for n := 0; lo < hi; lo += n {
+						n = min(len(v), hi-lo)
+						in.values(t, v[:n], x.Bytes()[lo:lo+n])
+						out.codes(t, src[lo:lo+n], v[:n])
+					}
+				}); err != nil {
+					return err
+				}
+			}
+			for o := range outer {
+				copy(dst[o*row+at:][:n], src[o*n:])
 			}
 			at += n
 		}
