@@ -407,8 +407,12 @@ func stridedCopy[T any](c *Call, dst, src []T, s *strided) error {
 				copy(dst[q:q+n], src[p:p+n])
 			case sd == 1 && ss == 0:
 				row, v := dst[q:q+n], src[p]
-				for k := range row {
-					row[k] = v
+				head := row[:min(n, 16)]
+				for k := range head {
+					head[k] = v
+				}
+				for done := len(head); done < n; done *= 2 {
+					copy(row[done:], row[:done])
 				}
 			case sd == 1:
 				row := dst[q : q+n]

@@ -75,8 +75,12 @@ var unaryOps = []unaryOp{
 	}},
 	{name: "Exp", since: 6, flow: Compute, build: func(*Site) unary { return unary{f32: rows(kernels.Exp), f64: math.Exp} }},
 	{name: "Log", since: 6, flow: Compute, build: func(*Site) unary { return unary{f32: rows(kernels.Log), f64: math.Log} }},
-	{name: "Sin", since: 7, flow: Fixed, lo: -1, hi: 1, build: real64(math.Sin)},
-	{name: "Cos", since: 7, flow: Fixed, lo: -1, hi: 1, build: real64(math.Cos)},
+	{name: "Sin", since: 7, flow: Fixed, lo: -1, hi: 1, build: func(*Site) unary {
+		return unary{f64: math.Sin, f32: func(dst, src []float32) { circleRow(dst, src, 0) }}
+	}},
+	{name: "Cos", since: 7, flow: Fixed, lo: -1, hi: 1, build: func(*Site) unary {
+		return unary{f64: math.Cos, f32: func(dst, src []float32) { circleRow(dst, src, 1) }}
+	}},
 	{name: "Tan", since: 7, flow: Compute, build: real64(math.Tan)},
 	{name: "Asin", since: 7, flow: Fixed, lo: -math.Pi / 2, hi: math.Pi / 2, build: real64(math.Asin)},
 	{name: "Acos", since: 7, flow: Fixed, lo: 0, hi: math.Pi, build: real64(math.Acos)},
@@ -257,6 +261,48 @@ func absInt(x int64) int64 {
 		return -x
 	}
 	return x
+}
+
+// circleRow stores the sine of x + turn·π/2. The argument is reduced to an octant
+// either side of 0 by a multiple of π/2 in two parts, the first of which has so
+// few bits that its multiples are exact; there the Taylor polynomials are closer
+// than float32 shows.
+func circleRow(dst, src []float32, turn int64) {
+	const (
+		most = 1 << 20
+		high = 0x1.921fb544p+0       // 33 bits of π/2
+		low  = 0x1.0b4611a626331p-34 // the rest
+	)
+	dst = dst[:len(src)]
+	for i, x := range src {
+		r, k := float64(x), 0.0
+		if !(r > -most && r < most) {
+			if turn == 0 {
+				dst[i] = float32(math.Sin(r))
+			} else {
+				dst[i] = float32(math.Cos(r))
+			}
+			continue
+		}
+		if k = math.RoundToEven(r * (2 / math.Pi)); k != 0 { // a zero keeps its sign
+			r -= float64(k * high)
+			r -= float64(k * low)
+		}
+		z := float64(r * r)
+		s := float64(z*(-1./39916800)) + 1./362880
+		s = float64(z*s) - 1./5040
+		s = float64(z*s) + 1./120
+		s = float64(z*s) - 1./6
+		s = r * (float64(z*s) + 1)
+		c := float64(z*(-1./3628800)) + 1./40320
+		c = float64(z*c) - 1./720
+		c = float64(z*c) + 1./24
+		c = float64(z*c) - 1./2
+		c = float64(z*c) + 1
+		q := int64(k) + turn
+		bits := [2]uint64{math.Float64bits(s), math.Float64bits(c)}[q&1]
+		dst[i] = float32(math.Float64frombits(bits ^ uint64(q&2)<<62))
+	}
 }
 
 func softsign(x float64) float64 {
