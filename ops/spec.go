@@ -158,6 +158,7 @@ func families() [][]Spec {
 		flexSpecs(),
 		detSpecs(),
 		embedSpecs(),
+		bnb4Specs(),
 	}
 }
 

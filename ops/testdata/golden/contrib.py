@@ -63,4 +63,9 @@ for rule in ("linear", "gated", "delta", "gated_delta"):
         while ins[-1] is None:
             ins.pop()
         cases.append(run("LinearAttention", ins, 2, domain=MS, name=f"linear_{rule}_{heads}_{kv}", q_num_heads=heads, kv_num_heads=kv, update_rule=rule))
+for kind in (0, 1):
+    for n, k, block in ((6, 32, 16), (5, 24, 16), (4, 6, 32)):
+        b = rng.integers(0, 256, n * k // 2).astype(np.uint8)
+        s = rng.random((n * k + block - 1) // block).astype(np.float32)
+        cases.append(run("MatMulBnb4", [f(2, 3, k), b, s], domain=MS, name=f"bnb4_{kind}_{n}_{k}", const=(1, 2), N=n, K=k, block_size=block, quant_type=kind))
 write("contrib.json", cases)
