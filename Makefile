@@ -61,4 +61,4 @@ proto:
 
 # Needs Python with the packages that .ci/run installs, and ../shared.
 gates: build
-	python3 gates/zoo.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared} --gates exec,quant,speed
+	python3 gates/zoo.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared} --gates exec,quant,match,speed
