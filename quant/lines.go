@@ -1,0 +1,125 @@
+package quant
+
+import (
+	"fmt"
+
+	"github.com/onnxq/onnxq/internal/par"
+	"github.com/onnxq/onnxq/kernels"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Lines is a weight taken apart along an axis: Outer·Inner lines of K elements,
+// line o·Inner+i being T[o, :, i] of a tensor of shape [Outer, K, Inner].
+type Lines struct {
+	T               *tensor.Tensor
+	Outer, K, Inner int
+}
+
+// LinesOf takes t apart along an axis from 0 to its rank - 1. A scalar is one
+// line. The elements have to be real numbers.
+func LinesOf(t *tensor.Tensor, axis int) (Lines, error) {
+	if !t.DType().IsFloat() || !t.DType().Convertible() {
+		return Lines{}, fmt.Errorf("%v holds no real numbers", t)
+	}
+	if t.Rank() == 0 {
+		return Lines{t, 1, 1, 1}, nil
+	}
+	if axis < 0 || axis >= t.Rank() {
+		return Lines{}, fmt.Errorf("axis %d of %v", axis, t)
+	}
+	outer, k, inner := split(t.Shape(), axis)
+	return Lines{t, outer, k, inner}, nil
+}
+
+// N returns the number of lines.
+func (l Lines) N() int { return l.Outer * l.Inner }
+
+// Read stores the lines [from, to) in dst, one behind the other.
+func (l Lines) Read(dst []float32, from, to int) {
+	if l.Inner == 1 {
+		l.elements(dst[:(to-from)*l.K], from*l.K)
+		return
+	}
+	var row []float32
+	for from < to {
+		o, i := from/l.Inner, from%l.Inner
+		n := min(to-from, l.Inner-i)
+		at := o*l.K*l.Inner + i
+		if l.T.DType() == tensor.Float32 {
+			kernels.Transpose(dst, l.K, tensor.As[float32](l.T)[at:], l.Inner, l.K, n)
+		} else {
+			if row == nil {
+				row = make([]float32, n)
+			}
+			for k := range l.K {
+				l.elements(row[:n], at+k*l.Inner)
+				for j, x := range row[:n] {
+					dst[j*l.K+k] = x
+				}
+			}
+		}
+		dst, from = dst[n*l.K:], from+n
+	}
+}
+
+// elements reads consecutive elements of the tensor.
+func (l Lines) elements(dst []float32, from int) {
+	switch l.T.DType() {
+	case tensor.Float32:
+		copy(dst, tensor.As[float32](l.T)[from:])
+	case tensor.Float16:
+		kernels.Float16ToFloat32(dst, tensor.As[uint16](l.T)[from:from+len(dst)])
+	case tensor.BFloat16:
+		kernels.BFloat16ToFloat32(dst, tensor.As[uint16](l.T)[from:from+len(dst)])
+	default:
+		tensor.Read(l.T, from, dst)
+	}
+}
+
+// panel is the number of elements that are read together at most.
+const panel = 1 << 18
+
+// each calls f with consecutive lines in parallel, x holding the lines from to
+// to-1. pool may be nil.
+func (l Lines) each(pool *par.Pool, from, to int, f func(from, to int, x []float32)) {
+	step := max(1, min(panel/max(l.K, 1), (to-from+15)/16))
+	pool.For(to-from, step, func(lo, hi int) {
+		x := make([]float32, (hi-lo)*l.K)
+		l.Read(x, from+lo, from+hi)
+		f(from+lo, from+hi, x)
+	})
+}
+
+// Extrema returns the least and greatest element and the number of those that
+// are not finite. pool may be nil.
+func (l Lines) Extrema(pool *par.Pool) kernels.Extrema {
+	// The order of elements does not matter here: flat pieces are read fastest.
+	flat := Lines{l.T, 1, 1, l.T.Len()}
+	n := l.T.Len()
+	pieces := (n + panel - 1) / panel
+	found := make([]kernels.Extrema, pieces)
+	pool.For(pieces, 1, func(lo, _ int) {
+		at := lo * panel
+		end := min(at+panel, n)
+		if l.T.DType() == tensor.Float32 {
+			found[lo] = kernels.MinMax(tensor.As[float32](l.T)[at:end])
+			return
+		}
+		x := make([]float32, end-at)
+		flat.elements(x, at)
+		found[lo] = kernels.MinMax(x)
+	})
+	e := kernels.NoExtrema()
+	for _, x := range found {
+		e = e.Merge(x)
+	}
+	return e
+}
+
+// Finite returns an error if an element is NaN or infinite.
+func (l Lines) Finite(pool *par.Pool) error {
+	if e := l.Extrema(pool); e.NaN+e.Inf > 0 {
+		return fmt.Errorf("%w (%d of %d elements)", ErrNotFinite, e.NaN+e.Inf, l.T.Len())
+	}
+	return nil
+}
