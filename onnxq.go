@@ -768,7 +768,7 @@ func (q *quantization) follow(ctx context.Context, plan *qdq.Plan, o auto.Option
 		method = calibration.MinMax
 	}
 	var bad map[int]string
-	res.Model, res.Notes, bad, err = auto.Apply(ctx, q.prepared, plan, res.Table, auto.Way{Method: method, MethodOptions: o.MethodOptions, CorrectBias: o.CorrectBias})
+	res.Model, res.Notes, bad, err = auto.Apply(ctx, q.prepared, plan, res.Table, auto.Way{Method: method, MethodOptions: o.MethodOptions, CorrectBias: o.CorrectBias, FitPairs: o.Target.PairSums})
 	for _, id := range slices.Sorted(maps.Keys(bad)) {
 		return nil, fmt.Errorf("the plan quantizes a tensor that has no range: %s", bad[id])
 	}

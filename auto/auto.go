@@ -190,7 +190,7 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 		if c.plan, err = qdq.Annotate(c.base, s.o.Target, options); err != nil {
 			return err
 		}
-		way := Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, ranges: s.known}
+		way := Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, FitPairs: s.o.Target.PairSums, ranges: s.known}
 		if c.round {
 			way.Round = func(params []quant.Params) (int, error) {
 				visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
@@ -221,6 +221,8 @@ type Way struct {
 	// accuracy.Round.
 	Round       func([]quant.Params) (int, error)
 	CorrectBias bool
+	// FitPairs keeps sums of two products within 16 bits; see accuracy.FitPairs.
+	FitPairs bool
 
 	ranges ranges // known already; may be nil
 }
@@ -238,9 +240,19 @@ type rangeKey struct {
 // activations. The result is nil if the plan changes nothing, or if bad lists,
 // by value ID, activations without a usable range.
 func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, way Way) (result *graph.Model, notes []string, bad map[int]string, err error) {
+	fitted := ""
 	params, bad, err := plan.Resolve(m, way.rangesOf(table))
 	if err != nil || len(bad) > 0 || plan.Empty() {
 		return nil, nil, bad, err
+	}
+	if way.FitPairs {
+		channels, nodes, err := accuracy.FitPairs(m, plan, params, boundsOf(table))
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if channels > 0 {
+			fitted = fmt.Sprintf("%d output channels of %d nodes use fewer of the weights' codes, so that sums in 16 bits do not saturate on processors without VNNI", channels, nodes)
+		}
 	}
 	if way.Round != nil {
 		if _, err := way.Round(params); err != nil {
@@ -255,6 +267,9 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 	}
 	if notes, err = qdq.Rewrite(result, plan, params); err != nil {
 		return nil, nil, nil, err
+	}
+	if fitted != "" {
+		notes = append(notes, fitted)
 	}
 	_, err = passes.Cleanup(ctx, result, passes.Options{Check: true})
 	return result, notes, nil, err
@@ -407,7 +422,7 @@ func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error)
 	for _, strength := range strengths {
 		next := c.variant()
 		next.base = c.base.Clone()
-		count := accuracy.Equalize(next.base, c.bounds, strength)
+		count := accuracy.Equalize(next.base, boundsOf(c.table), strength)
 		if count == 0 || !s.afford(next) {
 			break
 		}
@@ -545,7 +560,7 @@ func (s *search) smooth(ctx context.Context, c *candidate) (*candidate, error) {
 	quantized := quantizedNodes(c.base, c.plan)
 	next := c.variant()
 	next.base = c.base.Clone()
-	count := accuracy.Smooth(next.base, func(n *graph.Node) bool { return quantized[n.ID] }, c.bounds, smoothAlpha, smoothWorth)
+	count := accuracy.Smooth(next.base, func(n *graph.Node) bool { return quantized[n.ID] }, boundsOf(c.table), smoothAlpha, smoothWorth)
 	if count == 0 || !s.afford(next) {
 		return c, nil
 	}
@@ -601,15 +616,17 @@ func (c *candidate) variant() *candidate {
 	return &candidate{base: c.base, table: c.table, method: c.method, qdq: c.qdq, round: c.round, found: slices.Clone(c.found)}
 }
 
-// bounds gives the range of each channel of an activation.
-func (c *candidate) bounds(v *graph.Value) (lo, hi []float32) {
-	if c.table == nil {
+// boundsOf gives the range of each channel of an activation.
+func boundsOf(table *calibration.Table) accuracy.Bounds {
+	return func(v *graph.Value) (lo, hi []float32) {
+		if table == nil {
+			return nil, nil
+		}
+		if st := table.Values[calibration.ValueKey(v)]; st != nil && st.Channels != nil {
+			return st.Channels.Min, st.Channels.Max
+		}
 		return nil, nil
 	}
-	if st := c.table.Values[calibration.ValueKey(v)]; st != nil && st.Channels != nil {
-		return st.Channels.Min, st.Channels.Max
-	}
-	return nil, nil
 }
 
 // islands tries to keep float what feeds a logarithm or root: these turn small

@@ -73,7 +73,11 @@ type Target struct {
 	PerTensorOpset  int `json:"per_tensor_opset" yaml:"per_tensor_opset"`
 	PerChannelOpset int `json:"per_channel_opset" yaml:"per_channel_opset"`
 	// MaxOpset is the newest operator set whose QuantizeLinear it runs.
-	MaxOpset int    `json:"max_opset" yaml:"max_opset"`
+	MaxOpset int `json:"max_opset" yaml:"max_opset"`
+	// PairSums says that on some of its processors kernels for u8 activations and
+	// i8 weights add products in pairs in 16 bits, which saturates where weights
+	// and activations are large together.
+	PairSums bool   `json:"pair_sums,omitempty" yaml:"pair_sums,omitempty"`
 	Rules    []Rule `json:"rules" yaml:"rules"`
 }
 
@@ -139,6 +143,7 @@ var ortCPU = Target{
 	PerTensorOpset:  10,
 	PerChannelOpset: 13,
 	MaxOpset:        25,
+	PairSums:        true,
 	Rules: []Rule{
 		{Op: "Conv", Class: Anchor, Absorbs: []string{"Relu", "Clip"}},
 		{Op: "MatMul", Class: Anchor, FloatOutput: true},

@@ -1,0 +1,209 @@
+package accuracy
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/qdq"
+	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// PairSums says what the sums of two neighbouring products can reach in an
+// integer kernel that multiplies u8 activations with i8 weights and adds
+// products in pairs in 16 bits, as VPMADDUBSW does on x86 processors without
+// VNNI: what leaves [-32768, 32767] is cut there.
+//
+// Neighbours are elements 2j and 2j+1 of the inputs of one output channel in
+// the order of the kernel: the rows of a matrix, and in a convolution kernel
+// position by kernel position, the channels of a group within each.
+type PairSums struct {
+	Node *graph.Node
+	// Sums counts the pairs of all output channels, Over those of them whose sum
+	// can leave 16 bits with activations within their bounds.
+	Sums, Over int
+	// Need is, by output channel, the greatest magnitude of a sum relative to
+	// what 16 bits hold: the factor by which the channel's scale has to grow to
+	// fit if it is above 1.
+	Need []float64
+
+	weight int // index in plan.Tensors
+}
+
+// Pairs foresees the pair sums of the nodes of m that the plan runs on u8
+// activations and i8 weights, from the parameters that Resolve gave and the
+// bounds of activation channels; where bounds gives nil, a channel may take any
+// code. Depthwise convolutions are left out: their kernels add in 32 bits.
+func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds) ([]PairSums, error) {
+	values, err := plan.Values(m)
+	if err != nil {
+		return nil, err
+	}
+	at := make([]int, m.NumValues()) // 1 + index in plan.Tensors, by value ID
+	for i, v := range values {
+		if plan.Tensors[i].Kind != qdq.Bias && !plan.Tensors[i].AtLoad {
+			at[v.ID] = i + 1
+		}
+	}
+	var out []PairSums
+	i := 0
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			e := &plan.Nodes[i]
+			i++
+			if e.How != qdq.Integer && e.How != qdq.FloatOutput || n.NumInputs() < 2 || n.Input(0) == nil || floats(n.Input(1)) == nil {
+				continue
+			}
+			x, w := n.Input(0), n.Input(1)
+			if at[x.ID] == 0 || at[w.ID] == 0 {
+				continue
+			}
+			px, pw := &params[at[x.ID]-1], &params[at[w.ID]-1]
+			if px.Type.DType != tensor.Uint8 || pw.Type.DType != tensor.Int8 {
+				continue
+			}
+			s := PairSums{Node: n, weight: at[w.ID] - 1}
+			if s.find(px, pw, bounds) {
+				out = append(out, s)
+			}
+		}
+	}
+	return out, nil
+}
+
+// half is the share of a step by which a code may lie off its weight.
+const half = 0.5
+
+// find fills s in; it reports whether the kernel adds in pairs.
+func (s *PairSums) find(px, pw *quant.Params, bounds Bounds) bool {
+	n := s.Node
+	w, shape := floats(n.Input(1)), n.Input(1).Const.Shape()
+	var outs, k, channels int // output channels, inputs of one, channels among them
+	var index func(o, i int) int
+	group := func(int) int { return 0 }
+	pad := false
+	switch {
+	case n.Op.Type == "Conv" && len(shape) > 2:
+		groups := int(n.Int("group", 1))
+		outs, channels, k = shape[0], shape[1], len(w)/shape[0]
+		if groups < 1 || outs%groups != 0 || channels == 1 && groups == outs && groups > 1 {
+			return false
+		}
+		taps := k / channels
+		index = func(o, i int) int { return o*k + i%channels*taps + i/channels }
+		group = func(o int) int { return o / (outs / groups) * channels }
+		pad = true
+	case isProduct(n) && len(shape) == 2:
+		k, outs = shape[0], shape[1]
+		index = func(o, i int) int { return i*outs + o }
+		if n.Op.Type == "Gemm" && n.Int("transB", 0) != 0 {
+			k, outs = shape[1], shape[0]
+			index = func(o, i int) int { return o*k + i }
+		}
+		channels = k
+	default:
+		return false
+	}
+	lo, hi := codeBounds(px, pad, bounds, n)
+	s.Need = make([]float64, outs)
+	for o := range outs {
+		scale := float64(pw.Scale[0])
+		if pw.Axis >= 0 {
+			scale = float64(pw.Scale[o])
+		}
+		first := group(o)
+		for i := 0; i < k; i += 2 {
+			var least, most, slack float64
+			for j := i; j < min(i+2, k); j++ {
+				a, b, c := 0.0, 255.0, float64(w[index(o, j)])/scale
+				if lo != nil {
+					a, b = lo[first+j%channels], hi[first+j%channels]
+				}
+				least, most = least+math.Min(a*c, b*c), most+math.Max(a*c, b*c)
+				slack += half * b
+			}
+			s.Sums++
+			// What rounding adds to a sum does not shrink with the weights.
+			need := math.Max(most/(math.MaxInt16-slack), least/(math.MinInt16+slack))
+			if need > 1 {
+				s.Over++
+			}
+			s.Need[o] = math.Max(s.Need[o], need)
+		}
+	}
+	return true
+}
+
+// codeBounds returns the codes that bound each channel of the activation of n,
+// or nil if any code is possible. Padding adds the zero point.
+func codeBounds(p *quant.Params, pad bool, bounds Bounds, n *graph.Node) (lo, hi []float64) {
+	l, h := bounds(n.Input(0))
+	channels := n.Input(1).Const.Len()
+	if n.Op.Type == "Conv" {
+		channels = n.Input(1).Const.Shape()[1] * int(n.Int("group", 1))
+	} else if rows, _ := rowOf(n); true {
+		channels = rows
+	}
+	if len(l) != channels {
+		return nil, nil
+	}
+	lo, hi = make([]float64, channels), make([]float64, channels)
+	for c := range lo {
+		a, b := l[c], h[c]
+		if a > b { // no element
+			a, b = 0, 0
+		}
+		lo[c], hi[c] = float64(p.Code(a, 0)), float64(p.Code(b, 0))
+		if pad {
+			lo[c], hi[c] = math.Min(lo[c], float64(p.Zero[0])), math.Max(hi[c], float64(p.Zero[0]))
+		}
+	}
+	return lo, hi
+}
+
+// FitPairs raises the scales of those output channels whose pair sums can leave
+// 16 bits, so that the plan gives the same results on processors that add in
+// pairs, for the least loss of precision: a channel that fits keeps all its
+// codes, and none has to do with less than 7 bits. It edits params, those of
+// Resolve, and returns the number of output channels changed and of nodes that
+// they belong to.
+func FitPairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds) (channels, nodes int, err error) {
+	list, err := Pairs(m, plan, params, bounds)
+	if err != nil {
+		return 0, 0, err
+	}
+	raise := map[int][]float64{} // by index in plan.Tensors: a weight may have several readers
+	for _, s := range list {
+		if s.Over == 0 {
+			continue
+		}
+		nodes++
+		p := &params[s.weight]
+		if raise[s.weight] == nil {
+			raise[s.weight] = make([]float64, len(p.Scale))
+		}
+		for o, need := range s.Need {
+			if need > 1 {
+				channels++
+			}
+			if p.Axis < 0 {
+				o = 0
+			}
+			raise[s.weight][o] = math.Max(raise[s.weight][o], need)
+		}
+	}
+	for i := range plan.Tensors {
+		for o, need := range raise[i] {
+			if need <= 1 {
+				continue
+			}
+			scale := math.Nextafter32(float32(float64(params[i].Scale[o])*need), float32(math.Inf(1)))
+			if scale-scale != 0 {
+				return 0, 0, fmt.Errorf("weight %q: scale of channel %d overflows", plan.Tensors[i].Tensor, o)
+			}
+			params[i].Scale[o] = scale
+		}
+	}
+	return channels, nodes, nil
+}
