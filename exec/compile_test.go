@@ -68,6 +68,27 @@ func floatNet(b *net, x *graph.Value) *graph.Value {
 	return b.node("", "Relu", []*graph.Value{v})
 }
 
+// foldedNet has what is folded into weights and pads before it runs: two steps
+// are left.
+func foldedNet(b *net, x *graph.Value) *graph.Value {
+	norm := func(v *graph.Value, channels int) *graph.Value {
+		variance := b.floats(channels)
+		for i, f := range tensor.As[float32](variance.Const) {
+			tensor.As[float32](variance.Const)[i] = f*f + .5
+		}
+		return b.node("", "BatchNormalization", []*graph.Value{v, b.floats(channels), b.floats(channels), b.floats(channels), variance})
+	}
+	ints := func(v ...int32) *graph.Value { return b.scalar(tensor.Of(v)) }
+	pads := b.node("", "Concat", []*graph.Value{ints(0, 0, 1, 0), ints(0, 0, 2, 1)}, graph.Int("axis", 0))
+	pads = b.node("", "Cast", []*graph.Value{pads}, graph.Int("to", int64(tensor.Int64)))
+	v := b.node("", "Pad", []*graph.Value{x, pads})
+	v = norm(b.node("", "Conv", []*graph.Value{v, b.floats(24, 3, 3, 3)}, graph.Ints("strides", 2, 2)), 24)
+	v = b.node("", "Relu", []*graph.Value{v})
+	v = norm(b.node("", "Conv", []*graph.Value{v, b.floats(24, 1, 3, 3), b.floats(24)}, graph.Int("group", 24)), 24)
+	v = b.node("", "Mul", []*graph.Value{b.floats(24, 1, 1), v})
+	return b.node("", "Clip", []*graph.Value{v, b.scalar(tensor.Scalar(float32(-1)))})
+}
+
 // integerNet has what works with channels last.
 func integerNet(b *net, x *graph.Value) *graph.Value {
 	scale := func(v float32) *graph.Value { return b.scalar(tensor.Scalar(v)) }
@@ -137,7 +158,7 @@ func TestCompile(t *testing.T) {
 		name  string
 		f     func(*net, *graph.Value) *graph.Value
 		steps int // at most, where nothing is tapped
-	}{{"float", floatNet, 14}, {"integer", integerNet, 17}} {
+	}{{"float", floatNet, 14}, {"folded", foldedNet, 2}, {"integer", integerNet, 17}} {
 		t.Run(c.name, func(t *testing.T) {
 			x := tensor.New(tensor.Float32, 2, 3, 19, 17)
 			r := rand.New(rand.NewPCG(3, 4))

@@ -153,7 +153,7 @@ func (c *compiler) graph(g *graph.Graph, outer *block) (*block, error) {
 		if err != nil {
 			return nil, graph.NodeError("compile", n, err)
 		}
-		if !c.fold(b, &s) {
+		if !c.precompute(b, &s) {
 			b.steps = append(b.steps, s)
 		}
 	}
@@ -259,9 +259,9 @@ func (c *compiler) node(b *block, n *graph.Node, outer *block) (step, error) {
 // foldBudget bounds the bytes of a constant that Compile computes.
 const foldBudget = 1 << 26
 
-// fold computes a step that reads constants only and makes its outputs
+// precompute computes a step that reads constants only and makes its outputs
 // constants, unless they are tapped or large. What fails is left to the run.
-func (c *compiler) fold(b *block, s *step) bool {
+func (c *compiler) precompute(b *block, s *step) bool {
 	if spec := ops.Lookup(s.node); !spec.Pure || len(s.bodies) > 0 {
 		return false
 	}

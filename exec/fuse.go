@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"context"
 	"math"
 	"slices"
 
@@ -27,6 +28,9 @@ func (c *compiler) fuse(m *graph.Model) *graph.Model {
 			c.lift(n)
 		}
 		for _, n := range nodes {
+			c.fold(n)
+		}
+		for _, n := range nodes {
 			if n.Graph() == nil || n.Output(0) == nil {
 				continue // moved into another
 			}
@@ -41,17 +45,69 @@ func (c *compiler) fuse(m *graph.Model) *graph.Model {
 	return m
 }
 
-// lift makes the output of a Constant an initializer.
+// liftBudget bounds the bytes of constants that lift computes: sizes, pads and
+// bounds, which decide what can be fused. Larger ones are left to precompute.
+const liftBudget = 1 << 12
+
+// lift makes the output of a Constant, or of a node that makes a small tensor
+// from constants, an initializer.
 func (c *compiler) lift(n *graph.Node) {
 	v := n.Output(0)
-	if n.Op.Type != "Constant" || v == nil || v.IsOutput() || c.tapped(v) {
+	if v == nil || len(n.Outputs()) != 1 || v.IsOutput() || c.tapped(v) {
 		return
 	}
-	if t := ops.ConstantValue(n); t != nil {
-		g := n.Graph()
-		n.SetOutput(0, nil)
-		g.Remove(n)
-		g.AddInitializer(v, t)
+	t := ops.ConstantValue(n)
+	if t == nil {
+		if t = evaluateSmall(n); t == nil {
+			return
+		}
+	}
+	g := n.Graph()
+	n.SetOutput(0, nil)
+	g.Remove(n)
+	g.AddInitializer(v, t)
+}
+
+// evaluateSmall computes a node of small constants, or returns nil.
+func evaluateSmall(n *graph.Node) *tensor.Tensor {
+	spec := ops.Lookup(n)
+	if spec == nil || !spec.Pure || n.NumInputs() == 0 {
+		return nil
+	}
+	for _, a := range n.Attrs {
+		if len(a.Subgraphs()) > 0 {
+			return nil
+		}
+	}
+	for _, x := range n.Inputs() {
+		if x != nil && (!x.IsConst() || len(x.Const.Bytes()) > liftBudget) {
+			return nil
+		}
+	}
+	out, err := Evaluate(context.Background(), n, liftBudget)
+	if err != nil {
+		return nil
+	}
+	return out[0]
+}
+
+// fold moves paddings, and scales per channel behind them, into convolutions and
+// Gemms.
+func (c *compiler) fold(n *graph.Node) {
+	switch {
+	case n.Graph() == nil || n.Output(0) == nil:
+	case isStandard(n, "Pad"):
+		if !c.tapped(n.Output(0)) {
+			ops.FoldPad(n)
+		}
+	case isStandard(n, "Conv"), isStandard(n, "ConvTranspose"), isStandard(n, "Gemm"):
+		for {
+			next := n.Output(0).OnlyUse()
+			if !isStandard(next, "BatchNormalization") && !isStandard(next, "Mul") && !isStandard(next, "Div") ||
+				c.tapped(n.Output(0)) || next.Output(0) == nil || c.tapped(next.Output(0)) || !ops.FoldBehind(n) {
+				return
+			}
+		}
 	}
 }
 

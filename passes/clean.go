@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -62,7 +63,7 @@ func changesNothing(n *graph.Node) bool {
 		b, ok2 := y.Type.Shape.Dims()
 		return ok && ok2 && slices.Equal(a, b)
 	case "Pad":
-		pads := padsOf(n)
+		pads := ops.ZeroPads(n)
 		return pads != nil && !slices.ContainsFunc(pads, func(p int64) bool { return p != 0 })
 	}
 	return false
