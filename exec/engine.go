@@ -52,7 +52,9 @@ type Runner interface {
 }
 
 // Embedded is the executor of this package as an Engine.
-type Embedded struct{}
+type Embedded struct {
+	Saturate bool // in all models; see Options.Saturate
+}
 
 // Name returns "embedded".
 func (Embedded) Name() string { return "embedded" }
@@ -61,7 +63,8 @@ func (Embedded) Name() string { return "embedded" }
 func (Embedded) Version() string { return "" }
 
 // Compile returns a *Program.
-func (Embedded) Compile(_ context.Context, m *graph.Model, o Options) (Executable, error) {
+func (e Embedded) Compile(_ context.Context, m *graph.Model, o Options) (Executable, error) {
+	o.Saturate = o.Saturate || e.Saturate
 	p, err := Compile(m, o)
 	if err != nil {
 		return nil, err

@@ -70,6 +70,10 @@ type Options struct {
 	// Taps lists, by Value.ID, the values that runs will tap. Others may be
 	// moved into kernels or computed once and not be reported.
 	Taps []bool
+	// Saturate makes integer products of uint8 with int8 those that ONNX Runtime
+	// computes on x86 processors without VNNI, where sums of two products
+	// saturate at 16 bits. Without it they are exact, as on other processors.
+	Saturate bool
 }
 
 // Compile prepares m to be run. The model must not be changed afterwards. The
@@ -79,7 +83,7 @@ type Options struct {
 // runs on integers run on integers here as well; float values inside of them
 // cannot be tapped.
 func Compile(m *graph.Model, o Options) (*Program, error) {
-	c := &compiler{taps: o.Taps}
+	c := &compiler{taps: o.Taps, saturate: o.Saturate}
 	main, err := c.graph(c.fuse(integerForm(m)).Graph, nil)
 	if err != nil {
 		return nil, err
@@ -89,9 +93,10 @@ func Compile(m *graph.Model, o Options) (*Program, error) {
 
 // compiler is the state of Compile.
 type compiler struct {
-	taps   []bool
-	fused  map[*graph.Node]*ops.Fusion
-	chains map[*graph.Node]*ops.Chain
+	taps     []bool
+	saturate bool
+	fused    map[*graph.Node]*ops.Fusion
+	chains   map[*graph.Node]*ops.Chain
 }
 
 func (c *compiler) tapped(v *graph.Value) bool { return v.ID < len(c.taps) && c.taps[v.ID] }
@@ -219,7 +224,7 @@ func (c *compiler) node(b *block, n *graph.Node, outer *block) (step, error) {
 	if err := spec.Check(n); err != nil {
 		return s, err
 	}
-	site := &ops.Site{Node: n, Opset: n.Opset(), Consts: make([]*tensor.Tensor, n.NumInputs()), Fused: c.fused[n], Chain: c.chains[n]}
+	site := &ops.Site{Node: n, Opset: n.Opset(), Consts: make([]*tensor.Tensor, n.NumInputs()), Saturate: c.saturate, Fused: c.fused[n], Chain: c.chains[n]}
 	for i, v := range n.Inputs() {
 		slot := -1
 		if v != nil {

@@ -349,7 +349,7 @@ func TestConvShared(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		q, err := NewQConv(s, qRandom(t, r, 1, weights(s), true, false).Data, true, nil)
+		q, err := NewQConv(s, qRandom(t, r, 1, weights(s), true, false).Data, true, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}

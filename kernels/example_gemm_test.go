@@ -35,7 +35,7 @@ func ExampleConv() {
 func ExampleQGemm() {
 	a := kernels.QMatrix{Data: []byte{130, 126}, Ld: 2} // zero point 128: 2, -2
 	minus := int8(-3)
-	b := kernels.PackQB(2, 1, kernels.QMatrix{Data: []byte{5, byte(minus)}, Signed: true, Ld: 1}, nil)
+	b := kernels.PackQB(2, 1, kernels.QMatrix{Data: []byte{5, byte(minus)}, Signed: true, Ld: 1}, nil, false)
 	y := make([]byte, 1)
 	kernels.QGemm(nil, 1, a, 128, b, &kernels.QOut{Ld: 1, Bytes: y, Scale: []float32{.25}, Zero: 100})
 	fmt.Println(y) // 100 + 16/4

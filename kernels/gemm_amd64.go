@@ -51,10 +51,12 @@ func qKernel(l Level, t *qTile, words []int32, floats []float32) {
 		t.c = asBytes(floats)
 	}
 	p := (*byte)(unsafe.Pointer(t))
-	switch l {
-	case AVX2:
+	switch {
+	case t.saturates:
+		qgemmRowsSaturating(p)
+	case l == AVX2:
 		qgemmRowsAVX2(p)
-	case AVX512:
+	case l == AVX512:
 		qgemmRowsAVX512(p)
 	default:
 		qgemmRowsVNNI(p)

@@ -56,6 +56,11 @@ func gemmHalfAVX512(t *byte)
 //go:noescape
 func qgemmRowsAVX2(t *byte)
 
+// qgemmRowsSaturating computes the qTile t of at most 16 columns.
+//
+//go:noescape
+func qgemmRowsSaturating(t *byte)
+
 // qgemmRowsAVX512 computes the qTile t of at most 32 columns.
 //
 //go:noescape

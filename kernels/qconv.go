@@ -28,7 +28,7 @@ type qRuns struct {
 	cin          int // channels of a group
 }
 
-func (c *Conv) qRuns(l Level) qRuns {
+func (c *Conv) qRuns(l Level, saturating bool) qRuns {
 	kx := c.axes[2]
 	r := qRuns{cin: c.spec.Cin / c.spec.Groups, joined: kx.dilation == 1 && c.spec.Groups == 1}
 	r.count, r.size = c.taps, r.cin
@@ -37,8 +37,11 @@ func (c *Conv) qRuns(l Level) qRuns {
 	}
 	r.stride = r.size
 	if !c.pointwise() {
-		unit, _ := qUnit(l)
+		unit, _ := qUnit(l, saturating)
 		r.stride = (r.size + unit - 1) / unit * unit
+	}
+	if saturating {
+		r.stride = r.size // so that pairs are those of the whole row
 	}
 	return r
 }
@@ -132,8 +135,10 @@ type QConv struct {
 
 // NewQConv prepares the convolution of s with the integer weights w of shape
 // [Cout, Cin/Groups, Kernel...] and their zero points: one, Cout, or nil for 0.
-// The float fields of s are not used.
-func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32) (*QConv, error) {
+// The float fields of s are not used. With saturate, products saturate as
+// PackQB says, but for depthwise ones, which are exact; the factors of a product
+// are ordered by kernel position, then channel.
+func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32, saturate bool) (*QConv, error) {
 	c, err := newConv(s, len(w), nil)
 	if err != nil {
 		return nil, err
@@ -160,7 +165,8 @@ func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32) (*QConv, error) {
 		q.packWide()
 		return q, nil
 	}
-	q.runs = c.qRuns(level)
+	saturate = saturate && signed
+	q.runs = c.qRuns(level, saturate)
 	cin, cout := s.Cin/s.Groups, s.Cout/s.Groups
 	k := q.runs.count * q.runs.stride
 	buf := make([]byte, cout*k)
@@ -181,7 +187,7 @@ func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32) (*QConv, error) {
 		if len(zero) > 1 {
 			z = zero[g*cout : (g+1)*cout]
 		}
-		q.groups = append(q.groups, PackQB(k, cout, QMatrix{buf, signed, k, true}, z))
+		q.groups = append(q.groups, PackQB(k, cout, QMatrix{buf, signed, k, true}, z, saturate))
 	}
 	return q, nil
 }
@@ -289,7 +295,7 @@ func (q *QConv) Run(pool *par.Pool, x []byte, signed bool, zero int32, n int, sp
 		switch {
 		case c.pointwise():
 			j.a.Data = from(x, g*cin)
-		case modest && !b.sumsRows && osp[2] >= qDirectWidth:
+		case modest && !b.sumsRows && !b.saturating && osp[2] >= qDirectWidth:
 			q.runDirect(pool, &j, g*cin, zero, n, in, osp)
 			continue
 		default:
@@ -446,7 +452,7 @@ func (b *qBands) band(s *qScratch, x []byte, i int, zero byte) qBand {
 // 0 as packed.
 func (q *QConv) runDirect(pool *par.Pool, j *qJob, first int, zero int32, n int, in, out [3]int) {
 	c := q.conv
-	unit, _ := qUnit(j.b.level)
+	unit, _ := qUnit(j.b.level, false)
 	// A run's last unit may reach past it.
 	bands := c.bands(in, out, 1<<16, q.runs.size < q.runs.stride)
 	runs := make([]run, 0, q.runs.count)

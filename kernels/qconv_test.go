@@ -109,7 +109,7 @@ func TestQConv(t *testing.T) {
 			w := qRandom(t, r, 1, s.Cout*s.Cin/s.Groups*taps, sw, false)
 			zero, wZero := qZeros(r, 1, sx)[0], qZeros(r, []int{0, 1, s.Cout}[r.IntN(3)], sw)
 			sums := qConvSums(t, s, x, zero, w, wZero, n, spatial)
-			c, err := NewQConv(s, w.Data, sw, wZero)
+			c, err := NewQConv(s, w.Data, sw, wZero, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -151,6 +151,62 @@ func TestQConv(t *testing.T) {
 	})
 }
 
+// Saturating convolutions are saturating products of the rows that hold, for
+// each position of the output, kernel position by kernel position the channels.
+func TestQConvSaturates(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(35, 36))
+		for range 60 {
+			g := 1 + r.IntN(3)
+			s := ConvSpec{Groups: g, Cin: g * (2 + r.IntN(9)), Cout: g * (1 + r.IntN(20)), Kernel: []int{1 + r.IntN(3), 1 + r.IntN(3)}, Stride: []int{1 + r.IntN(2), 1}, PadBegin: []int{0, 0}, PadEnd: []int{0, 0}}
+			if r.IntN(2) == 0 {
+				s.PadBegin = []int{r.IntN(s.Kernel[0]), r.IntN(s.Kernel[1])}
+			}
+			spatial := []int{3 + r.IntN(6), 3 + r.IntN(6)}
+			in, out, taps := s.Cin/g, s.Cout/g, s.Kernel[0]*s.Kernel[1]
+			x := qRandom(t, r, 1, spatial[0]*spatial[1]*s.Cin, false, false)
+			w := qRandom(t, r, 1, s.Cout*in*taps, true, false)
+			zero := qZeros(r, 1, false)[0]
+			c, err := NewQConv(s, w.Data, true, nil, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			osp, err := c.Out(spatial)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pixels := osp[0] * osp[1]
+			got := guarded[int32](t, pixels*s.Cout)
+			if err := c.Run(nil, x.Data, false, zero, 1, spatial, &QOut{Words: got}); err != nil {
+				t.Fatal(err)
+			}
+			for group := range g {
+				a := QMatrix{Data: make([]byte, pixels*taps*in), Ld: taps * in}
+				b := QMatrix{Data: make([]byte, taps*in*out), Ld: out, Signed: true}
+				for k := range taps * in {
+					ky, kx, ci := k/in/s.Kernel[1], k/in%s.Kernel[1], k%in
+					for p := range pixels {
+						y, xx := p/osp[1]*s.Stride[0]+ky-s.PadBegin[0], p%osp[1]+kx-s.PadBegin[1]
+						a.Data[p*a.Ld+k] = byte(zero)
+						if y >= 0 && y < spatial[0] && xx >= 0 && xx < spatial[1] {
+							a.Data[p*a.Ld+k] = x.Data[(y*spatial[1]+xx)*s.Cin+group*in+ci]
+						}
+					}
+					for co := range out {
+						b.Data[k*out+co] = w.Data[((group*out+co)*in+ci)*taps+k/in]
+					}
+				}
+				want := qSums(pixels, out, taps*in, a, zero, b, nil, true)
+				for i, v := range want {
+					if g := got[i/out*s.Cout+group*out+i%out]; g != v {
+						t.Fatalf("%+v on %v: sum %d of group %d is %d, want %d", s, spatial, i, group, g, v)
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestTranspose8(t *testing.T) {
 	r := rand.New(rand.NewPCG(33, 34))
 	for rows := range 20 {
@@ -169,10 +225,10 @@ func TestTranspose8(t *testing.T) {
 
 func TestQConvErrors(t *testing.T) {
 	s := ConvSpec{Cin: 2, Cout: 4, Groups: 1, Kernel: []int{3}}
-	if _, err := NewQConv(s, make([]byte, 24), true, make([]int32, 3)); err == nil {
+	if _, err := NewQConv(s, make([]byte, 24), true, make([]int32, 3), false); err == nil {
 		t.Error("zero points: no error")
 	}
-	c, err := NewQConv(s, make([]byte, 24), true, nil)
+	c, err := NewQConv(s, make([]byte, 24), true, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +264,7 @@ func BenchmarkQConv(b *testing.B) {
 			}
 			w := qRandom(b, r, 1, c.s.Cin*c.s.Cout/c.s.Groups*taps, true, false).Data
 			benchLevels(b, func(b *testing.B) {
-				conv, err := NewQConv(c.s, w, true, nil)
+				conv, err := NewQConv(c.s, w, true, nil, false)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -253,7 +309,7 @@ func TestQConvAgreesWithONNXRuntime(t *testing.T) {
 				Cin: c.cin, Cout: c.cout, Groups: c.groups, Kernel: []int{3, 3}, Stride: []int{2, 1},
 				PadBegin: []int{1, 1}, PadEnd: []int{1, 1},
 			}
-			conv, err := NewQConv(s, lcg(weights(s), 2), true, nil)
+			conv, err := NewQConv(s, lcg(weights(s), 2), true, nil, false)
 			if err != nil {
 				t.Fatal(err)
 			}

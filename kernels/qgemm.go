@@ -35,18 +35,19 @@ func (q QMatrix) value(b byte) int32 {
 // kernels read, with its zero points. It never changes, so goroutines may
 // share it.
 type PackedQB struct {
-	k, n     int
-	level    Level
-	panels   []byte  // panel p: columns p*nr and on, as [units][nr][unit], zeros past k and n
-	sums     []int32 // of each column, as stored: int8
-	zero     []int32 // of each column, as stored
-	sumsRows bool    // whether any zero is not 0
+	k, n       int
+	level      Level
+	saturating bool
+	panels     []byte  // panel p: columns p*nr and on, as [units][nr][unit], zeros past k and n
+	sums       []int32 // of each column, as stored: int8
+	zero       []int32 // of each column, as stored
+	sumsRows   bool    // whether any zero is not 0
 }
 
 // qUnit is the number of consecutive factors that a kernel takes at once, and
 // the bytes that each takes in a packed matrix.
-func qUnit(l Level) (unit, size int) {
-	if l == AVX2 || l == AVX512 {
+func qUnit(l Level, saturating bool) (unit, size int) {
+	if !saturating && (l == AVX2 || l == AVX512) {
 		return 2, 2
 	}
 	return 4, 1
@@ -54,12 +55,21 @@ func qUnit(l Level) (unit, size int) {
 
 // PackQB packs the k×n matrix b for QGemm with its zero points: one value, n
 // values, or nil for 0.
-func PackQB(k, n int, b QMatrix, zero []int32) *PackedQB {
-	nr := panelWidth(level)
-	unit, size := qUnit(level)
+//
+// Where saturate is set and b is signed, products with unsigned bytes are those
+// of ONNX Runtime on x86 processors without VNNI, whose instruction VPMADDUBSW
+// adds the products of factors 2i and 2i+1, as stored, in 16 bits that saturate.
+// All other products are exact, there as well.
+func PackQB(k, n int, b QMatrix, zero []int32, saturate bool) *PackedQB {
+	l := level
+	if saturate = saturate && b.Signed; saturate {
+		l = saturatingLevel(level)
+	}
+	nr := panelWidth(l)
+	unit, size := qUnit(l, saturate)
 	units, cols := (k+unit-1)/unit, (n+nr-1)/nr*nr
 	p := &PackedQB{
-		k: k, n: n, level: level, panels: make([]byte, units*unit*size*cols),
+		k: k, n: n, level: l, saturating: saturate, panels: make([]byte, units*unit*size*cols),
 		sums: make([]int32, cols), zero: make([]int32, cols),
 	}
 	// Stored values are int8: unsigned ones lose 128, and so do their zero
@@ -76,7 +86,7 @@ func PackQB(k, n int, b QMatrix, zero []int32) *PackedQB {
 		if b.Trans {
 			for j := range w {
 				row := b.Data[(j0+j)*b.Ld:][:k]
-				p.sums[j0+j] = byteSum(level, row, b.flip()) - 128*int32(k)
+				p.sums[j0+j] = byteSum(l, row, b.flip()) - 128*int32(k)
 				packUnits(panel[j*unit*size:], nr*unit*size, row, stored, unit)
 			}
 			continue
@@ -105,6 +115,14 @@ func PackQB(k, n int, b QMatrix, zero []int32) *PackedQB {
 		p.sumsRows = p.sumsRows || p.zero[j] != 0
 	}
 	return p
+}
+
+// saturatingLevel is the level of saturating kernels at level l.
+func saturatingLevel(l Level) Level {
+	if l >= AVX2 {
+		return AVX2
+	}
+	return Generic
 }
 
 // packUnits writes the int8 values of row, each byte exclusive-ored with flip,
@@ -199,6 +217,7 @@ type qTile struct {
 	buf           [16]byte
 	runs          []run // of a row's bytes: place in bytes, length in units
 	count         int   // of runs
+	saturates     bool  // whether pairs of products are added in 16 bits; assembly has a kernel for it
 }
 
 // tileRows returns how many of m rows to compute at once: as many as the
@@ -233,6 +252,10 @@ func qTileGo(t *qTile, words []int32, floats []float32) {
 				row := b[:4*nr]
 				for j := range s {
 					w := row[4*j : 4*j+4 : 4*j+4]
+					if t.saturates {
+						s[j] += saturate16(a0*int32(int8(w[0]))+a1*int32(int8(w[1]))) + saturate16(a2*int32(int8(w[2]))+a3*int32(int8(w[3])))
+						continue
+					}
 					s[j] += a0*int32(int8(w[0])) + a1*int32(int8(w[1])) + a2*int32(int8(w[2])) + a3*int32(int8(w[3]))
 				}
 				a, b = a[4:], b[4*nr:]
@@ -254,6 +277,8 @@ func qTileGo(t *qTile, words []int32, floats []float32) {
 		}
 	}
 }
+
+func saturate16(v int32) int32 { return min(max(v, math.MinInt16), math.MaxInt16) }
 
 // requantize is float32(v)*scale, clamped to [lo, hi] (a NaN becomes lo),
 // rounded half to even, plus zero.
@@ -322,7 +347,7 @@ func (q *qJob) run(pool *par.Pool) {
 	}
 	cols := q.prepare()
 	q.columns = cols
-	unit, _ := qUnit(q.b.level)
+	unit, _ := qUnit(q.b.level, q.b.saturating)
 	q.mc = min(q.m, gemmMC)
 	q.nc = n
 	if q.im == nil && !q.a.Trans && k%unit == 0 {
@@ -391,7 +416,7 @@ func (q *qJob) tasks(lo, hi int) {
 
 func (q *qJob) block(s *qScratch, m0, mc, n0, nc int) {
 	b, k := q.b, q.b.k
-	unit, _ := qUnit(b.level)
+	unit, _ := qUnit(b.level, b.saturating)
 	units := (k + unit - 1) / unit
 	flip := uint32(q.a.flip()) * 0x01010101
 	whole := [1]run{{0, units}}
@@ -435,6 +460,10 @@ func (q *qJob) block(s *qScratch, m0, mc, n0, nc int) {
 // output, times the panels from column n0 on.
 func (q *qJob) panels(t *qTile, m0, n0, nc int) {
 	nr, ld, b := panelWidth(q.b.level), q.out.Ld, q.b
+	lv := b.level
+	if t.saturates = b.saturating && !q.a.Signed; b.saturating && q.a.Signed {
+		lv = Generic // exact, of the layout for saturating kernels
+	}
 	for j := n0; j < n0+nc; j += nr {
 		t.columns = min(nr, n0+nc-j)
 		t.b = b.panels[j*(len(b.panels)/len(b.sums)):]
@@ -452,7 +481,7 @@ func (q *qJob) panels(t *qTile, m0, n0, nc int) {
 			t.c, t.ldc = q.out.Bytes[first:end], ld
 			t.scale = q.columns.scale[j:]
 		}
-		qKernel(b.level, t, words, floats)
+		qKernel(lv, t, words, floats)
 	}
 }
 

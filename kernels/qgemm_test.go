@@ -62,8 +62,9 @@ func qZeros(r *rand.Rand, n int, signed bool) []int32 {
 	return z
 }
 
-// qSums is the definition of the integer product.
-func qSums(m, n, k int, a QMatrix, za int32, b QMatrix, zb []int32) []int32 {
+// qSums is the definition of the integer product. Where it saturates, pairs of
+// products of bytes as stored do; zero points come in behind.
+func qSums(m, n, k int, a QMatrix, za int32, b QMatrix, zb []int32, saturate bool) []int32 {
 	sums := make([]int32, m*n)
 	for i := range m {
 		for j := range n {
@@ -73,6 +74,10 @@ func qSums(m, n, k int, a QMatrix, za int32, b QMatrix, zb []int32) []int32 {
 			}
 			for p := range k {
 				sums[i*n+j] += (a.at(i, p) - za) * (b.at(p, j) - z)
+			}
+			for p := 0; p < k-1 && saturate && !a.Signed && b.Signed; p += 2 {
+				pair := a.at(i, p)*b.at(p, j) + a.at(i, p+1)*b.at(p+1, j)
+				sums[i*n+j] += min(max(pair, -32768), 32767) - pair
 			}
 		}
 	}
@@ -97,8 +102,8 @@ func TestQGemm(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(21, 22))
 		for _, c := range cases {
-			for mode := range 8 {
-				sa, sb := mode&1 != 0, mode&2 != 0
+			for mode := range 16 {
+				sa, sb, saturate := mode&1 != 0, mode&2 != 0, mode&8 != 0
 				a := qRandom(t, r, c.m, c.k, sa, r.IntN(4) == 0)
 				b := qRandom(t, r, c.k, c.n, sb, r.IntN(2) == 0)
 				za := qZeros(r, 1, sa)[0]
@@ -110,11 +115,11 @@ func TestQGemm(t *testing.T) {
 						init[i] = int32(r.Uint32() >> 8)
 					}
 				}
-				sums := qSums(c.m, c.n, c.k, a, za, b, zb)
+				sums := qSums(c.m, c.n, c.k, a, za, b, zb, saturate)
 				for i := range sums {
 					sums[i] += int32(pickInt(init, i%c.n))
 				}
-				p := PackQB(c.k, c.n, b, zb)
+				p := PackQB(c.k, c.n, b, zb, saturate)
 				ld := c.n + r.IntN(3)
 				size := (c.m-1)*ld + c.n
 
@@ -179,7 +184,7 @@ func TestRequantize(t *testing.T) {
 		init := []int32{1, 3, 5, -1, -3, 511, 600, -600, math.MaxInt32, math.MinInt32, 7}
 		scale := []float32{.5, .5, .5, .5, .5, .5, .5, .5, 1, 1, nan}
 		n := len(init)
-		p := PackQB(1, n, QMatrix{Data: make([]byte, n), Ld: n, Signed: true}, nil)
+		p := PackQB(1, n, QMatrix{Data: make([]byte, n), Ld: n, Signed: true}, nil, false)
 		for _, c := range []struct {
 			signed bool
 			zero   int32
@@ -218,6 +223,7 @@ func TestByteSum(t *testing.T) {
 func FuzzQGemm(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 255, 128, 127, 0}, uint8(3), uint8(5), uint8(7), uint8(1), int8(-5))
 	f.Add([]byte{255}, uint8(13), uint8(33), uint8(9), uint8(6), int8(127))
+	f.Add([]byte{255, 127, 128}, uint8(13), uint8(33), uint8(9), uint8(10), int8(0))
 	f.Fuzz(func(t *testing.T, data []byte, m8, n8, k8, mode uint8, z int8) {
 		m, n, k := int(m8%40)+1, int(n8%70)+1, int(k8%50)
 		bytes := func(size, from int) []byte {
@@ -235,12 +241,12 @@ func FuzzQGemm(f *testing.F) {
 			b.Trans, b.Ld = true, k
 		}
 		zb := []int32{int32(z) / 2}
-		want := qSums(m, n, k, a, int32(z), b, zb)
+		want := qSums(m, n, k, a, int32(z), b, zb, mode&8 != 0)
 		defer func(l Level) { level = l }(level)
 		for _, l := range levels() {
 			level = l
 			got := make([]int32, m*n)
-			QGemm(nil, m, a, int32(z), PackQB(k, n, b, zb), &QOut{Ld: n, Words: got})
+			QGemm(nil, m, a, int32(z), PackQB(k, n, b, zb, mode&8 != 0), &QOut{Ld: n, Words: got})
 			for i := range got {
 				if got[i] != want[i] {
 					t.Fatalf("%v: element %d of %dx%dx%d is %d, want %d", l, i, m, n, k, got[i], want[i])
@@ -256,7 +262,7 @@ func BenchmarkQGemm(b *testing.B) {
 		b.Run(fmt.Sprintf("%dx%dx%d", c.m, c.n, c.k), func(b *testing.B) {
 			benchLevels(b, func(b *testing.B) {
 				x := QMatrix{Data: qRandom(b, r, c.m, c.k+3, false, false).Data, Ld: c.k}
-				p := PackQB(c.k, c.n, qRandom(b, r, c.k, c.n, true, false), nil)
+				p := PackQB(c.k, c.n, qRandom(b, r, c.k, c.n, true, false), nil, false)
 				o := &QOut{Ld: c.n, Bytes: make([]byte, c.m*c.n), Scale: []float32{1e-3}, Zero: 128}
 				for b.Loop() {
 					QGemm(nil, c.m, x, 128, p, o)

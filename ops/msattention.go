@@ -266,7 +266,7 @@ func compileQAttention(s *Site) (Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &intMatMul{op: s.Node.Op.Type, ports: intPortsOf(s.Node.Op.Type), alpha: 1}
+	q := &intMatMul{op: s.Node.Op.Type, ports: intPortsOf(s.Node.Op.Type), alpha: 1, saturate: s.Saturate}
 	if err := q.pack(s); err != nil {
 		return nil, err
 	}

@@ -134,10 +134,12 @@ type intMatMul struct {
 	a, b   operandOrder
 	alpha  float32
 	packed *kernels.PackedQB // of a constant matrix B with constant zero points
+
+	saturate bool
 }
 
 func compileIntMatMul(s *Site) (Kernel, error) {
-	q := &intMatMul{op: s.Node.Op.Type, ports: intPortsOf(s.Node.Op.Type), alpha: s.Node.Float("alpha", 1)}
+	q := &intMatMul{op: s.Node.Op.Type, ports: intPortsOf(s.Node.Op.Type), alpha: s.Node.Float("alpha", 1), saturate: s.Saturate}
 	q.a, q.b = orders(s.Node)
 	if err := q.pack(s); err != nil {
 		return nil, err
@@ -157,16 +159,16 @@ func (q *intMatMul) pack(s *Site) error {
 		if len(zero) > 1 && len(zero) != o.cols {
 			return s.Errorf("zero point %v for %v", z, b)
 		}
-		q.packed = packCodes(b, 0, &o, zero)
+		q.packed = packCodes(b, 0, &o, zero, s.Saturate)
 	}
 	return nil
 }
 
 // packCodes packs the matrix of t that begins at element off.
-func packCodes(t *tensor.Tensor, off int, o *operand, zero []int32) *kernels.PackedQB {
+func packCodes(t *tensor.Tensor, off int, o *operand, zero []int32, saturate bool) *kernels.PackedQB {
 	return kernels.PackQB(o.rows, o.cols, kernels.QMatrix{
 		Data: t.Bytes()[off:], Signed: t.DType() == tensor.Int8, Ld: o.ld, Trans: o.trans,
-	}, zero)
+	}, zero, saturate)
 }
 
 // spread returns the n values that a parameter has for matrix i: one for all,
@@ -232,7 +234,7 @@ func (q *intMatMul) run(c *Call) error {
 			if err != nil {
 				return err
 			}
-			packed = packCodes(tb, off, &b, z)
+			packed = packCodes(tb, off, &b, z, q.saturate)
 		}
 		off := a.offset(i, batch)
 		az, err := spread(aZero, off/max(a.rows*a.cols, 1), a.rows)
@@ -444,6 +446,7 @@ type intConv struct {
 	group        int
 	channelsLast bool
 	constant     bool // weights and their zero points
+	saturate     bool
 	last         atomic.Pointer[intConvFor]
 }
 
@@ -497,7 +500,10 @@ func compileIntConv(s *Site) (Kernel, error) {
 		return nil, s.Errorf("%w", err)
 	}
 	q := &intConv{
-		ports: intPortsOf(s.Node.Op.Type), window: w, group: int(s.Node.Int("group", 1)),
+		// The runtime's ConvInteger has the weights on the left: int8 times uint8,
+		// which it computes exactly.
+		saturate: s.Saturate && s.Node.Op.Type == "QLinearConv",
+		ports:    intPortsOf(s.Node.Op.Type), window: w, group: int(s.Node.Int("group", 1)),
 		channelsLast: s.Node.Int("channels_last", 0) != 0,
 	}
 	if q.group < 1 {
@@ -638,7 +644,7 @@ func (q *intConv) prepare(c *Call, g *geometry, w *tensor.Tensor, ch, m int) (*k
 	conv, err := kernels.NewQConv(kernels.ConvSpec{
 		Cin: ch, Cout: m, Groups: q.group, Kernel: g.kernel[off:], Stride: g.stride[off:], Dilation: g.dilation[off:],
 		PadBegin: g.begin[off:], PadEnd: g.end[off:],
-	}, w.Bytes(), w.DType() == tensor.Int8, zero)
+	}, w.Bytes(), w.DType() == tensor.Int8, zero, q.saturate)
 	if err == nil && q.constant {
 		q.last.Store(&intConvFor{conv, key.begin, key.end, isColumn(&key)})
 	}

@@ -120,6 +120,8 @@ type recurrence struct {
 	// Constant weights per direction. A GRU that resets before it multiplies
 	// has the recurrent weights of its last gate apart.
 	w, r, rh []*kernels.PackedB
+
+	saturate bool // of integer products
 }
 
 // defaultActivations of the operators, per direction.
@@ -134,6 +136,7 @@ func newRecurrence(s *Site) (*recurrence, error) {
 		op: n.Op.Type, gates: gateCount(n.Op.Type), reverse: n.String("direction", "") == "reverse",
 		batchFirst: n.Int("layout", 0) != 0, clip: float64(n.Float("clip", 0)),
 		coupled: n.Int("input_forget", 0) != 0, lateReset: n.Int("linear_before_reset", 0) != 0,
+		saturate: s.Saturate,
 	}
 	var err error
 	if rn.dirs, err = directions(n); err != nil {
@@ -695,7 +698,7 @@ func (rn *recurrence) quantized(t, scale, zero *tensor.Tensor) ([]quantizedWeigh
 	var out []quantizedWeights
 	for d := range rn.dirs {
 		m := kernels.QMatrix{Data: t.Bytes()[d*k*n:], Signed: t.DType() == tensor.Int8, Ld: n}
-		out = append(out, quantizedWeights{k, kernels.PackQB(k, n, m, z[d*per:][:per]), tensor.As[float32](scale)[d*per:][:per]})
+		out = append(out, quantizedWeights{k, kernels.PackQB(k, n, m, z[d*per:][:per], rn.saturate), tensor.As[float32](scale)[d*per:][:per]})
 	}
 	return out, nil
 }

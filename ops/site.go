@@ -19,6 +19,9 @@ type Site struct {
 	// Fused is arithmetic that the executor moved into the node, or nil; see
 	// Fusion for the operators that honour it.
 	Fused *Fusion
+	// Saturate makes products of uint8 and int8 those of processors without
+	// 8-bit dot products; see kernels.PackQB.
+	Saturate bool
 	// Chain says which images of the node are in blocks, or is nil.
 	Chain *Chain
 	// Body compiles a graph that the node holds in an attribute. The body's

@@ -69,6 +69,7 @@ func runFlags() []cli.Flag {
 		&cli.IntFlag{Name: "threads", Usage: "threads to use", DefaultText: "one per processor"},
 		&cli.StringFlag{Name: "max-memory", Usage: "bound on the memory of tensors while a model runs, such as 500MiB; not with --engine ort"},
 		&cli.StringFlag{Name: "engine", Value: "embedded", Usage: "what runs models: embedded, or ort (ONNX Runtime, from a library on this machine)"},
+		&cli.BoolFlag{Name: "saturate", Usage: "let the embedded engine compute products of u8 and i8 as ONNX Runtime does on x86 processors without VNNI, where sums of two saturate at 16 bits"},
 		&cli.StringFlag{Name: "ort-lib", Usage: "the library of --engine ort", DefaultText: "ONNXQ_ORT_LIB, or the one in the usual places"},
 	}
 }
@@ -299,7 +300,10 @@ func engine(c *cli.Context, o *onnxq.Options) (exec.Engine, error) {
 	case c.IsSet("ort-lib"):
 		return nil, usagef("--ort-lib goes with --engine %s", ort.Name)
 	default:
-		return exec.Embedded{}, nil
+		return exec.Embedded{Saturate: c.Bool("saturate")}, nil
+	}
+	if c.Bool("saturate") {
+		return nil, usagef("--saturate is for --engine %s: ONNX Runtime does what the processor does", exec.Embedded{}.Name())
 	}
 	if o.MaxBytes > 0 || o.MaxSteps > 0 {
 		return nil, usagef("--max-memory and --limit steps bound the embedded executor only, not --engine %s", ort.Name)

@@ -41,8 +41,12 @@ func (v isa) zero(r reg.VecPhysical) {
 }
 
 // masks writes the table whose 16 words from word 16-n on are n words of all
-// ones and then zeros, for VMASKMOVPS.
+// ones and then zeros, for VMASKMOVPS, and a vector of 16-bit ones.
 func masks() {
+	GLOBL("wordOnes", RODATA|NOPTR)
+	for i := range 8 {
+		DATA(4*i, U32(0x00010001))
+	}
 	GLOBL("tailMask", RODATA|NOPTR)
 	for i := range 32 {
 		w := U32(0)

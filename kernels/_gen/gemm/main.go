@@ -16,9 +16,10 @@ func main() {
 		depthwise(v)
 	}
 	gemmRows(avx512, 1)
-	qgemmRows(avx2, false)
-	qgemmRows(avx512, false)
-	qgemmRows(avx512, true)
+	qgemmRows(avx2, qPairs)
+	qgemmRows(avx2, qSaturating)
+	qgemmRows(avx512, qPairs)
+	qgemmRows(avx512, qQuads)
 	blockRows(avx2, 2)
 	blockRows(avx512, 1)
 	blockRows(avx512, 2)

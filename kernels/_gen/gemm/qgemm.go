@@ -53,14 +53,25 @@ func vpdpbusd(b, a, dst reg.VecPhysical) {
 	})
 }
 
+// How a kernel of qgemmRows multiplies.
+const (
+	qPairs      = iota // units of two bytes, whose factors in B are 16 bits wide
+	qQuads             // units of four bytes, by VNNI
+	qSaturating        // units of four bytes, pairs of which are added in 16 bits
+)
+
 // qgemmRows writes the kernel that multiplies rows of bytes by one panel of
-// packed bytes and applies the epilogue. A unit of depth is four bytes with
-// vnni, else two, whose factors in B are 16 bits wide.
-func qgemmRows(v isa, vnni bool) {
+// packed bytes and applies the epilogue.
+func qgemmRows(v isa, how int) {
 	name := v.name
-	unit := 2
-	if vnni {
-		name, unit = "VNNI", 4
+	unit := 4
+	switch how {
+	case qPairs:
+		unit = 2
+	case qQuads:
+		name = "VNNI"
+	case qSaturating:
+		name = "Saturating"
 	}
 	TEXT("qgemmRows"+name, NOSPLIT, "func(t *byte)")
 	Doc(fmt.Sprintf("qgemmRows%s computes the qTile t of at most %d columns.", name, 2*v.lanes))
@@ -127,7 +138,15 @@ func qgemmRows(v isa, vnni bool) {
 			for i := range mr {
 				a := rowAddr(ptrs, lda, i, unit*u)
 				switch {
-				case vnni:
+				case how == qSaturating:
+					ones := Mem{Symbol: Symbol{Name: "wordOnes", Static: true}, Base: reg.StaticBase}
+					VPBROADCASTD(a, spare[0])
+					for j, b := range []reg.VecPhysical{b0, b1} {
+						VPMADDUBSW(b, spare[0], spare[1])
+						VPMADDWD(ones, spare[1], spare[1])
+						VPADDD(spare[1], acc(i, j), acc(i, j))
+					}
+				case how == qQuads:
 					s := spare[i%5]
 					VPXORD_BCST(a, reg.Z31, s)
 					vpdpbusd(b0, s, acc(i, 0))
