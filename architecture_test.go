@@ -14,7 +14,7 @@ const module = "github.com/onnxq/onnxq"
 var layers = []string{
 	"internal/par", "internal/atomicfile", "internal/onnxpb", "internal/orttest",
 	"tensor", "kernels", "quant", "graph", "graph/onnxfile",
-	"ops", "exec", "exec/ort", "interop/onnxgo", "validate", "passes", "targets", "qdq",
+	"ops", "fusion", "exec", "exec/ort", "interop/onnxgo", "validate", "passes", "targets", "qdq",
 	"calibration/npy", "calibration/images", "calibration", "passes/accuracy", "eval", "auto",
 	".",
 	"models", "internal/opdoc", "internal/demo", "cmd/onnxq",

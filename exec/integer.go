@@ -1,8 +1,10 @@
 package exec
 
 import (
+	"math"
 	"slices"
 
+	"github.com/onnxq/onnxq/fusion"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/tensor"
@@ -20,7 +22,7 @@ func integerForm(m *graph.Model) *graph.Model {
 	quantized := false
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
-			quantized = quantized || isDQ(n)
+			quantized = quantized || fusion.IsDQ(n)
 		}
 	}
 	if !quantized {
@@ -38,7 +40,7 @@ func integerForm(m *graph.Model) *graph.Model {
 	for g := range c.Scopes() {
 		for n := g.Last(); n != nil; {
 			prev := n.Prev()
-			if isDQ(n) && len(n.Output(0).Uses()) == 0 {
+			if fusion.IsDQ(n) && len(n.Output(0).Uses()) == 0 {
 				g.Remove(n)
 			}
 			n = prev
@@ -47,246 +49,190 @@ func integerForm(m *graph.Model) *graph.Model {
 	return c
 }
 
-func isDQ(n *graph.Node) bool { return isStandard(n, "DequantizeLinear") && n.Output(0) != nil }
-
-func isQ(n *graph.Node) bool { return isStandard(n, "QuantizeLinear") && n.Output(0) != nil }
-
 func isStandard(n *graph.Node, op string) bool {
 	return n != nil && n.Op.Domain == graph.OnnxDomain && n.Op.Type == op
 }
 
-// codes is what a DequantizeLinear reads.
-type codes struct {
-	data, scale, zero *graph.Value
-	dtype             tensor.DType
+// eight reports whether c is of 8 bits (32 for a bias), with constant scales and
+// zero points, as the integer kernels here take it.
+func eight(c fusion.Codes) bool {
+	return c.Node != nil && c.Node.Int("block_size", 0) == 0 && c.Scale.IsConst() && c.Scale.Const.DType() == tensor.Float32 && (c.Zero == nil || c.Zero.IsConst())
 }
-
-// codesOf returns what the DequantizeLinear that makes v reads, if all of it
-// is of a kind that integer kernels take: 8 bits (32 for a bias), constant
-// scales, constant zero points.
-func codesOf(v *graph.Value) (codes, bool) {
-	if v == nil || !isDQ(v.DefNode()) || v.DefNode().Int("block_size", 0) != 0 {
-		return codes{}, false
-	}
-	n := v.DefNode()
-	c := codes{data: n.Input(0), scale: n.Input(1), zero: n.Input(2)}
-	if c.data == nil || c.scale == nil || !c.scale.IsConst() || c.scale.Const.DType() != tensor.Float32 || c.zero != nil && !c.zero.IsConst() {
-		return codes{}, false
-	}
-	switch {
-	case c.zero != nil:
-		c.dtype = c.zero.Const.DType()
-	case c.data.IsConst():
-		c.dtype = c.data.Const.DType()
-	default:
-		c.dtype = c.data.Type.Elem
-	}
-	return c, true
-}
-
-func (c codes) perTensor() bool { return c.scale.Const.Len() == 1 }
 
 // activation reports whether c is per tensor with 8 bits and a zero point.
-func (c codes) activation() bool {
-	return c.perTensor() && c.zero != nil && (c.dtype == tensor.Uint8 || c.dtype == tensor.Int8)
-}
-
-// quantizer returns the QuantizeLinear that alone reads the output of n, or
-// that reads it through a Relu or Clip which the clamp of the quantizer makes
-// redundant; the second result is that node.
-func quantizer(n *graph.Node) (q, clamp *graph.Node) {
-	y := n.Output(0)
-	if y == nil {
-		return nil, nil
-	}
-	next := y.OnlyUse()
-	if next == nil || next.Graph() != n.Graph() {
-		return nil, nil
-	}
-	if isStandard(next, "Relu") || isStandard(next, "Clip") {
-		q := next.Output(0).OnlyUse()
-		if !isQ(q) || q.Input(0) != next.Output(0) || q.Graph() != n.Graph() || next.Input(0) != y || !redundant(next, q) {
-			return nil, nil
-		}
-		return q, next
-	}
-	if isQ(next) && next.Input(0) == y {
-		return next, nil
-	}
-	return nil, nil
-}
-
-// redundant reports whether a Relu or Clip changes nothing that q lets through.
-func redundant(n, q *graph.Node) bool {
-	s, z := q.Input(1), q.Input(2)
-	if !s.IsConst() || s.Const.Len() != 1 || z == nil || !z.IsConst() {
-		return false
-	}
-	qmin, qmax, ok := z.Const.DType().IntRange()
-	zero, err := tensor.Int64s(z.Const)
-	if !ok || err != nil {
-		return false
-	}
-	scale := float64(tensor.As[float32](s.Const)[0])
-	lo, hi := float64(qmin-zero[0])*scale, float64(qmax-zero[0])*scale
-	below, above, ok := ops.ClampBounds(n)
-	return ok && lo >= below && hi <= above
+func activation(c fusion.Codes) bool {
+	return c.Scale.Const.Len() == 1 && c.Zero != nil && (c.DType == tensor.Uint8 || c.DType == tensor.Int8)
 }
 
 // group is a node between its dequantizers and its quantizer.
 type group struct {
 	node     *graph.Node
-	in       []codes
+	in       []fusion.Codes
+	kernel   graph.OpKey
 	q, clamp *graph.Node
 }
 
 // fuseGroup replaces n by an integer kernel where the runtime would.
 func fuseGroup(n *graph.Node) {
-	if n.Op.Domain != graph.OnnxDomain || n.Output(0) == nil {
+	found := fusion.ARM.Find(n) // unsigned activations or signed ones give the same results
+	if found == nil || found.Rule == nil || n.Output(0) == nil || len(found.Q) > 1 {
 		return
 	}
-	f, ok := fusions[n.Op.Type]
-	if !ok {
-		return
-	}
-	k := group{node: n}
-	for i, v := range n.Inputs() {
-		c, ok := codesOf(v)
-		if !ok {
-			if i == 0 || !f.moves {
-				return
-			}
-			break // sizes, indices
+	k := group{node: n, kernel: found.Kernel(), clamp: found.Clamp}
+	for _, c := range found.In {
+		if c.Node == nil {
+			continue // sizes, indices, conditions, what the runtime quantizes itself
+		}
+		if !eight(c) {
+			return
 		}
 		k.in = append(k.in, c)
 	}
-	if len(k.in) == 0 || !k.in[0].activation() {
+	if len(k.in) == 0 || !activation(k.in[0]) {
 		return
 	}
-	k.q, k.clamp = quantizer(n)
-	if k.q != nil {
-		if z := k.q.Input(2); z == nil || !z.IsConst() || z.Const.DType() != k.in[0].dtype || !k.q.Input(1).IsConst() || k.q.Input(1).Const.Len() != 1 {
+	if len(found.Q) == 1 {
+		k.q = found.Q[0]
+		if z := k.q.Input(2); z == nil || !z.IsConst() || !k.q.Input(1).IsConst() || k.q.Input(1).Const.Len() != 1 {
 			return
 		}
 	}
-	f.build(&k)
+	if build, ok := builders[found.Rule.Shape]; ok {
+		build(&k)
+	}
 }
 
-type fusion struct {
-	// moves says that only the first input holds codes.
-	moves bool
-	build func(*group)
-}
-
-var fusions = map[string]fusion{
-	"Conv": {build: func(k *group) {
-		if k.q == nil || len(k.in) < 2 || !k.weight(1) {
+var builders = map[fusion.Shape]func(*group){
+	fusion.Convolution: func(k *group) {
+		if !k.weight(1) {
 			return
 		}
 		w, x := k.in[1], k.in[0]
-		in := []*graph.Value{x.data, x.scale, x.zero, w.data, w.scale, k.zeros(w), k.q.Input(1), k.q.Input(2)}
-		if len(k.in) == 3 {
-			if k.in[2].dtype != tensor.Int32 {
-				return
-			}
-			in = append(in, k.in[2].data)
+		in := []*graph.Value{x.Data, x.Scale, x.Zero, w.Data, w.Scale, k.zeros(w), k.q.Input(1), k.q.Input(2)}
+		if bias, ok := k.bias(); !ok {
+			return
+		} else if bias != nil {
+			in = append(in, bias)
 		}
-		k.replace(graph.OpKey{Type: "QLinearConv"}, in, k.node.Attrs...)
-	}},
-	"MatMul": {build: func(k *group) {
-		if len(k.in) != 2 || !k.weight(1) {
+		k.replace(in, k.node.Attrs...)
+	},
+	fusion.Product: func(k *group) {
+		if !k.weight(1) {
 			return
 		}
 		a, b := k.in[0], k.in[1]
 		if k.q != nil {
-			k.replace(graph.OpKey{Type: "QLinearMatMul"}, []*graph.Value{a.data, a.scale, a.zero, b.data, b.scale, k.zeros(b), k.q.Input(1), k.q.Input(2)})
+			k.replace([]*graph.Value{a.Data, a.Scale, a.Zero, b.Data, b.Scale, k.zeros(b), k.q.Input(1), k.q.Input(2)})
 			return
 		}
-		if k.node.Output(0).OnlyUse() != nil && isQ(k.node.Output(0).OnlyUse()) || anyQ(k.node.Output(0)) {
-			return
-		}
-		k.replace(graph.OpKey{Domain: msDomain, Type: "MatMulIntegerToFloat"}, []*graph.Value{a.data, b.data, a.scale, b.scale, a.zero, k.zeros(b)})
-	}},
-	"Gemm": {build: func(k *group) {
-		if len(k.in) < 2 || !k.weight(1) || k.node.Float("beta", 1) != 1 && len(k.in) == 3 {
+		k.replace([]*graph.Value{a.Data, b.Data, a.Scale, b.Scale, a.Zero, k.zeros(b)})
+	},
+	fusion.General: func(k *group) {
+		bias, ok := k.bias()
+		if !ok || !k.weight(1) {
 			return
 		}
 		a, b := k.in[0], k.in[1]
-		in := []*graph.Value{a.data, a.scale, a.zero, b.data, b.scale, k.zeros(b), nil}
-		if len(k.in) == 3 {
-			if k.in[2].dtype != tensor.Int32 {
-				return
-			}
-			in[6] = k.in[2].data
-		}
-		if k.q == nil && anyQ(k.node.Output(0)) {
-			return
-		}
+		in := []*graph.Value{a.Data, a.Scale, a.Zero, b.Data, b.Scale, k.zeros(b), bias}
 		if k.q != nil {
 			in = append(in, k.q.Input(1), k.q.Input(2))
 		}
 		attrs := slices.DeleteFunc(slices.Clone(k.node.Attrs), func(a *graph.Attr) bool { return a.Name == "beta" })
-		k.replace(graph.OpKey{Domain: msDomain, Type: "QGemm"}, in, attrs...)
-	}},
-	"Add":               {build: qlinear2("QLinearAdd")},
-	"Mul":               {build: qlinear2("QLinearMul")},
-	"AveragePool":       {build: qlinear1("QLinearAveragePool")},
-	"GlobalAveragePool": {build: qlinear1("QLinearGlobalAveragePool")},
-	"LeakyRelu":         {build: qlinear1("QLinearLeakyRelu")},
-	"Sigmoid":           {build: qlinear1("QLinearSigmoid")},
-	"Concat": {build: func(k *group) {
-		if k.q == nil || k.clamp != nil {
+		k.replace(in, attrs...)
+	},
+	fusion.Unary: func(k *group) {
+		if k.clamp != nil {
 			return
 		}
-		in := []*graph.Value{k.q.Input(1), k.q.Input(2)}
+		x, attrs := k.in[0], slices.Clone(k.node.Attrs)
+		if k.kernel.Type == "QLinearSoftmax" { // whose axis means what it did in this operator set
+			attrs = append(attrs, graph.Int("opset", int64(k.node.Opset())))
+		}
+		k.replace([]*graph.Value{x.Data, x.Scale, x.Zero, k.q.Input(1), k.q.Input(2)}, attrs...)
+	},
+	fusion.Choice: func(k *group) {
+		a, b := k.in[0], k.in[1]
+		if k.clamp == nil && activation(b) {
+			k.replace([]*graph.Value{k.node.Input(0), a.Data, a.Scale, a.Zero, b.Data, b.Scale, b.Zero, k.q.Input(1), k.q.Input(2)})
+		}
+	},
+	fusion.Variadic: func(k *group) {
+		var in []*graph.Value
 		for _, c := range k.in {
-			if !c.activation() || c.dtype != k.in[0].dtype {
+			if !activation(c) {
 				return
 			}
-			in = append(in, c.data, c.scale, c.zero)
+			in = append(in, c.Data, c.Scale, c.Zero)
 		}
-		k.replace(graph.OpKey{Domain: msDomain, Type: "QLinearConcat"}, in, k.node.Attrs...)
-	}},
-	"MaxPool":   {moves: true, build: carry},
-	"Reshape":   {moves: true, build: carry},
-	"Flatten":   {moves: true, build: carry},
-	"Squeeze":   {moves: true, build: carry},
-	"Unsqueeze": {moves: true, build: carry},
-	"Transpose": {moves: true, build: carry},
-	"Resize":    {moves: true, build: carry},
-	"Slice":     {moves: true, build: carry},
-	"Gather":    {moves: true, build: carry},
-	"Expand":    {moves: true, build: carry},
-	"Tile":      {moves: true, build: carry},
+		switch scale, zero := k.q.Input(1), k.q.Input(2); {
+		case k.kernel.Type != "QLinearConcat":
+			in = append(in, scale, zero)
+		case k.clamp != nil:
+			return
+		default:
+			in = append([]*graph.Value{scale, zero}, in...)
+		}
+		k.replace(in, k.node.Attrs...)
+	},
+	// An operator that moves elements moves codes instead.
+	fusion.Move: func(k *group) {
+		if slices.Contains(moved, k.node.Op.Type) {
+			k.replace(append([]*graph.Value{k.in[0].Data}, k.node.Inputs()[1:]...), k.node.Attrs...)
+		}
+	},
 }
 
-func anyQ(v *graph.Value) bool {
-	return slices.ContainsFunc(v.Uses(), func(u graph.Use) bool { return isQ(u.Node) })
+// moved lists the operators whose kernels here take codes.
+var moved = []string{"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Resize", "Slice", "Gather", "Expand", "Tile"}
+
+// bias returns the codes of the bias, nil if there is none. One in float32 gets
+// the codes that the runtime gives it when it loads the model.
+func (k *group) bias() (v *graph.Value, ok bool) {
+	if len(k.in) == 3 {
+		return k.in[2].Data, k.in[2].DType == tensor.Int32
+	}
+	b := k.node.Input(2)
+	if b == nil {
+		return nil, true
+	}
+	if b.Const == nil || len(k.in) < 2 {
+		return nil, false
+	}
+	x, w := tensor.As[float32](k.in[0].Scale.Const)[0], tensor.As[float32](k.in[1].Scale.Const)
+	codes := make([]int32, b.Const.Len())
+	for i, f := range tensor.As[float32](b.Const) {
+		r := math.RoundToEven(float64(f / (x * w[min(i, len(w)-1)])))
+		codes[i] = int32(max(math.MinInt32, min(r, math.MaxInt32)))
+	}
+	return k.node.Graph().NewInitializer(b.Name()+"_q", tensor.Of(codes)), true
 }
 
 // weight reports whether input i is of 8 bits and goes with the activation.
 func (k *group) weight(i int) bool {
+	if i >= len(k.in) {
+		return false
+	}
 	w := k.in[i]
-	switch w.dtype {
+	switch w.DType {
 	case tensor.Int8:
 		return true
 	case tensor.Uint8:
-		return k.in[0].dtype == tensor.Uint8
+		return k.in[0].DType == tensor.Uint8
 	}
 	return false
 }
 
 // zeros returns the zero point of c, or zeros of the shape of its scale.
-func (k *group) zeros(c codes) *graph.Value {
-	if c.zero != nil {
-		return c.zero
+func (k *group) zeros(c fusion.Codes) *graph.Value {
+	if c.Zero != nil {
+		return c.Zero
 	}
-	return k.node.Graph().NewInitializer(c.data.Name()+"_zero_point", tensor.New(c.dtype, c.scale.Const.Shape()...))
+	return k.node.Graph().NewInitializer(c.Data.Name()+"_zero_point", tensor.New(c.DType, c.Scale.Const.Shape()...))
 }
 
 // replace puts the integer kernel in the place of the group.
-func (k *group) replace(op graph.OpKey, in []*graph.Value, attrs ...*graph.Attr) {
-	g := k.node.Graph()
+func (k *group) replace(in []*graph.Value, attrs ...*graph.Attr) {
+	op, g := k.kernel, k.node.Graph()
 	out := k.node.Output(0)
 	if k.q != nil {
 		out = k.q.Output(0)
@@ -315,38 +261,4 @@ func (k *group) replace(op graph.OpKey, in []*graph.Value, attrs ...*graph.Attr)
 			g.Remove(old)
 		}
 	}
-}
-
-func qlinear1(op string) func(*group) {
-	return func(k *group) {
-		if k.q == nil || k.clamp != nil || len(k.in) != 1 {
-			return
-		}
-		x := k.in[0]
-		k.replace(graph.OpKey{Domain: msDomain, Type: op}, []*graph.Value{x.data, x.scale, x.zero, k.q.Input(1), k.q.Input(2)}, k.node.Attrs...)
-	}
-}
-
-func qlinear2(op string) func(*group) {
-	return func(k *group) {
-		if k.q == nil || len(k.in) != 2 || !k.in[1].activation() || k.in[1].dtype != k.in[0].dtype {
-			return
-		}
-		a, b := k.in[0], k.in[1]
-		k.replace(graph.OpKey{Domain: msDomain, Type: op}, []*graph.Value{a.data, a.scale, a.zero, b.data, b.scale, b.zero, k.q.Input(1), k.q.Input(2)})
-	}
-}
-
-// carry makes an operator that moves elements move codes instead, where the
-// parameters on both sides are the same.
-func carry(k *group) {
-	if k.q == nil || k.clamp != nil || len(k.node.Outputs()) != 1 {
-		return
-	}
-	x := k.in[0]
-	same := func(a, b *graph.Value) bool { return a == b || a.Const.Equal(b.Const) }
-	if !same(x.scale, k.q.Input(1)) || !same(x.zero, k.q.Input(2)) {
-		return
-	}
-	k.replace(k.node.Op, append([]*graph.Value{x.data}, k.node.Inputs()[1:]...), k.node.Attrs...)
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/onnxq/onnxq/fusion"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/tensor"
@@ -15,7 +16,7 @@ import (
 
 // The names that the cases of TestIntegerForm use.
 const integerInits = `float s = {0.01}, float s2 = {0.02}, float so = {0.05}, float sr = {0.03}, uint8 z = {128}, uint8 zero = {0}, uint8 zi = {100},
- int8 zs = {0}, float two = {2}, float lo = {0}, float hi = {4}, int64[2] flat = {1,64}, int64[1] seven = {7},
+ int8 zs = {0}, float two = {2}, float lo = {0}, float hi = {4}, int64[2] flat = {1,64}, int64[1] seven = {7}, bool flag = {1},
  float[4] sw = {0.01,0.02,0.005,0.01}, int8[4] zw = {0,0,0,0}, int8[4,4,3,3] w = {...}, int8[64,4] wm = {...}, int32[4] b = {100,-2000,3000,5}, float[4] sb = {0.0001,0.0002,0.00005,0.0001}, float[4] fb = {0.1,0.2,0.3,0.4}`
 
 const (
@@ -35,7 +36,7 @@ func TestIntegerForm(t *testing.T) {
 	}{
 		{"conv", dqx + dqw + "a = Conv (xd, wd)\n" + qd, "QLinearConv"},
 		{"conv with bias", dqx + dqw + "bd = DequantizeLinear <axis = 0> (b, sb)\na = Conv <pads = [1,1,1,1]> (xd, wd, bd)\n" + qd, "QLinearConv"},
-		{"conv with float bias", dqx + dqw + "a = Conv (xd, wd, fb)\n" + qd, "Conv"},
+		{"conv with float bias", dqx + dqw + "a = Conv (xd, wd, fb)\n" + qd, "QLinearConv"},
 		{"conv with float output", dqx + dqw + "y = Conv (xd, wd)\n", "Conv"},
 		{"conv whose output is read twice", dqx + dqw + "a = Conv (xd, wd)\nr = Neg (a)\n" + qd, "Conv Neg"},
 		{"conv, implied relu", dqx + dqw + "c = Conv (xd, wd)\na = Relu (c)\nyq = QuantizeLinear (a, so, zero)\ny = DequantizeLinear (yq, so, zero)\n", "QLinearConv"},
@@ -56,6 +57,8 @@ func TestIntegerForm(t *testing.T) {
 		{"global average pooling", dqx + "a = GlobalAveragePool (xd)\n" + qd, "QLinearGlobalAveragePool"},
 		{"leaky relu", dqx + "a = LeakyRelu (xd)\n" + qd, "QLinearLeakyRelu"},
 		{"sigmoid", dqx + "a = Sigmoid (xd)\n" + qd, "QLinearSigmoid"},
+		{"softmax", dqx + "a = Softmax (xd)\n" + qd, "QLinearSoftmax"},
+		{"where", dqx + "hd = DequantizeLinear (xq, s2, zi)\na = Where (flag, xd, hd)\n" + qd, "QLinearWhere"},
 		{"what has no integer kernel", dqx + "a = Tanh (xd)\n" + qd, "Tanh"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -84,7 +87,7 @@ func TestIntegerForm(t *testing.T) {
 			}
 			var list []string
 			for n := range form.Graph.Nodes() {
-				if !isQ(n) && !isDQ(n) {
+				if !fusion.IsQ(n) && !fusion.IsDQ(n) {
 					list = append(list, n.Op.Type)
 				}
 			}

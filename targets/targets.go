@@ -77,8 +77,12 @@ type Target struct {
 	// PairSums says that on some of its processors kernels for u8 activations and
 	// i8 weights add products in pairs in 16 bits, which saturates where weights
 	// and activations are large together.
-	PairSums bool   `json:"pair_sums,omitempty" yaml:"pair_sums,omitempty"`
-	Rules    []Rule `json:"rules" yaml:"rules"`
+	PairSums bool `json:"pair_sums,omitempty" yaml:"pair_sums,omitempty"`
+	// Fusion names the rules by which the runtime replaces groups of
+	// DequantizeLinear, operator and QuantizeLinear by integer kernels; see
+	// qdq.Lint. "" means that each operator of Rules stands for itself.
+	Fusion string `json:"fusion,omitempty" yaml:"fusion,omitempty"`
+	Rules  []Rule `json:"rules" yaml:"rules"`
 }
 
 // RulesFor returns the rules for n in order of preference.
@@ -144,6 +148,7 @@ var ortCPU = Target{
 	PerChannelOpset: 13,
 	MaxOpset:        25,
 	PairSums:        true,
+	Fusion:          "onnxruntime-x86",
 	Rules: []Rule{
 		{Op: "Conv", Class: Anchor, Absorbs: []string{"Relu", "Clip"}},
 		{Op: "MatMul", Class: Anchor, FloatOutput: true},
