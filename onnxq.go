@@ -43,6 +43,9 @@ const (
 	Auto Mode = ""
 	// Static computes on integers with ranges known beforehand.
 	Static Mode = "static"
+	// Dynamic computes products on integers with ranges found at each run, where
+	// the target has kernels for that, and else is Weights.
+	Dynamic Mode = "dynamic"
 	// Weights computes in float with weights stored in fewer bits, which the
 	// runtime decodes once, when it loads the model.
 	Weights Mode = "weights"
@@ -83,11 +86,13 @@ type Options struct {
 	MethodOptions calibration.MethodOptions
 	Bins          int // histogram bins on each side of 0; 0: calibration.DefaultBins
 
-	Activations string // storage type: u8 (default) or i8
+	Activations string // storage type: u8 (default), i8, u16, i16, or none: then Mode is Weights
 	Weights     string // storage type: i8 (default) or u8; or f16 in mode Weights
 	// SymmetricActivations puts the zero point of activations at the middle of
 	// the codes.
 	SymmetricActivations bool
+	PowerOfTwo           bool // scales are powers of two
+	ReduceRange          bool // weights use one bit less
 	PerTensor            bool // one scale per weight tensor instead of one per output channel
 	// Algorithms are the accuracy passes that may be used; nil means all. Each
 	// is used only where it lowers the error on calibration samples.
@@ -219,10 +224,7 @@ func open(path string, v validate.Options, opts ...onnxfile.Option) (*graph.Mode
 func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []passes.Change, error) {
 	need := o.Opset
 	if need == 0 {
-		need = o.target().PerChannelOpset
-		if o.PerTensor {
-			need = o.target().PerTensorOpset
-		}
+		need, _ = o.lowestOpset()
 	}
 	if need > o.target().MaxOpset {
 		return nil, nil, optionErrorf("%s runs quantized models up to opset %d, not %d", o.target().Name, o.target().MaxOpset, need)
@@ -236,6 +238,21 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 		return nil, nil, optionErrorf("the model is of opset %d and is not lowered to %d", got, o.Opset)
 	}
 	return p, changes, o.checkRanges(p)
+}
+
+// lowestOpset returns the operator set that the quantized form needs at least,
+// and what needs it.
+func (o *Options) lowestOpset() (version int, what string) {
+	t := o.target()
+	switch wide := o.Activations == "u16" || o.Activations == "i16"; {
+	case wide && !t.MSDomain:
+		return t.WideOpset, "16 bits in activations"
+	case o.PerTensor && o.Mode == Dynamic:
+		return 11, "DynamicQuantizeLinear"
+	case o.PerTensor:
+		return t.PerTensorOpset, "quantization"
+	}
+	return t.PerChannelOpset, "a scale for each channel"
 }
 
 // checkRanges returns an error if a range is given for a tensor that a
@@ -262,6 +279,9 @@ func (o *Options) checkRanges(m *graph.Model) error {
 
 // MakePlan decides what to quantize in a prepared model.
 func MakePlan(m *graph.Model, o Options) (*qdq.Plan, error) {
+	if o.Activations == NoActivations && o.Mode != Dynamic {
+		o.Mode, o.Activations = Weights, ""
+	}
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -273,7 +293,8 @@ func (o *Options) qdq() qdq.Options {
 		Include: o.Include, Exclude: o.Exclude,
 		Activation: o.Activations, Weight: o.Weights,
 		SymmetricActivations: o.SymmetricActivations, PerTensor: o.PerTensor,
-		Ranges: o.Ranges, WeightsOnly: o.Mode == Weights,
+		PowerOfTwo: o.PowerOfTwo, ReduceRange: o.ReduceRange,
+		Ranges: o.Ranges, WeightsOnly: o.Mode == Weights, Dynamic: o.Mode == Dynamic,
 	}
 	switch {
 	case o.Weights == qdq.Float16:
@@ -284,6 +305,9 @@ func (o *Options) qdq() qdq.Options {
 	return q
 }
 
+// NoActivations as the storage type of activations leaves them float.
+const NoActivations = "none"
+
 // weightCodes is the storage type of weights that are decoded at load.
 const weightCodes = "i8"
 
@@ -292,6 +316,14 @@ func (o *Options) check() error {
 	switch {
 	case o.Weights == qdq.Float16 && o.Mode != Weights:
 		return optionErrorf("weights in f16 are for mode weights: integer kernels read integers")
+	case o.Activations == NoActivations:
+		return optionErrorf("mode %s quantizes activations", o.Mode)
+	case o.Mode == Dynamic && o.Activations != "" && o.Activations != "u8":
+		return optionErrorf("mode dynamic quantizes activations to u8, not %s: DynamicQuantizeLinear gives no other type", o.Activations)
+	case o.Mode == Dynamic && o.SymmetricActivations:
+		return optionErrorf("mode dynamic has no symmetric activations: DynamicQuantizeLinear chooses the zero point")
+	case o.Mode == Dynamic && o.PowerOfTwo:
+		return optionErrorf("mode dynamic has no power-of-two scales: DynamicQuantizeLinear chooses them")
 	case o.Mode == Weights && o.Weights != "" && o.Weights != weightCodes && o.Weights != qdq.Float16:
 		return optionErrorf("mode weights stores weights as %s or %s, not %s", weightCodes, qdq.Float16, o.Weights)
 	}
@@ -557,6 +589,9 @@ func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantizat
 	if o.Mode == Auto && len(o.Data) == 0 && o.Table == nil && o.Plan == nil {
 		o.Mode = Weights
 	}
+	if o.Activations == NoActivations && o.Mode != Dynamic {
+		o.Mode, o.Activations = Weights, ""
+	}
 	q := &quantization{o: o, original: m}
 	if err := o.check(); err != nil {
 		return nil, err
@@ -568,10 +603,7 @@ func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantizat
 	if q.prepared, q.passes, err = Prepare(ctx, m, o); err != nil {
 		return nil, err
 	}
-	need, how := o.target().PerChannelOpset, "a scale for each channel"
-	if o.PerTensor {
-		need, how = o.target().PerTensorOpset, "quantization"
-	}
+	need, how := o.lowestOpset()
 	if got := q.prepared.Opset(graph.OnnxDomain); o.Opset > 0 && got < need {
 		return nil, optionErrorf("%s needs opset %d, not %d", how, need, got)
 	}
@@ -676,6 +708,9 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	}
 	if q.o.Plan != nil {
 		return q.follow(ctx, q.o.Plan, o)
+	}
+	if o.Qdq.Dynamic {
+		o.Method, o.Equalize, o.Smooth, o.Round = calibration.MinMax, false, false, false // no range is known beforehand
 	}
 	if q.calib != nil {
 		err := q.spread(ctx, q.calib, measured, func(in map[string]ops.Data) error {
@@ -940,10 +975,13 @@ func (r *Result) describe(q *quantization) {
 		}
 		r.Float = append(r.Float, FloatNode{Node: n.Node, Op: n.Op, Scope: n.Scope, Why: n.Why})
 	}
-	stored := map[[2]string]*qdq.TensorPlan{}
+	stored, wide := map[[2]string]*qdq.TensorPlan{}, map[[2]string]bool{}
 	for i := range r.Plan.Tensors {
-		if t := &r.Plan.Tensors[i]; t.Kind == qdq.Weight {
+		switch t := &r.Plan.Tensors[i]; t.Kind {
+		case qdq.Weight:
 			stored[[2]string{t.Scope, t.Tensor}] = t
+		case qdq.Activation:
+			wide[[2]string{t.Scope, t.Tensor}] = t.Type == "u16" || t.Type == "i16"
 		}
 	}
 	var on, all float64
@@ -954,7 +992,7 @@ func (r *Result) describe(q *quantization) {
 			i++
 			macs := MACs(n)
 			all += macs
-			if e.Quantized {
+			if x := n.Input(0); e.Quantized && x != nil && !wide[[2]string{x.Graph().Scope(), x.Name()}] {
 				on += macs
 			}
 			r.weights(n, stored)

@@ -283,8 +283,8 @@ func (w *Way) rangesOf(table *calibration.Table) qdq.Ranges {
 			return quant.Range{}, "no sample reached it, so its range is not known"
 		}
 		o := w.MethodOptions
-		if t, err := targets.Type(e.Type); err == nil {
-			o.Scheme = quant.Scheme{Type: t, Symmetric: e.Symmetric, Axis: -1}
+		if scheme, err := e.Scheme(); err == nil {
+			o.Scheme = scheme
 		}
 		key := rangeKey{st, w.Method, o.Scheme}
 		if r, ok := w.ranges[key]; ok {

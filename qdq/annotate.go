@@ -22,6 +22,9 @@ type Options struct {
 	SymmetricActivations bool
 	// PerTensor gives weights one scale instead of one per output channel.
 	PerTensor bool
+	// PowerOfTwo makes scales powers of two, ReduceRange leaves out a bit of
+	// the codes of weights.
+	PowerOfTwo, ReduceRange bool
 	// Ranges fixes ranges by tensor name.
 	Ranges map[string][2]float64
 	// Unusable names, by value ID, activations that have no usable range, with
@@ -37,6 +40,12 @@ type Options struct {
 	Half map[int]bool
 	// WeightsOnly leaves every node float, but for look-ups in tables of codes.
 	WeightsOnly bool
+	// Dynamic quantizes activations as they come: nodes are Dynamic where the
+	// target has a kernel, and else float but for look-ups in tables of codes.
+	Dynamic bool
+	// Choose says, by node ID, that a node is to be Dynamic, or Integer, where
+	// the target can, in place of what Dynamic and WeightsOnly say.
+	Choose map[int]How
 }
 
 // GlobError says that a glob matches no node.
@@ -57,7 +66,8 @@ type decision struct {
 	acts   []int       // activation ports
 	absorb *graph.Node // the activation behind the node that is absorbed, if any
 	into   *graph.Node // the node that absorbs this one
-	on     bool        // quantized, as far as known
+	on     bool        // quantized with ranges known beforehand, as far as known
+	how    How         // Dynamic: rule is of that class, and on is false
 	leave  bool        // the user wants it left alone, weights included
 }
 
@@ -110,7 +120,11 @@ func (a *annotator) collect() error {
 			d := &decision{node: n}
 			a.byID[n.ID] = d
 			a.order = append(a.order, d)
-			d.rule, d.why = a.rule(n, d)
+			dynamic := a.o.Dynamic
+			if how, ok := a.o.Choose[n.ID]; ok {
+				dynamic = how == Dynamic
+			}
+			d.rule, d.why = a.rule(n, d, dynamic)
 			excluded, included := "", len(a.o.Include) == 0
 			for _, glob := range a.o.Exclude {
 				if matchNode(glob, n) {
@@ -128,12 +142,17 @@ func (a *annotator) collect() error {
 				d.rule, d.why = nil, why
 			case excluded != "":
 				d.rule, d.why, d.leave = nil, fmt.Sprintf("excluded by %q", excluded), true
-			case a.o.WeightsOnly && d.rule != nil && (d.rule.Class != targets.Table || a.o.Store == Float16):
+			case a.o.WeightsOnly && a.o.Choose[n.ID] == "" && d.rule != nil && (d.rule.Class != targets.Table || a.o.Store == Float16):
 				d.rule, d.why = nil, "only weights are to be quantized"
+			case d.rule != nil && d.rule.Slow && matMulOf(n) == notMatMul && (len(a.o.Include) == 0 || !included) && a.o.Choose[n.ID] == "":
+				d.rule, d.why = nil, fmt.Sprintf("the integer kernel of %s for %s is slower than float, so it has to be included by name", a.t.Name, n.Op)
 			case !included && d.rule != nil && d.rule.Class != targets.Carry:
 				d.rule, d.why = nil, "not among the included nodes"
 			}
 			d.on = d.rule != nil
+			if d.on && d.rule.Class == targets.Dynamic {
+				d.on, d.how = false, Dynamic
+			}
 			d.leave = d.leave || !included
 		}
 	}
@@ -145,8 +164,9 @@ func (a *annotator) collect() error {
 	return nil
 }
 
-// rule returns the rule that applies to n, or why none does.
-func (a *annotator) rule(n *graph.Node, d *decision) (*targets.Rule, string) {
+// rule returns the rule that applies to n, or why none does: one for
+// activations that are quantized as they come, or with ranges known beforehand.
+func (a *annotator) rule(n *graph.Node, d *decision, dynamic bool) (*targets.Rule, string) {
 	spec := ops.Lookup(n)
 	if n.Graph().Function() != nil {
 		return nil, "body of a local function that is not inlined"
@@ -157,7 +177,15 @@ func (a *annotator) rule(n *graph.Node, d *decision) (*targets.Rule, string) {
 	if spec.Flow == ops.Integers {
 		return nil, "computes no real values"
 	}
-	rules := a.t.RulesFor(n)
+	rules := slices.DeleteFunc(a.t.RulesFor(n), func(r *targets.Rule) bool {
+		return r.Class != targets.Table && (r.Class == targets.Dynamic) != dynamic
+	})
+	if len(rules) == 0 && dynamic {
+		if !slices.ContainsFunc(spec.In, func(p ops.Port) bool { return p.Role == ops.Weight }) {
+			return nil, "has no weight to multiply with"
+		}
+		return nil, fmt.Sprintf("%s has no kernel for %s that quantizes inputs as they come", a.t.Name, n.Op)
+	}
 	if len(rules) == 0 {
 		return nil, fmt.Sprintf("%s has no integer kernel for %s that pays", a.t.Name, n.Op)
 	}
@@ -184,6 +212,8 @@ func (a *annotator) fits(n *graph.Node, r *targets.Rule, spec *ops.Spec, d *deci
 	switch {
 	case r.Class == targets.Table:
 		return a.fitsTable(n)
+	case r.Class == targets.Dynamic:
+		return fitsDynamic(n, spec)
 	case r.Class == targets.Carry && spec.FlowAt(n) != ops.Pass:
 		return fmt.Sprintf("this %s computes new values", n.Op)
 	}
@@ -374,7 +404,7 @@ func (a *annotator) plan() *Plan {
 	p := &Plan{Format: "onnxq-plan", Version: PlanVersion, Target: a.t.Name, Mode: "static"}
 	a.codes = make([]bool, a.m.NumValues())
 	for _, d := range a.order {
-		e := NodePlan{Scope: d.node.Graph().Scope(), Node: d.node.Label(), Op: d.node.Op.String(), Quantized: d.on, Why: d.why}
+		e := NodePlan{Scope: d.node.Graph().Scope(), Node: d.node.Label(), Op: d.node.Op.String(), Quantized: d.on || d.how != "", Why: d.why, How: d.how}
 		switch {
 		case d.on && d.into != nil:
 			e.How = Absorbed
@@ -383,7 +413,7 @@ func (a *annotator) plan() *Plan {
 		case d.on:
 			e.How = Integer
 		}
-		if d.on {
+		if e.Quantized {
 			e.Why = ""
 		}
 		p.Nodes = append(p.Nodes, e)
@@ -405,8 +435,11 @@ func (a *annotator) plan() *Plan {
 		}
 	}
 	a.tensors(p)
-	if p.Quantized() == 0 && len(p.Tensors) > 0 || a.o.WeightsOnly {
+	switch {
+	case p.Quantized() == 0 && len(p.Tensors) > 0 || a.o.WeightsOnly:
 		p.Mode = "weights"
+	case a.o.Dynamic:
+		p.Mode = "dynamic"
 	}
 	return p
 }
@@ -420,7 +453,7 @@ func (a *annotator) tensors(p *Plan) {
 			return
 		}
 		a.codes[v.ID] = false
-		e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Activation, Type: act.Name, Symmetric: a.o.SymmetricActivations, Axis: -1}
+		e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Activation, Type: act.Name, Symmetric: a.o.SymmetricActivations, PowerOfTwo: a.o.PowerOfTwo, Axis: -1}
 		if root := groups.find(v); root != v && root.Graph() == v.Graph() {
 			e.SameAs = root.Name()
 		}
@@ -447,7 +480,7 @@ func (a *annotator) tensors(p *Plan) {
 	weight, _ := targets.Type(a.o.Weight)
 	listed := map[*graph.Value]int{} // index in p.Tensors
 	for _, d := range a.order {
-		if !d.on || d.into != nil {
+		if !d.on && d.how == "" || d.into != nil {
 			continue
 		}
 		spec := ops.Lookup(d.node)
@@ -456,14 +489,17 @@ func (a *annotator) tensors(p *Plan) {
 				continue
 			}
 			port, _ := spec.InPort(i)
-			e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, Type: weight.Name, Symmetric: weight.Min < 0, Axis: -1}
+			e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, Type: weight.Name, Symmetric: weight.Min < 0, Reduced: a.o.ReduceRange, PowerOfTwo: a.o.PowerOfTwo, Axis: -1}
 			switch port.Role {
 			case ops.Weight:
 				if !a.o.PerTensor && d.node.Graph().Opset(graph.OnnxDomain) >= a.t.PerChannelOpset {
 					e.Axis = spec.Axis(d.node, i, v.Const.Rank())
 				}
 			case ops.Bias:
-				e.Kind, e.Type, e.Symmetric, e.Axis = Bias, "i32", true, 0
+				if d.how == Dynamic {
+					continue // added in float32
+				}
+				e = TensorPlan{Scope: e.Scope, Tensor: e.Tensor, Kind: Bias, Type: "i32", Symmetric: true}
 			default:
 				continue
 			}
@@ -498,7 +534,7 @@ const (
 func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Type) {
 	for _, d := range a.order {
 		spec := ops.Lookup(d.node)
-		if d.on || spec == nil || d.node.Graph().Function() != nil {
+		if d.on || d.how != "" || spec == nil || d.node.Graph().Function() != nil {
 			continue
 		}
 		for i, v := range d.node.Inputs() {
@@ -506,7 +542,9 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 			if _, seen := listed[v]; v == nil || port.Role != ops.Weight || seen || !v.IsConst() || v.IsOutput() || v.Const.DType() != tensor.Float32 || v.Const.Rank() < 2 {
 				continue
 			}
-			if slices.ContainsFunc(v.Uses(), func(u graph.Use) bool { return u.Node == nil || a.byID[u.Node.ID].on || a.byID[u.Node.ID].leave }) {
+			if slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
+				return u.Node == nil || a.byID[u.Node.ID].on || a.byID[u.Node.ID].how != "" || a.byID[u.Node.ID].leave
+			}) {
 				continue
 			}
 			e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, AtLoad: true, Axis: -1}
@@ -524,7 +562,7 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 				}
 				noise, err := quant.Scheme{Type: weight, Symmetric: true, Axis: axis}.Noise(v.Const)
 				if n+4*scales+codesOverhead < size && err == nil && noise <= codesNoise {
-					e.Type, e.Axis, e.Symmetric = weight.Name, axis, true
+					e.Type, e.Axis, e.Symmetric, e.PowerOfTwo = weight.Name, axis, true, a.o.PowerOfTwo
 				}
 			}
 			if e.Type == "" {
@@ -633,5 +671,8 @@ func (e *TensorPlan) Scheme() (quant.Scheme, error) {
 	if e.Kind == Weight && e.Symmetric && t == quant.I8 {
 		t = quant.I8Narrow
 	}
-	return quant.Scheme{Type: t, Symmetric: e.Symmetric, Axis: e.Axis}, nil
+	if e.Reduced {
+		t = t.Reduced()
+	}
+	return quant.Scheme{Type: t, Symmetric: e.Symmetric, Axis: e.Axis, PowerOfTwo: e.PowerOfTwo}, nil
 }

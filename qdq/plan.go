@@ -52,6 +52,7 @@ const (
 	FloatOutput How = "float-output" // runs on integers and gives float32
 	Absorbed    How = "absorbed"     // replaced by the clamp of the QuantizeLinear behind it
 	Lookup      How = "lookup"       // looks up codes, dequantized behind it
+	Dynamic     How = "dynamic"      // multiplies its input, quantized as it comes, with codes and gives float32
 )
 
 // Kind is what a planned tensor is.
@@ -79,6 +80,10 @@ type TensorPlan struct {
 	AtLoad bool `json:"at_load,omitempty"`
 	// Symmetric means zero point 0.
 	Symmetric bool `json:"symmetric,omitempty"`
+	// Reduced leaves out a bit of the codes, which keeps 16-bit sums of two
+	// products within bounds; PowerOfTwo rounds scales up to powers of two.
+	Reduced    bool `json:"reduced,omitempty"`
+	PowerOfTwo bool `json:"power_of_two,omitempty"`
 	// Axis has parameters of its own for each slice; -1 is per tensor.
 	Axis int `json:"axis"`
 	// SameAs names the tensor of the same scope whose parameters this one

@@ -1,6 +1,7 @@
 package qdq
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,20 +22,23 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 	if len(params) != len(p.Tensors) {
 		return nil, fmt.Errorf("plan: %d parameters for %d tensors", len(params), len(p.Tensors))
 	}
-	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}}
+	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}, transposed: map[dqKey]*graph.Value{}, dynamic: map[dqKey]quantized{}}
 	for i, v := range b.values {
 		if !p.Tensors[i].AtLoad {
 			w.params[v.ID] = &params[i]
 		}
 	}
-	var nodes []*graph.Node
+	var nodes, dynamic []*graph.Node
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
 			e := b.nodes[n.ID]
 			if err := w.check(n, e); err != nil {
 				return nil, graph.NodeError("rewrite", n, err)
 			}
-			if e.Quantized && e.How != Absorbed {
+			switch {
+			case e.Quantized && e.How == Dynamic:
+				dynamic = append(dynamic, n)
+			case e.Quantized && e.How != Absorbed:
 				nodes = append(nodes, n)
 			}
 		}
@@ -65,6 +69,11 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 			return nil, graph.NodeError("rewrite", n, err)
 		}
 	}
+	for _, n := range dynamic {
+		if err := w.dynamicNode(n); err != nil {
+			return nil, graph.NodeError("rewrite", n, err)
+		}
+	}
 	if w.raised > 0 {
 		notices = append(notices, fmt.Sprintf("%d weight channels got a larger scale, since their bias would overflow int32", w.raised))
 	}
@@ -81,7 +90,11 @@ type rewriter struct {
 	b      *bound
 	params []*quant.Params // by value ID
 	dq     map[dqKey]*graph.Value
-	raised int // channels whose weight scale a bias raised
+	// transposed holds codes of weights whose matrices are transposed, dynamic
+	// what DynamicQuantizeLinear gives.
+	transposed map[dqKey]*graph.Value
+	dynamic    map[dqKey]quantized
+	raised     int // channels whose weight scale a bias raised
 }
 
 // maxBase is the length of a value's name up to which names derived from it
@@ -100,6 +113,20 @@ func base(name string) string {
 	}
 	return strings.ToValidUTF8(name, "")
 }
+
+// quantizeOps returns the operators between real values of g and codes of type
+// t: those of the domain com.microsoft where the standard ones do not have it.
+func (w *rewriter) quantizeOps(g *graph.Graph, t tensor.DType) (q, dq graph.OpKey) {
+	q, dq = op("QuantizeLinear"), op("DequantizeLinear")
+	if t.Bits() == 16 && g.Opset(graph.OnnxDomain) < wideOpset {
+		q.Domain, dq.Domain = msDomain, msDomain
+		w.m.SetOpset(msDomain, 1)
+	}
+	return q, dq
+}
+
+// wideOpset is the operator set from which QuantizeLinear has 16 bits.
+const wideOpset = 21
 
 func op(name string) graph.OpKey { return graph.OpKey{Type: name} }
 
@@ -135,6 +162,26 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 			return fmt.Errorf("only a Gather from a planned constant can look up codes")
 		}
 		return w.checkAxis(n, 0)
+	case Dynamic:
+		if n.Op.Domain != graph.OnnxDomain || !slices.Contains(dynamicOps, n.Op.Type) {
+			return fmt.Errorf("there is no kernel for this operator that quantizes inputs as they come")
+		}
+		spec := ops.Lookup(n)
+		if why := fitsDynamic(n, spec); why != "" {
+			return errors.New(why)
+		}
+		for i := range n.Inputs() {
+			if port, _ := spec.InPort(i); port.Role != ops.Weight {
+				continue
+			}
+			if !planned(i) {
+				return fmt.Errorf("the plan quantizes the node but not its weight %q", n.Input(i).Name())
+			}
+			if err := w.checkAxis(n, i); err != nil {
+				return err
+			}
+		}
+		return nil
 	case Integer, FloatOutput:
 		if n.Op.Domain != graph.OnnxDomain || ops.Lookup(n) == nil || n.Output(0) == nil {
 			return fmt.Errorf("there is no integer kernel for this operator")
@@ -151,7 +198,7 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 		}
 		return w.checkAxis(n, weight)
 	}
-	return fmt.Errorf("the plan does not say how the node is quantized: %q is none of %s, %s, %s, %s", e.How, Integer, FloatOutput, Absorbed, Lookup)
+	return fmt.Errorf("the plan does not say how the node is quantized: %q is none of %s, %s, %s, %s, %s", e.How, Integer, FloatOutput, Absorbed, Lookup, Dynamic)
 }
 
 // checkAxis returns why the scales of constant input i of n do not run along
@@ -197,8 +244,9 @@ func (w *rewriter) activation(v *graph.Value, p *quant.Params) {
 	pair := func(in *graph.Graph, after *graph.Node) (q *graph.Node, out *graph.Value) {
 		codes := in.NewValue(w.m.UniqueName(base(v.Name())+"_q"), graph.TensorType(p.Type.DType, v.Type.Shape))
 		out = in.NewValue(w.m.UniqueName(base(v.Name())+"_dq"), graph.TensorType(tensor.Float32, v.Type.Shape))
-		q = in.NewNode(op("QuantizeLinear"), "", []*graph.Value{nil, scale, zero}, []*graph.Value{codes})
-		dq := in.NewNode(op("DequantizeLinear"), "", []*graph.Value{codes, scale, zero}, []*graph.Value{out})
+		quantize, dequantize := w.quantizeOps(in, p.Type.DType)
+		q = in.NewNode(quantize, "", []*graph.Value{nil, scale, zero}, []*graph.Value{codes})
+		dq := in.NewNode(dequantize, "", []*graph.Value{codes, scale, zero}, []*graph.Value{out})
 		insert(in, dq, insert(in, q, after))
 		return q, out
 	}

@@ -75,6 +75,8 @@ type Params struct {
 	Axis  int // -1: per tensor
 	Scale []float32
 	Zero  []int32
+	// PowerOfTwo says that scales are powers of two, and have to remain so.
+	PowerOfTwo bool
 	// Codes are those that Quantize gives, in place of the nearest ones.
 	Codes *tensor.Tensor
 }
@@ -125,7 +127,7 @@ func (s Scheme) Scalar(r Range) (scale float32, zero int32, err error) {
 // Tensor returns per-tensor parameters that cover r.
 func (s Scheme) Tensor(r Range) (Params, error) {
 	scale, zero, err := s.Scalar(r)
-	return Params{Type: s.Type, Axis: -1, Scale: []float32{scale}, Zero: []int32{zero}}, err
+	return Params{Type: s.Type, Axis: -1, Scale: []float32{scale}, Zero: []int32{zero}, PowerOfTwo: s.PowerOfTwo}, err
 }
 
 // Lo returns the real value of the lowest code of slice c.
@@ -204,7 +206,7 @@ func (s Scheme) Weights(t *tensor.Tensor) (Params, error) {
 	if err != nil {
 		return Params{}, err
 	}
-	p := Params{Type: s.Type, Axis: s.Axis, Scale: make([]float32, len(ranges)), Zero: make([]int32, len(ranges))}
+	p := Params{Type: s.Type, Axis: s.Axis, Scale: make([]float32, len(ranges)), Zero: make([]int32, len(ranges)), PowerOfTwo: s.PowerOfTwo}
 	for c, r := range ranges {
 		if p.Scale[c], p.Zero[c], err = s.Scalar(r); err != nil {
 			return Params{}, err
@@ -374,6 +376,9 @@ func (p Params) Bias(b []float32, sx float32) (codes []int32, scale []float32, r
 				}
 			}
 			p.Scale[c] = float32(need * (1 + 0x1p-20))
+			if p.PowerOfTwo {
+				p.Scale[c] = float32(math.Exp2(math.Ceil(math.Log2(need))))
+			}
 			raised = append(raised, c)
 			if p.Axis < 0 && i > 0 {
 				return p.Bias(b, sx)

@@ -29,6 +29,9 @@ const (
 	// Table looks rows up in a constant table, which can be stored quantized
 	// and dequantized behind the look-up.
 	Table Class = "table"
+	// Dynamic multiplies activations, quantized as they come, with the codes of
+	// a constant weight and gives float32.
+	Dynamic Class = "dynamic"
 )
 
 // Rule is what a target does with one operator.
@@ -49,6 +52,9 @@ type Rule struct {
 	// Attrs are attribute values that the kernel needs; absent attributes count
 	// as their default given here.
 	Attrs []AttrRule `json:"attributes,omitempty" yaml:"attributes,omitempty"`
+	// Slow says that the integer kernel is slower than the float one, so that
+	// it is taken only where the user names the node.
+	Slow bool `json:"slow,omitempty" yaml:"slow,omitempty"`
 }
 
 // AttrRule demands that a numeric attribute has a value, which is also its
@@ -72,6 +78,11 @@ type Target struct {
 	// DequantizeLinear exists; PerTensorOpset likewise for per tensor.
 	PerTensorOpset  int `json:"per_tensor_opset" yaml:"per_tensor_opset"`
 	PerChannelOpset int `json:"per_channel_opset" yaml:"per_channel_opset"`
+	// WideOpset is the operator set from which QuantizeLinear and
+	// DequantizeLinear have 16 bits; below, where MSDomain says so, those of
+	// the domain com.microsoft have.
+	WideOpset int  `json:"wide_opset,omitempty" yaml:"wide_opset,omitempty"`
+	MSDomain  bool `json:"ms_domain,omitempty" yaml:"ms_domain,omitempty"`
 	// MaxOpset is the newest operator set whose QuantizeLinear it runs.
 	MaxOpset int `json:"max_opset" yaml:"max_opset"`
 	// PairSums says that on some of its processors kernels for u8 activations and
@@ -122,7 +133,7 @@ func (r *Rule) Check(t *Target, n *graph.Node) string {
 }
 
 // types are the storage types that kernels of some target take.
-var types = []quant.Type{quant.U8, quant.I8}
+var types = []quant.Type{quant.U8, quant.I8, quant.U16, quant.I16}
 
 // Type returns the storage type of the given name.
 func Type(name string) (quant.Type, error) {
@@ -141,11 +152,13 @@ var ortCPU = Target{
 		"microsoft/onnxruntime: core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc, qdq_selector_action_transformer.cc",
 		"optimized graphs written by onnxruntime 1.32.0",
 	},
-	Activations: []string{"u8", "i8"},
+	Activations: []string{"u8", "i8", "u16", "i16"},
 	Weights:     []string{"i8", "u8"},
 
 	PerTensorOpset:  10,
 	PerChannelOpset: 13,
+	WideOpset:       21,
+	MSDomain:        true,
 	MaxOpset:        25,
 	PairSums:        true,
 	Fusion:          "onnxruntime-x86",
@@ -174,6 +187,11 @@ var ortCPU = Target{
 		{Op: "Expand", Class: Carry},
 		{Op: "Tile", Class: Carry},
 		{Op: "Gather", Class: Carry},
+
+		{Op: "MatMul", Class: Dynamic},
+		{Op: "Gemm", Class: Dynamic, Attrs: []AttrRule{{"alpha", 1}, {"beta", 1}, {"transA", 0}}},
+		{Op: "LSTM", Class: Dynamic, Attrs: []AttrRule{{"layout", 0}}},
+		{Op: "Conv", Class: Dynamic, Slow: true},
 	},
 }
 

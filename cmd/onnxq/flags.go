@@ -122,11 +122,13 @@ func holdoutFlag() []cli.Flag {
 
 func planFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "mode", Value: "auto", Usage: "auto, static or weights; auto without samples is weights"},
+		&cli.StringFlag{Name: "mode", Value: "auto", Usage: "auto, static, dynamic or weights; auto without samples is weights"},
 		&cli.StringFlag{Name: "target", Value: "ort-cpu", Usage: "runtime to quantize for; see onnxq targets"},
-		&cli.StringFlag{Name: "activations", Value: "u8", Usage: "storage type of activations: u8 or i8"},
+		&cli.StringFlag{Name: "activations", DefaultText: "the target's first, such as u8", Usage: "storage type of activations: " + strings.Join(activationNames, ", ") + " (none: as --mode weights)"},
+		&cli.BoolFlag{Name: "power-of-two", Usage: "make scales powers of two"},
+		&cli.BoolFlag{Name: "reduce-range", Usage: "use one bit less of weights, for processors whose 16-bit sums of products saturate"},
 		&cli.BoolFlag{Name: "symmetric-activations", Usage: "keep the zero point of activations at the middle of the codes"},
-		&cli.StringFlag{Name: "weights", Value: "i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric); with --mode weights i8 or f16"},
+		&cli.StringFlag{Name: "weights", DefaultText: "the target's first, such as i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric); with --mode weights i8 or f16"},
 		&cli.StringFlag{Name: "granularity", Value: "channel", Usage: "scales of weights: tensor or channel"},
 		&cli.StringSliceFlag{Name: "range", Usage: "fixed range of a tensor: `NAME=MIN:MAX`; may be repeated"},
 		&cli.StringSliceFlag{Name: "include", Usage: "quantize only nodes that match `GLOB` (or op:TYPE); may be repeated"},
@@ -134,6 +136,12 @@ func planFlags() []cli.Flag {
 		&cli.IntFlag{Name: "opset", Usage: "operator set of the result", DefaultText: "lowest that serves"},
 	}
 }
+
+// activationNames and weightNames are the values of --activations and --weights.
+var (
+	activationNames = []string{"u8", "i8", "u16", "i16", onnxq.NoActivations}
+	weightNames     = []string{"i8", "u8", "f16"}
+)
 
 // options reads the flags that a command has; those it lacks are at their
 // defaults.
@@ -147,6 +155,8 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		Activations:          c.String("activations"),
 		Weights:              c.String("weights"),
 		SymmetricActivations: c.Bool("symmetric-activations"),
+		PowerOfTwo:           c.Bool("power-of-two"),
+		ReduceRange:          c.Bool("reduce-range"),
 		Opset:                c.Int("opset"),
 		InPlace:              c.Bool("in-place"),
 		KeepFailed:           c.Bool("keep-failed"),
@@ -195,10 +205,10 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 	}
 	switch m := c.String("mode"); m {
 	case "", "auto":
-	case "static", "weights":
+	case "static", "dynamic", "weights":
 		o.Mode = onnxq.Mode(m)
 	default:
-		return o, usagef("--mode %q is none of auto, static, weights", m)
+		return o, usagef("--mode %q is none of auto, static, dynamic, weights", m)
 	}
 	if m := c.String("method"); m != "" {
 		if m != "auto" {
@@ -222,11 +232,11 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 	default:
 		return o, usagef("--granularity %q is none of tensor, channel", g)
 	}
-	types := []string{"", "u8", "i8"}
-	for _, name := range []string{"activations", "weights"} {
-		if !slices.Contains(types, c.String(name)) {
-			return o, usagef("--%s %q is none of u8, i8", name, c.String(name))
-		}
+	if v := c.String("activations"); v != "" && !slices.Contains(activationNames, v) {
+		return o, usagef("--activations %q is none of %s", v, strings.Join(activationNames, ", "))
+	}
+	if v := c.String("weights"); v != "" && !slices.Contains(weightNames, v) {
+		return o, usagef("--weights %q is none of %s", v, strings.Join(weightNames, ", "))
 	}
 	for _, r := range c.StringSlice("range") {
 		name, lo, hi, err := parseRange(r)

@@ -21,7 +21,8 @@ Generated from the operator table (package ops) and the targets by ` + "`make do
 - **Inputs**: w marks weights and b biases, ? what may be omitted, … what may be repeated.
 - **Runs**: the embedded executor computes it, so that models with it can be calibrated.
 - **A column for each target**: what it does with the operator on integers. *anchor*: multiplies with a constant weight, the reason to quantize; *bridge*:
-  pays between integer neighbours; *carry*: moves codes; *table*: looks rows up in a quantized constant.
+  pays between integer neighbours; *carry*: moves codes; *table*: looks rows up in a quantized constant; *dynamic*: multiplies inputs, quantized as they
+  come, with a constant weight.
 
 Operators that are not listed are kept as they are, and a model with one can be prepared and inspected but not calibrated.
 
