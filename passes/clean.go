@@ -126,7 +126,7 @@ func shareConstants(s *State) error {
 		first := map[string]*graph.Value{}
 		gone := map[*graph.Value]bool{}
 		for _, v := range g.Initializers() {
-			if v.Const == nil || v.IsInput() || v.IsOutput() || v.Const.DType() == tensor.String || len(v.Const.Bytes()) > shareLimit {
+			if v.Const == nil || v.IsInput() || v.IsOutput() || v.Const.DType() == tensor.String || v.Const.Size() > shareLimit {
 				continue
 			}
 			key := v.Const.String() + string(v.Const.Bytes())
@@ -164,7 +164,7 @@ func shareNestedConstants(s *State) error {
 	gone := map[*graph.Value]bool{}
 	for _, g := range graphs {
 		for _, v := range g.Initializers() {
-			if !v.IsConst() || v.IsInput() || v.IsOutput() || len(v.Const.Bytes()) < nestedLimit {
+			if !v.IsConst() || v.IsInput() || v.IsOutput() || v.Const.Size() < nestedLimit {
 				continue
 			}
 			k := kind{v.Const.DType(), tensor.ShapeString(v.Const.Shape())}

@@ -134,13 +134,13 @@ func (t *Tensor) readSmall(dst []float32, from int) {
 			dst[i] = BFloat16ToFloat32(h)
 		}
 	case Float4E2M1:
-		table := byteTables()[Float4E2M1]
+		table, data := byteTables()[Float4E2M1], t.Bytes()
 		for i := range dst {
-			dst[i] = table[t.data[(from+i)/2]>>((from+i)%2*4)&15]
+			dst[i] = table[data[(from+i)/2]>>((from+i)%2*4)&15]
 		}
 	default:
 		table := byteTables()[t.dtype]
-		for i, b := range t.data[from : from+len(dst)] {
+		for i, b := range t.Bytes()[from : from+len(dst)] {
 			dst[i] = table[b]
 		}
 	}
@@ -148,10 +148,10 @@ func (t *Tensor) readSmall(dst []float32, from int) {
 
 // unpack reads an integer type of 2 or 4 bits.
 func (t *Tensor) unpack(dst []int8, from int) {
-	signed := t.dtype.IsSigned()
+	signed, data := t.dtype.IsSigned(), t.Bytes()
 	if t.dtype.Bits() == 4 {
 		for i := range dst {
-			dst[i] = int8(t.data[(from+i)/2] >> ((from + i) % 2 * 4) & 15)
+			dst[i] = int8(data[(from+i)/2] >> ((from + i) % 2 * 4) & 15)
 			if signed {
 				dst[i] = dst[i] << 4 >> 4
 			}
@@ -159,7 +159,7 @@ func (t *Tensor) unpack(dst []int8, from int) {
 		return
 	}
 	for i := range dst {
-		dst[i] = int8(t.data[(from+i)/4] >> ((from + i) % 4 * 2) & 3)
+		dst[i] = int8(data[(from+i)/4] >> ((from + i) % 4 * 2) & 3)
 		if signed {
 			dst[i] = dst[i] << 6 >> 6
 		}
@@ -283,7 +283,7 @@ func view[S Number](t *Tensor, from, n int) []S {
 	}
 	var z S
 	size := int(unsafe.Sizeof(z))
-	b := t.data[from*size : (from+n)*size]
+	b := t.Bytes()[from*size : (from+n)*size]
 	if p := unsafe.Pointer(&b[0]); uintptr(p)%unsafe.Alignof(z) == 0 {
 		return unsafe.Slice((*S)(p), n)
 	}
@@ -356,7 +356,7 @@ func Convert(dst, src *Tensor, lo, hi int, o ConvertOptions) error {
 		copy(dst.strs[lo:hi], src.strs[lo:hi])
 	case d == s && d.Bits() >= 8:
 		size := d.Bits() / 8
-		copy(dst.data[lo*size:hi*size], src.data[lo*size:hi*size])
+		copy(dst.data[lo*size:hi*size], src.Bytes()[lo*size:hi*size])
 	case s == String && d.Convertible():
 		return parse(dst, src.strs, lo, hi, o)
 	case d == String && s.Convertible():

@@ -22,6 +22,7 @@ type Tensor struct {
 	shape []int
 	data  []byte
 	strs  []string
+	later *deferred // makes data; nil if there is data
 }
 
 // Number lists the Go types that a tensor can be viewed as.
@@ -177,7 +178,16 @@ func (t *Tensor) Len() int {
 
 // Bytes returns the packed elements; nil for strings. The slice aliases the
 // tensor.
-func (t *Tensor) Bytes() []byte { return t.data }
+func (t *Tensor) Bytes() []byte {
+	if t.later != nil {
+		return t.later.bytes()
+	}
+	return t.data
+}
+
+// Size returns the length of Bytes, without making the elements of a deferred
+// tensor.
+func (t *Tensor) Size() int { return t.dtype.Bytes(t.Len()) }
 
 // Strings returns the elements of a tensor of strings; the slice aliases the
 // tensor.
@@ -194,14 +204,15 @@ func As[T Number](t *Tensor) []T {
 	if t.dtype.Bits() != size*8 {
 		panic(fmt.Sprintf("tensor: %v viewed as %T", t.dtype, z))
 	}
-	n := len(t.data) / size
+	data := t.Bytes()
+	n := len(data) / size
 	if n == 0 {
 		return nil
 	}
-	p := unsafe.Pointer(&t.data[0])
+	p := unsafe.Pointer(&data[0])
 	if uintptr(p)%unsafe.Alignof(z) != 0 {
 		s := make([]T, n)
-		copy(asBytes(s), t.data)
+		copy(asBytes(s), data)
 		return s
 	}
 	return unsafe.Slice((*T)(p), n)
@@ -222,7 +233,7 @@ func (t *Tensor) Reshape(shape []int) (*Tensor, error) {
 // Clone returns a copy that shares no memory with t.
 func (t *Tensor) Clone() *Tensor {
 	c := New(t.dtype, t.shape...)
-	copy(c.data, t.data)
+	copy(c.data, t.Bytes())
 	copy(c.strs, t.strs)
 	return c
 }
@@ -243,7 +254,7 @@ func (t *Tensor) Equal(u *Tensor) bool {
 			return false
 		}
 	}
-	return string(t.data) == string(u.data)
+	return string(t.Bytes()) == string(u.Bytes())
 }
 
 // String describes the tensor without its data, such as "float[2,3]".

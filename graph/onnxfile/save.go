@@ -193,7 +193,7 @@ func (e *encoder) chooseExternal(m *graph.Model, path string, opt SaveOptions) e
 }
 
 func (p *externalPlan) add(t *tensor.Tensor) {
-	size := int64(len(t.Bytes()))
+	size := int64(t.Size())
 	if size < minExternal || p.places[t] != nil {
 		return
 	}

@@ -615,7 +615,7 @@ func (e *encoder) tensor(t *tensor.Tensor, name *string) {
 		if move {
 			x.to(fieldRaw)
 			if place == nil {
-				e.blob(fieldRaw, t.Bytes())
+				e.elements(t)
 			}
 			x.to(14)
 			e.place(place)
@@ -636,9 +636,21 @@ func (e *encoder) freshTensor(t *tensor.Tensor, name string, place *placement) {
 		e.string(8, name)
 	}
 	if t.DType() != tensor.String && place == nil {
-		e.blob(fieldRaw, t.Bytes())
+		e.elements(t)
 	}
 	e.place(place)
+}
+
+// elements writes those of a tensor, which are made only then if it is deferred.
+func (e *encoder) elements(t *tensor.Tensor) {
+	e.header(fieldRaw, protowire.BytesType, uint64(t.Size()))
+	if e.w == nil {
+		e.n += int64(t.Size())
+		return
+	}
+	if e.err == nil {
+		e.bulk(t.Bytes())
+	}
 }
 
 // placement is where a tensor lies in the file of external data.
