@@ -75,11 +75,21 @@ func byteSum(l Level, p []byte, flip byte) int32 {
 	return int32(byteSumAVX2(&p[0], len(p), flip))
 }
 
+// widen writes src, each byte exclusive-ored with flip, as words.
+func widen(l Level, dst, src []byte, flip byte) {
+	if l == Generic || len(src) == 0 {
+		widenGo(dst, src, flip)
+		return
+	}
+	_ = dst[:2*len(src)]
+	widenAVX2(&dst[0], &src[0], len(src), flip)
+}
+
 // qTapKernel computes t with the kernel of level l. The output is words, floats
 // or t.c, as t.mode says.
 func qTapKernel(l Level, t *qTapTile, words []int32, floats []float32) {
 	if l == Generic {
-		qTapTileGo(t, 0, words, floats)
+		qTapTileGo(t, words, floats)
 		return
 	}
 	switch t.mode {
@@ -105,9 +115,6 @@ func qTapKernel(l Level, t *qTapTile, words []int32, floats []float32) {
 		return
 	}
 	qdepthwiseAVX2(p)
-	if first := t.channels &^ 7; first < t.channels {
-		qTapTileGo(t, first, words, floats)
-	}
 }
 
 // blockKernel computes t, of 16 or 32 output channels, with the kernel of

@@ -7,8 +7,10 @@ func qKernel(_ Level, t *qTile, words []int32, floats []float32) { qTileGo(t, wo
 func byteSum(_ Level, p []byte, flip byte) int32 { return byteSumGo(p, flip) }
 
 func qTapKernel(_ Level, t *qTapTile, words []int32, floats []float32) {
-	qTapTileGo(t, 0, words, floats)
+	qTapTileGo(t, words, floats)
 }
+
+func widen(_ Level, dst, src []byte, flip byte) { widenGo(dst, src, flip) }
 
 func blockKernel(_ Level, t *blockTile, width int) { blockTileGo(t, width) }
 

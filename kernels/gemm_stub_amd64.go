@@ -147,7 +147,12 @@ func transpose8AVX2(dst *float32, dstStep int, dstNext int, src *float32, srcSte
 //go:noescape
 func byteSumAVX2(p *byte, n int, flip byte) int64
 
-// qdepthwiseAVX2 computes the qTapTile t.
+// widenAVX2 writes src[i]^flip, i below n, as 16 bits each.
+//
+//go:noescape
+func widenAVX2(dst *byte, src *byte, n int, flip byte)
+
+// qdepthwiseAVX2 computes the qTapTile t, whose input is words.
 //
 //go:noescape
 func qdepthwiseAVX2(t *byte)

@@ -125,8 +125,8 @@ type QConv struct {
 	level  Level
 	groups []*PackedQB
 	runs   qRuns
-	// Of a depthwise convolution: w minus its zero point as [taps][pitch], and
-	// the sums over the taps.
+	// Of a depthwise convolution: w minus its zero point as [taps][pitch], or as
+	// pairPositions says, and the sums over the taps.
 	w     []int32
 	sums  []int32
 	pitch int
@@ -162,6 +162,9 @@ func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32, saturate bool) (*
 				q.sums[co] += v
 			}
 		}
+		if q.level == AVX2 {
+			q.pairPositions()
+		}
 		q.packWide()
 		return q, nil
 	}
@@ -192,6 +195,31 @@ func NewQConv(s ConvSpec, w []byte, signed bool, zero []int32, saturate bool) (*
 	return q, nil
 }
 
+// pairPositions turns q.w into what the AVX2 kernel reads: for each 16 channels
+// and each two kernel positions 16 words, the lower half of which is the weight
+// of the first position, in the order of that kernel's sums.
+func (q *QConv) pairPositions() {
+	taps := q.conv.taps
+	pairs := (taps + 1) / 2
+	w := make([]int32, pairs*q.pitch)
+	for t := range taps {
+		for ch := range q.conv.spec.Cout {
+			lane := ch & 15
+			if q.folded() {
+				lane = ch
+			}
+			for ; lane < 16; lane += q.conv.spec.Cout {
+				at := (ch/16*pairs+t/2)*16 + lane&3 + lane&4<<1 + lane&8>>1
+				w[at] |= int32(uint32(uint16(q.w[t*q.pitch+ch])) << (t % 2 * 16))
+				if !q.folded() {
+					break
+				}
+			}
+		}
+	}
+	q.w = w
+}
+
 // wideAt is the place of channel ch in a block of 64 in the order of the sums
 // of the kernel for such blocks.
 func wideAt(ch int) int { return ch%16/4*16 + ch/16*4 + ch%4 }
@@ -207,10 +235,19 @@ func (q *QConv) wideBlocks() int {
 	return ch / 64
 }
 
-// folded tells whether neighbouring pixels fill a block of 64 channels.
+// qLanes is the number of channels that the depthwise kernel of a level computes
+// at once.
+func qLanes(l Level) int {
+	if l == AVX2 {
+		return 16
+	}
+	return 64
+}
+
+// folded tells whether neighbouring pixels fill the lanes of the kernel.
 func (q *QConv) folded() bool {
-	ch := q.conv.spec.Cout
-	return ch < 64 && 64%ch == 0 && q.conv.axes[2].stride == 1
+	ch, lanes := q.conv.spec.Cout, qLanes(q.level)
+	return ch < lanes && lanes%ch == 0 && q.conv.axes[2].stride == 1
 }
 
 // packWide sets q.wide where the weights have 8 bits.
@@ -328,7 +365,7 @@ func from[T any](s []T, at int) []T {
 // slices and rows of w hold a multiple of 16 channels.
 type qTapTile struct {
 	x, c              []byte
-	w                 []int32 // [taps][pitch], each between -255 and 255
+	w                 []int32 // [taps][pitch], each between -255 and 255, or as AVX2 has them
 	off               []int
 	init              []int32
 	scale, bias       []float32
@@ -346,15 +383,14 @@ type qTapTile struct {
 	init4  []int32
 	scale4 []float32
 	blocks int    // of 64 channels
-	groups int    // of four taps
+	groups int    // of four taps; at AVX2 of two
 	last   uint64 // the channels of the last block
 }
 
-// qTapTileGo is the specification of the depthwise integer kernels, for the
-// channels from first on.
-func qTapTileGo(t *qTapTile, first int, words []int32, floats []float32) {
+// qTapTileGo is the specification of the depthwise integer kernels.
+func qTapTileGo(t *qTapTile, words []int32, floats []float32) {
 	for i := range t.columns {
-		for ch := first; ch < t.channels; ch++ {
+		for ch := range t.channels {
 			s := t.init[ch]
 			for k, off := range t.off[:t.taps] {
 				s += (int32(t.x[i*t.xStep+off+ch]) ^ int32(t.flip)) * t.w[k*t.pitch+ch]
@@ -378,19 +414,21 @@ type qBands struct {
 	in, out       [3]int
 	channels      int
 	copied        bool
-	size          int // bytes of a padded row
-	width, height int // pixels and rows of a slice of a padded band, or of the image
-	rows, bands   int // output rows of a band, bands of a slice of the output
+	element       int  // bytes of an element of the input of a band
+	flip          byte // what words have been exclusive-ored with
+	size          int  // elements of a padded row
+	width, height int  // pixels and rows of a slice of a padded band, or of the image
+	rows, bands   int  // output rows of a band, bands of a slice of the output
 }
 
-// bands makes bands whose input has about work bytes; always asks for copies
-// even where there is no padding.
-func (c *Conv) bands(in, out [3]int, work int, always bool) *qBands {
+// bands makes bands whose input has about work elements for kernels of level l, which
+// may want words; always asks for copies even where there is no padding.
+func (c *Conv) bands(l Level, in, out [3]int, work int, flip byte, always bool) *qBands {
 	p := c.planes(out)
 	ay := c.axes[1]
-	b := &qBands{axes: &c.axes, in: in, out: out, channels: c.spec.Cin, width: p.width, height: in[1]}
+	b := &qBands{axes: &c.axes, in: in, out: out, channels: c.spec.Cin, element: qWide(l, false), flip: flip, width: p.width, height: in[1]}
 	b.size = p.width * c.spec.Cin
-	b.copied = always || in != [3]int{p.depth, p.height, p.width} || c.axes[0].begin+ay.begin+c.axes[2].begin > 0
+	b.copied = always || b.element > 1 || in != [3]int{p.depth, p.height, p.width} || c.axes[0].begin+ay.begin+c.axes[2].begin > 0
 	b.rows = min(out[1], max(1, work/(ay.stride*b.size)))
 	b.bands = (out[1] + b.rows - 1) / b.rows
 	if b.copied {
@@ -401,23 +439,23 @@ func (c *Conv) bands(in, out [3]int, work int, always bool) *qBands {
 
 func (b *qBands) extent() int { return (b.axes[1].kernel-1)*b.axes[1].dilation + 1 }
 
-// at is the place of a kernel position in the input of a band.
+// at is the place in bytes of a kernel position in the input of a band.
 func (b *qBands) at(kz, ky, kx int) int {
 	if !b.copied {
 		kz *= b.axes[0].dilation
 	}
-	return (kz*b.height+ky*b.axes[1].dilation)*b.size + kx*b.axes[2].dilation*b.channels
+	return ((kz*b.height+ky*b.axes[1].dilation)*b.size + kx*b.axes[2].dilation*b.channels) * b.element
 }
 
 // qBand is a band: m output rows from y on of slice z of an image, and their
-// input, which has 8 more bytes behind it where it is copied.
+// input, which has 16 more elements behind it where it is copied.
 type qBand struct {
 	src            []byte
 	image, z, y, m int
 }
 
 // band returns band i of the images x.
-func (b *qBands) band(s *qScratch, x []byte, i int, zero byte) qBand {
+func (b *qBands) band(l Level, s *qScratch, x []byte, i int, zero byte) qBand {
 	az, ay, ax := b.axes[0], b.axes[1], b.axes[2]
 	r := qBand{y: i % b.bands * b.rows, image: i / b.bands / b.out[0], z: i / b.bands % b.out[0]}
 	r.m = min(b.rows, b.out[1]-r.y)
@@ -426,21 +464,36 @@ func (b *qBands) band(s *qScratch, x []byte, i int, zero byte) qBand {
 		r.src = r.src[(r.z*az.stride*b.in[1]+r.y*ay.stride)*b.size:]
 		return r
 	}
-	buf := growTo(&s.a, az.kernel*b.height*b.size+8)
+	e := b.element
+	buf := growTo(&s.wide, (az.kernel*b.height*b.size+16)*e)
+	pad := growTo(&s.a, b.size*e) // a row of padding
+	fillBytes(pad[:e], 0)
+	pad[0] = zero
+	if e > 1 {
+		pad[0] ^= b.flip
+	}
+	for n := e; n < len(pad); n *= 2 {
+		copy(pad[n:], pad[:n])
+	}
 	lead := min(ax.begin, b.width)
 	k := min(b.width-lead, b.in[2])
 	for kz := range az.kernel {
 		iz := r.z*az.stride + kz*az.dilation - az.begin
 		for row := range (r.m-1)*ay.stride + b.extent() {
-			line := buf[(kz*b.height+row)*b.size:][:b.size]
+			line := buf[(kz*b.height+row)*b.size*e:][:b.size*e]
 			iy := r.y*ay.stride + row - ay.begin
 			if uint(iz) >= uint(b.in[0]) || uint(iy) >= uint(b.in[1]) {
-				fillBytes(line, zero)
+				copy(line, pad)
 				continue
 			}
-			fillBytes(line[:lead*b.channels], zero)
-			copy(line[lead*b.channels:(lead+k)*b.channels], r.src[(iz*b.in[1]+iy)*b.in[2]*b.channels:])
-			fillBytes(line[(lead+k)*b.channels:], zero)
+			copy(line[:lead*b.channels*e], pad)
+			from := r.src[(iz*b.in[1]+iy)*b.in[2]*b.channels:][:k*b.channels]
+			if to := line[lead*b.channels*e:]; e > 1 {
+				widen(l, to, from, b.flip)
+			} else {
+				copy(to, from)
+			}
+			copy(line[(lead+k)*b.channels*e:], pad)
 		}
 	}
 	r.src = buf
@@ -454,7 +507,7 @@ func (q *QConv) runDirect(pool *par.Pool, j *qJob, first int, zero int32, n int,
 	c := q.conv
 	unit, _ := qUnit(j.b.level, false)
 	// A run's last unit may reach past it.
-	bands := c.bands(in, out, 1<<16, q.runs.size < q.runs.stride)
+	bands := c.bands(j.b.level, in, out, 1<<16, j.a.flip(), q.runs.size < q.runs.stride)
 	runs := make([]run, 0, q.runs.count)
 	width := c.axes[2].kernel
 	for r := range q.runs.count {
@@ -463,7 +516,7 @@ func (q *QConv) runDirect(pool *par.Pool, j *qJob, first int, zero int32, n int,
 			t = r * width
 		}
 		row := t / width
-		off := bands.at(row/c.axes[1].kernel, row%c.axes[1].kernel, t%width) + first
+		off := bands.at(row/c.axes[1].kernel, row%c.axes[1].kernel, t%width) + first*bands.element
 		runs = append(runs, run{off, q.runs.stride / unit})
 	}
 	cols := j.prepare()
@@ -473,13 +526,13 @@ func (q *QConv) runDirect(pool *par.Pool, j *qJob, first int, zero int32, n int,
 		s := qScratches.Get().(*qScratch)
 		defer qScratches.Put(s)
 		t := qTile{
-			rows: out[2], per: tileRows(j.b.level, out[2]), runs: runs, count: len(runs), lda: c.axes[2].stride * bands.channels,
+			rows: out[2], per: tileRows(j.b.level, out[2]), runs: runs, count: len(runs), lda: c.axes[2].stride * bands.channels * bands.element,
 			mode: j.mode, lo: j.lo, hi: j.hi, zero: j.out.Zero, flip: [4]uint32{flip, flip, flip, flip},
 		}
 		for i := lo; i < hi; i++ {
-			b := bands.band(s, j.a.Data, i, byte(zero))
+			b := bands.band(j.b.level, s, j.a.Data, i, byte(zero))
 			for r := range b.m {
-				t.a = b.src[r*c.axes[1].stride*bands.size:]
+				t.a = b.src[r*c.axes[1].stride*bands.size*bands.element:]
 				j.panels(&t, ((b.image*out[0]+b.z)*out[1]+b.y+r)*out[2], 0, j.b.n)
 			}
 		}
@@ -490,7 +543,11 @@ func (q *QConv) runDirect(pool *par.Pool, j *qJob, first int, zero int32, n int,
 func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, out [3]int, o *QOut) {
 	c, ch := q.conv, q.conv.spec.Cout
 	az, ay, ax := c.axes[0], c.axes[1], c.axes[2]
-	bands := c.bands(in, out, 1<<15, false)
+	work := 1 << 15
+	if qWide(q.level, false) > 1 {
+		work = 1 << 16 // what neighbouring bands share is made twice
+	}
+	bands := c.bands(q.level, in, out, work, a.flip(), false)
 	off := make([]int, 0, c.taps)
 	for kz := range az.kernel {
 		for ky := range ay.kernel {
@@ -501,7 +558,7 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 	}
 	j := qJob{out: o, b: &PackedQB{n: ch, sums: q.sums}, zero: zero + int32(a.flip())}
 	cols := j.prepare()
-	lv := min(q.level, level)
+	lv := q.level
 	blocks := 0
 	if lv == AVX512VNNI && q.wide != nil && j.mode == qBytes {
 		blocks = q.wideBlocks()
@@ -515,6 +572,21 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 			cols.init4[at], cols.scale4[at] = cols.init[c%ch], cols.scale[c%ch]
 		}
 	}
+	group := 4
+	if lv == AVX2 {
+		if group = 2; len(off)%2 != 0 {
+			off = append(off, off[0])
+		}
+		if q.folded() {
+			for c := ch; c < q.pitch; c++ {
+				cols.init[c] = cols.init[c%ch]
+				if j.mode == qBytes {
+					cols.scale[c] = cols.scale[c%ch]
+				}
+			}
+		}
+	}
+	folds := j.mode == qBytes && q.folded() && (blocks > 0 || lv == AVX2)
 	size := 4
 	if j.mode == qBytes {
 		size = 1
@@ -524,15 +596,15 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 		defer qScratches.Put(s)
 		t := qTapTile{
 			w: q.w, off: off, init: cols.init, scale: cols.scale, bias: cols.bias, taps: c.taps, pitch: q.pitch,
-			columns: out[2], channels: ch, xStep: ax.stride * ch, cStep: ch * size, mode: j.mode,
+			columns: out[2], channels: ch, xStep: ax.stride * ch * bands.element, cStep: ch * size, mode: j.mode,
 			lo: j.lo, hi: j.hi, zero: o.Zero, flip: uint32(a.flip()),
-			wide: q.wide, init4: cols.init4, scale4: cols.scale4, blocks: blocks, groups: len(off) / 4,
+			wide: q.wide, init4: cols.init4, scale4: cols.scale4, blocks: blocks, groups: len(off) / group,
 			last: ^uint64(0) >> max(0, 64*blocks-ch),
 		}
 		for i := first; i < last; i++ {
-			b := bands.band(s, a.Data, i, byte(zero))
+			b := bands.band(lv, s, a.Data, i, byte(zero))
 			for r := range b.m {
-				t.x = b.src[r*ay.stride*bands.size:]
+				t.x = b.src[r*ay.stride*bands.size*bands.element:]
 				at := ((b.image*out[0]+b.z)*out[1] + b.y + r) * out[2] * ch
 				var words []int32
 				var floats []float32
@@ -544,8 +616,8 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 				default:
 					t.c = o.Bytes[at : at+out[2]*ch]
 				}
-				if blocks > 0 && q.folded() {
-					t.foldedRow(lv)
+				if folds {
+					t.foldedRow(lv, bands.element)
 				} else {
 					qTapKernel(lv, &t, words, floats)
 				}
@@ -555,18 +627,18 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 	qColumnsPool.Put(cols)
 }
 
-// foldedRow computes a row of bytes of pixels as if 64 neighbouring bytes were
-// the channels of one.
-func (t *qTapTile) foldedRow(l Level) {
-	r := *t
-	r.channels, r.xStep, r.cStep, r.last = 64, 64, 64, ^uint64(0)
+// foldedRow computes a row of bytes of pixels as if neighbouring bytes were the
+// channels of one. An element of the input has the given size.
+func (t *qTapTile) foldedRow(l Level, element int) {
+	r, lanes := *t, qLanes(l)
+	r.channels, r.xStep, r.cStep, r.last = lanes, lanes*element, lanes, ^uint64(0)
 	n := len(t.c)
-	if r.columns = n / 64; r.columns > 0 {
+	if r.columns = n / lanes; r.columns > 0 {
 		qTapKernel(l, &r, nil, nil)
 	}
-	if rest := n % 64; rest > 0 {
-		r.x, r.c = t.x[n-rest:], t.c[n-rest:]
-		r.columns, r.last = 1, ^uint64(0)>>(64-rest)
+	if rest := n % lanes; rest > 0 {
+		r.x, r.c = t.x[(n-rest)*element:], t.c[n-rest:]
+		r.columns, r.channels, r.last = 1, rest, ^uint64(0)>>(64-rest)
 		qTapKernel(l, &r, nil, nil)
 	}
 }

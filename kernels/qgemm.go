@@ -53,6 +53,16 @@ func qUnit(l Level, saturating bool) (unit, size int) {
 	return 4, 1
 }
 
+// qWide is the number of bytes that a kernel reads for each byte of A: AVX2
+// multiplies words only, and making them once for all panels of B saves the
+// kernel half of its instructions.
+func qWide(l Level, saturating bool) int {
+	if l == AVX2 && !saturating {
+		return 2
+	}
+	return 1
+}
+
 // PackQB packs the k×n matrix b for QGemm with its zero points: one value, n
 // values, or nil for 0.
 //
@@ -201,7 +211,7 @@ type QOut struct {
 // times b as packed. Assembly reads it by offset, and slices by their first
 // word. Per-column slices hold a full panel even where columns is less.
 type qTile struct {
-	a, b, c       []byte
+	a, b, c       []byte // a: words, to which flip is applied, where qWide says so
 	init          []int32
 	rowSum, zb    []int32 // rowSum[i]*zb[j] is subtracted, unless rowSum is nil
 	scale, bias   []float32
@@ -319,8 +329,8 @@ type qColumns struct {
 var qColumnsPool = sync.Pool{New: func() any { return new(qColumns) }}
 
 type qScratch struct {
-	a    []byte
-	sums []int32
+	a, wide []byte
+	sums    []int32
 }
 
 var qScratches = sync.Pool{New: func() any { return new(qScratch) }}
@@ -424,33 +434,48 @@ func (q *qJob) block(s *qScratch, m0, mc, n0, nc int) {
 		rows: mc, per: tileRows(b.level, mc), runs: whole[:], count: 1, mode: q.mode, lo: q.lo, hi: q.hi, zero: q.out.Zero,
 		flip: [4]uint32{flip, flip, flip, flip},
 	}
+	// The rows as bytes, where they lie or copied.
+	var rows []byte
+	ld, wide := units*unit, qWide(b.level, b.saturating)
 	switch {
-	case q.im == nil && !q.a.Trans && k%unit == 0:
-		t.lda = q.a.Ld
-		t.a = q.a.Data[m0*t.lda:]
-		_ = t.a[:(mc-1)*t.lda+k]
+	case q.im == nil && !q.a.Trans && (wide > 1 || k%unit == 0):
+		ld = q.a.Ld
+		rows = q.a.Data[m0*ld:]
+		_ = rows[:(mc-1)*ld+k]
 	default:
-		t.lda = units * unit
-		t.a = growTo(&s.a, mc*t.lda)
+		rows = growTo(&s.a, mc*ld)
 		switch {
 		case q.im != nil:
-			q.im.pack(t.a, t.lda, m0, mc)
+			q.im.pack(rows, ld, m0, mc)
 		case q.a.Trans:
 			for i := range k {
 				for j, v := range q.a.Data[i*q.a.Ld+m0:][:mc] {
-					t.a[j*t.lda+i] = v
+					rows[j*ld+i] = v
 				}
 			}
 		default:
 			for i := range mc {
-				copy(t.a[i*t.lda:][:k], q.a.Data[(m0+i)*q.a.Ld:])
+				copy(rows[i*ld:][:k], q.a.Data[(m0+i)*q.a.Ld:])
 			}
 		}
 	}
 	if b.sumsRows {
 		t.rowSum = growTo(&s.sums, mc)
 		for i := range t.rowSum {
-			t.rowSum[i] = byteSum(b.level, t.a[i*t.lda:][:k], byte(flip)) - int32(k)*q.zero
+			t.rowSum[i] = byteSum(b.level, rows[i*ld:][:k], byte(flip)) - int32(k)*q.zero
+		}
+	}
+	t.a, t.lda = rows, ld
+	if wide > 1 {
+		// What an odd k leaves of a unit meets zeros in B.
+		t.lda = 2 * units * unit
+		t.a = growTo(&s.wide, mc*t.lda)
+		if ld == k && 2*k == t.lda {
+			widen(b.level, t.a, rows[:mc*k], byte(flip))
+		} else {
+			for i := range mc {
+				widen(b.level, t.a[i*t.lda:], rows[i*ld:][:k], byte(flip))
+			}
 		}
 	}
 	q.panels(&t, m0, n0, nc)
@@ -482,6 +507,12 @@ func (q *qJob) panels(t *qTile, m0, n0, nc int) {
 			t.scale = q.columns.scale[j:]
 		}
 		qKernel(lv, t, words, floats)
+	}
+}
+
+func widenGo(dst, src []byte, flip byte) {
+	for i, b := range src {
+		binary.LittleEndian.PutUint16(dst[2*i:], uint16(b^flip))
 	}
 }
 

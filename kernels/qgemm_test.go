@@ -219,6 +219,24 @@ func TestByteSum(t *testing.T) {
 	})
 }
 
+func TestWiden(t *testing.T) {
+	r := rand.New(rand.NewPCG(27, 28))
+	eachLevel(t, func(t *testing.T) {
+		for n := range 4*64 + 20 {
+			src := qRandom(t, r, 1, n, false, false).Data
+			for _, flip := range []byte{0, 0x80} {
+				got := guarded[byte](t, 2*n)
+				widen(level, got, src, flip)
+				for i, b := range src {
+					if got[2*i] != b^flip || got[2*i+1] != 0 {
+						t.Fatalf("n=%d: element %d is %x, want %x", n, i, got[2*i:2*i+2], b^flip)
+					}
+				}
+			}
+		}
+	})
+}
+
 // Any shape and any bytes give the defined sums at every level.
 func FuzzQGemm(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 255, 128, 127, 0}, uint8(3), uint8(5), uint8(7), uint8(1), int8(-5))

@@ -33,7 +33,8 @@ func main() {
 	}
 	transpose8()
 	byteSum()
-	qdepthwise(avx2)
+	widen()
+	qdepthwisePairs()
 	qdepthwise(avx512)
 	qdepthwiseVNNI()
 	Generate()

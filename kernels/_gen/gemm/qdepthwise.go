@@ -32,8 +32,7 @@ const (
 
 // qdepthwise writes the kernel of depthwise integer convolutions. A byte of
 // the input, widened to a word whose upper half is zero, times a weight in the
-// lower half of its word is one exact VPMADDWD. At AVX2 only whole vectors of
-// channels are computed.
+// lower half of its word is one exact VPMADDWD.
 func qdepthwise(v isa) {
 	TEXT("qdepthwise"+v.name, NOSPLIT, "func(t *byte)")
 	Doc("qdepthwise" + v.name + " computes the qTapTile t.")
@@ -47,15 +46,8 @@ func qdepthwise(v isa) {
 	VPBROADCASTD(Mem{Base: args, Disp: pZero}, zero)
 	VBROADCASTSS(Mem{Base: args, Disp: pLo}, lo)
 	VBROADCASTSS(Mem{Base: args, Disp: pHi}, hi)
-	if v.lanes == 8 {
-		VPCMPEQD(v.regs[12], v.regs[12], v.regs[12])
-		VPSRLW(Imm(8), v.regs[12], v.regs[12])
-	}
 	const full, tail = 4, 0
-	blocks := []int{full, 1}
-	if v.lanes == 16 {
-		blocks = append(blocks, tail)
-	}
+	blocks := []int{full, 1, tail}
 	for bi, vecs := range blocks {
 		isTail := vecs == tail
 		id := vecs
@@ -105,11 +97,7 @@ func qdepthwise(v isa) {
 			} else {
 				VPMOVZXBD(m, tmp[j])
 			}
-			if v.lanes == 16 {
-				VPXORD(flip, tmp[j], tmp[j])
-			} else {
-				VPXOR(flip, tmp[j], tmp[j])
-			}
+			VPXORD(flip, tmp[j], tmp[j])
 			VPMADDWD(Mem{Base: w, Disp: j * v.bytes()}, tmp[j], tmp[j])
 			VPADDD(tmp[j], acc[j], acc[j])
 		}
@@ -149,17 +137,10 @@ func qdepthwise(v isa) {
 			VCVTPS2DQ(a, a)
 			VPADDD(zero, a, a)
 			m := Mem{Base: out, Disp: j * v.lanes}
-			switch {
-			case isTail:
+			if isTail {
 				VPMOVDB(a, reg.K1, m)
-			case v.lanes == 16:
+			} else {
 				VPMOVDB(a, m)
-			default:
-				VPACKSSDW(a, a, a)
-				VPERMQ(Imm(0xd8), a, a)
-				VPAND(v.regs[12], a, a)
-				VPACKUSWB(xmm[j], xmm[j], xmm[j])
-				VMOVQ(xmm[j], m)
 			}
 		}
 		Label(l("stored"))
@@ -181,7 +162,170 @@ func qdepthwise(v isa) {
 	RET()
 }
 
-// Offsets in kernels.qTapTile of what only qdepthwiseVNNI reads.
+// qdepthwisePairs writes the kernel of depthwise integer convolutions for words:
+// VPMADDWD takes two kernel positions at once, whose words unpacking brings side
+// by side. That leaves channels 0 to 3 and 8 to 11 of each 16 in one sum and the
+// others in the next.
+func qdepthwisePairs() {
+	TEXT("qdepthwiseAVX2", NOSPLIT, "func(t *byte)")
+	Doc("qdepthwiseAVX2 computes the qTapTile t, whose input is words.")
+	Pragma("noescape")
+	args := Load(Param("t"), GP64()).(reg.GPVirtual)
+	y := ymm
+	lo, hi, zero, low := y[12], y[13], y[14], y[15]
+	VBROADCASTSS(Mem{Base: args, Disp: pLo}, lo)
+	VBROADCASTSS(Mem{Base: args, Disp: pHi}, hi)
+	VPBROADCASTW(Mem{Base: args, Disp: pZero}, zero)
+	VPCMPEQD(low, low, low)
+	VPSRLW(Imm(8), low, low)
+	w, left, ch := ptr(args, pW), ptr(args, pChannels), GP64()
+	XORQ(ch, ch)
+	pw := GP64()
+	Label("block")
+	x, out, columns := ptr(args, pX), ptr(args, pC), ptr(args, pColumns)
+	LEAQ(Mem{Base: x, Index: ch, Scale: 2}, x)
+	t := GP64()
+	MOVQ(ch, t)
+	CMPQ(Mem{Base: args, Disp: pMode}, Imm(1))
+	JEQ(LabelRef("sized"))
+	SHLQ(Imm(2), t)
+	Label("sized")
+	ADDQ(t, out)
+	for _, pixels := range []int{2, 1} {
+		l := func(s string, p int) string { return fmt.Sprintf("%s%d_%d", s, pixels, p) }
+		next := "one"
+		if pixels == 1 {
+			next = "next"
+			Label("one")
+		} else {
+			Label("two")
+		}
+		CMPQ(columns, Imm(uint64(pixels)))
+		JLT(LabelRef(next))
+		acc, tmp := y[0:4], y[4:10]
+		for i := range 2 * pixels {
+			VPXOR(acc[i], acc[i], acc[i])
+		}
+		xs := []reg.GPVirtual{x}
+		if pixels == 2 {
+			xs = append(xs, ptr(args, pXStep))
+			ADDQ(x, xs[1])
+		}
+		off, pairs := ptr(args, pOff), ptr(args, pGroups)
+		MOVQ(w, pw)
+		Label(l("pair", 0))
+		o0, o1 := GP64(), GP64()
+		MOVQ(Mem{Base: off}, o0)
+		MOVQ(Mem{Base: off, Disp: 8}, o1)
+		VMOVDQU(Mem{Base: pw}, tmp[4])
+		VMOVDQU(Mem{Base: pw, Disp: 32}, tmp[5])
+		for p, x := range xs {
+			a, b := tmp[2*p], tmp[2*p+1]
+			VMOVDQU(Mem{Base: x, Index: o0, Scale: 1}, a)
+			VMOVDQU(Mem{Base: x, Index: o1, Scale: 1}, b)
+			c := y[10+p]
+			VPUNPCKLWD(b, a, c)
+			VPUNPCKHWD(b, a, a)
+			VPMADDWD(tmp[4], c, c)
+			VPMADDWD(tmp[5], a, a)
+			VPADDD(c, acc[2*p], acc[2*p])
+			VPADDD(a, acc[2*p+1], acc[2*p+1])
+		}
+		ADDQ(Imm(64), pw)
+		ADDQ(Imm(16), off)
+		DECQ(pairs)
+		JNZ(LabelRef(l("pair", 0)))
+		for p := range pixels {
+			even, odd, first, second := acc[2*p], acc[2*p+1], tmp[0], tmp[1]
+			VPERM2I128(Imm(0x20), odd, even, first)
+			VPERM2I128(Imm(0x31), odd, even, second)
+			vector := func(off int) [2]Mem {
+				r := ptr(args, off)
+				return [2]Mem{{Base: r, Index: ch, Scale: 4}, {Base: r, Index: ch, Scale: 4, Disp: 32}}
+			}
+			both := []reg.VecPhysical{first, second}
+			m := vector(pInit)
+			for i, a := range both {
+				VPADDD(m[i], a, a)
+			}
+			CMPQ(Mem{Base: args, Disp: pMode}, Imm(0))
+			JEQ(LabelRef(l("words", p)))
+			m = vector(pScale)
+			for i, a := range both {
+				VCVTDQ2PS(a, a)
+				VMULPS(m[i], a, a)
+			}
+			CMPQ(Mem{Base: args, Disp: pMode}, Imm(1))
+			JEQ(LabelRef(l("bytes", p)))
+			m = vector(pBias)
+			for i, a := range both {
+				VADDPS(m[i], a, a)
+			}
+			Label(l("words", p))
+			// Whole vectors of 8, then one under a mask.
+			at, n := GP64(), GP64()
+			MOVQ(out, at)
+			MOVQ(left, n)
+			for i, a := range both {
+				CMPQ(n, Imm(8))
+				JLT(LabelRef(l(fmt.Sprintf("mask%d", i), p)))
+				VMOVDQU(a, Mem{Base: at})
+				ADDQ(Imm(32), at)
+				SUBQ(Imm(8), n)
+				JZ(LabelRef(l("stored", p)))
+			}
+			JMP(LabelRef(l("stored", p)))
+			for i := range both {
+				Label(l(fmt.Sprintf("mask%d", i), p))
+				if i == 0 {
+					VMOVDQA(first, second)
+				}
+			}
+			avx2.setTail(n, tmp[3])
+			VMASKMOVPS(second, tmp[3], Mem{Base: at})
+			JMP(LabelRef(l("stored", p)))
+
+			Label(l("bytes", p))
+			for _, a := range both {
+				VMAXPS(lo, a, a) // a NaN becomes the lower bound
+				VMINPS(hi, a, a)
+				VCVTPS2DQ(a, a)
+			}
+			VPACKSSDW(second, first, first)
+			VPADDW(zero, first, first)
+			VPERMQ(Imm(0xd8), first, first)
+			VPAND(low, first, first)
+			VEXTRACTI128(Imm(1), first, xmm[5])
+			VPACKUSWB(xmm[5], xmm[4], xmm[4])
+			CMPQ(left, Imm(16))
+			JLT(LabelRef(l("some", p)))
+			VMOVDQU(xmm[4], Mem{Base: out})
+			JMP(LabelRef(l("stored", p)))
+			Label(l("some", p))
+			n = GP64()
+			MOVQ(left, n)
+			storeBytes(l("", p), xmm[4], out, n)
+			Label(l("stored", p))
+			step := ptr(args, pXStep)
+			ADDQ(step, x)
+			step = ptr(args, pCStep)
+			ADDQ(step, out)
+		}
+		SUBQ(Imm(uint64(pixels)), columns)
+		if pixels == 2 {
+			JMP(LabelRef("two"))
+		}
+	}
+	Label("next")
+	MOVQ(pw, w)
+	ADDQ(Imm(16), ch)
+	SUBQ(Imm(16), left)
+	JG(LabelRef("block"))
+	VZEROUPPER()
+	RET()
+}
+
+// Offsets in kernels.qTapTile of what not all kernels read.
 const (
 	pWide   = 240
 	pInit4  = 264

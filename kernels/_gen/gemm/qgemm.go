@@ -55,19 +55,25 @@ func vpdpbusd(b, a, dst reg.VecPhysical) {
 
 // How a kernel of qgemmRows multiplies.
 const (
-	qPairs      = iota // units of two bytes, whose factors in B are 16 bits wide
+	qPairs      = iota // units of two factors, 16 bits wide in B and, at AVX2, in A
 	qQuads             // units of four bytes, by VNNI
 	qSaturating        // units of four bytes, pairs of which are added in 16 bits
 )
+
+// qgemmAhead is how far ahead, in bytes, of what it reads of B the AVX2 kernel
+// asks for memory: panels of deep products do not stay in the first cache.
+const qgemmAhead = 1024
 
 // qgemmRows writes the kernel that multiplies rows of bytes by one panel of
 // packed bytes and applies the epilogue.
 func qgemmRows(v isa, how int) {
 	name := v.name
-	unit := 4
+	unit := 4 // in bytes of A
 	switch how {
 	case qPairs:
-		unit = 2
+		if v.lanes == 16 {
+			unit = 2
+		}
 	case qQuads:
 		name = "VNNI"
 	case qSaturating:
@@ -135,6 +141,9 @@ func qgemmRows(v isa, how int) {
 			VMOVUPS(at, b0)
 			at.Disp += v.bytes()
 			VMOVUPS(at, b1)
+			if v.lanes == 8 {
+				PREFETCHT0(Mem{Base: kb, Disp: u*2*v.bytes() + qgemmAhead})
+			}
 			for i := range mr {
 				a := rowAddr(ptrs, lda, i, unit*u)
 				switch {
@@ -161,13 +170,11 @@ func qgemmRows(v isa, how int) {
 					VPADDD(t0, acc(i, 0), acc(i, 0))
 					VPADDD(t1, acc(i, 1), acc(i, 1))
 				default:
-					VPBROADCASTW(a, xmm[14])
-					VPXOR(Mem{Base: args, Disp: qFlip}, xmm[14], xmm[14])
-					VPMOVZXBW(xmm[14], spare[0])
+					VPBROADCASTD(a, spare[0])
 					VPMADDWD(b0, spare[0], spare[1])
+					VPMADDWD(b1, spare[0], spare[0])
 					VPADDD(spare[1], acc(i, 0), acc(i, 0))
-					VPMADDWD(b1, spare[0], spare[1])
-					VPADDD(spare[1], acc(i, 1), acc(i, 1))
+					VPADDD(spare[0], acc(i, 1), acc(i, 1))
 				}
 			}
 		}
@@ -239,6 +246,18 @@ func qgemmRows(v isa, how int) {
 		each(func(i, j int) { VADDPS([]reg.VecPhysical{b0, b1}[j], acc(i, j), acc(i, j)) })
 
 		Label(l("words"))
+		if v.lanes == 8 {
+			// A masked store is slow on some CPUs even where the mask is full.
+			CMPQ(Mem{Base: args, Disp: qColumns}, Imm(16))
+			JNE(LabelRef(l("masked")))
+			for i := range mr {
+				VMOVUPS(acc(i, 0), Mem{Base: out})
+				VMOVUPS(acc(i, 1), Mem{Base: out, Disp: v.bytes()})
+				nextRow(i)
+			}
+			JMP(LabelRef(l("stored")))
+			Label(l("masked"))
+		}
 		loadMasks(v, mask, b0, b1)
 		for i := range mr {
 			v.maskStore(acc(i, 0), 0, b0, Mem{Base: out})
@@ -278,20 +297,7 @@ func qgemmRows(v isa, how int) {
 			CMPQ(Mem{Base: args, Disp: qColumns}, Imm(16))
 			JEQ(LabelRef(l("full")))
 			for i := range mr {
-				VMOVDQU(xmm[2*i], Mem{Base: args, Disp: qBuf})
-				c, from, to := GP64(), GP64(), GP64()
-				MOVQ(Mem{Base: args, Disp: qColumns}, c)
-				LEAQ(Mem{Base: args, Disp: qBuf}, from)
-				MOVQ(out, to)
-				lab := fmt.Sprintf("byte%d_%d", mr, i)
-				Label(lab)
-				b := GP8()
-				MOVB(Mem{Base: from}, b)
-				MOVB(b, Mem{Base: to})
-				INCQ(from)
-				INCQ(to)
-				DECQ(c)
-				JNZ(LabelRef(lab))
+				storeBytes(fmt.Sprintf("%d_%d", mr, i), xmm[2*i], out, ptr(args, qColumns))
 				nextRow(i)
 			}
 			JMP(LabelRef(l("stored")))
@@ -320,6 +326,79 @@ func qgemmRows(v isa, how int) {
 		SUBQ(Imm(uint64(mr)), Mem{Base: args, Disp: wM})
 		JMP(LabelRef("rows"))
 	}
+	Label("done")
+	VZEROUPPER()
+	RET()
+}
+
+// storeBytes writes the first n bytes of x, n below 16, to out. It changes x and
+// n; id makes its labels unique.
+func storeBytes(id string, x reg.VecPhysical, out, n reg.GPVirtual) {
+	to := GP64()
+	MOVQ(out, to)
+	for size := 8; size >= 1; size /= 2 {
+		next := fmt.Sprintf("below%d_%s", size, id)
+		TESTQ(U32(uint32(size)), n)
+		JZ(LabelRef(next))
+		switch m := (Mem{Base: to}); size {
+		case 8:
+			VMOVQ(x, m)
+		case 4:
+			VMOVD(x, m)
+		case 2:
+			VPEXTRW(Imm(0), x, m)
+		case 1:
+			VPEXTRB(Imm(0), x, m)
+		}
+		if size > 1 {
+			ADDQ(Imm(uint64(size)), to)
+			VPSRLDQ(Imm(uint64(size)), x, x)
+		}
+		Label(next)
+	}
+}
+
+// widen writes the kernel that makes words of bytes.
+func widen() {
+	TEXT("widenAVX2", NOSPLIT, "func(dst *byte, src *byte, n int, flip byte)")
+	Doc("widenAVX2 writes src[i]^flip, i below n, as 16 bits each.")
+	Pragma("noescape")
+	dst := Load(Param("dst"), GP64()).(reg.GPVirtual)
+	src := Load(Param("src"), GP64()).(reg.GPVirtual)
+	n := Load(Param("n"), GP64()).(reg.GPVirtual)
+	flip, b := GP32(), GP32()
+	Load(Param("flip"), flip.As8())
+	MOVBLZX(flip.As8(), flip)
+	VMOVD(flip, reg.X3)
+	VPBROADCASTW(reg.X3, reg.Y3)
+	for _, vecs := range []int{4, 1} {
+		l, end := fmt.Sprintf("loop%d", vecs), fmt.Sprintf("end%d", vecs)
+		SUBQ(I32(int32(16*vecs)), n)
+		JLT(LabelRef(end))
+		Label(l)
+		for i := range vecs {
+			y := ymm[4+i]
+			VPMOVZXBW(Mem{Base: src, Disp: 16 * i}, y)
+			VPXOR(reg.Y3, y, y)
+			VMOVDQU(y, Mem{Base: dst, Disp: 32 * i})
+		}
+		ADDQ(I32(int32(16*vecs)), src)
+		ADDQ(I32(int32(32*vecs)), dst)
+		SUBQ(I32(int32(16*vecs)), n)
+		JGE(LabelRef(l))
+		Label(end)
+		ADDQ(I32(int32(16*vecs)), n)
+	}
+	TESTQ(n, n)
+	JZ(LabelRef("done"))
+	Label("one")
+	MOVBLZX(Mem{Base: src}, b)
+	XORL(flip, b)
+	MOVW(b.As16(), Mem{Base: dst})
+	INCQ(src)
+	ADDQ(Imm(2), dst)
+	DECQ(n)
+	JNZ(LabelRef("one"))
 	Label("done")
 	VZEROUPPER()
 	RET()
