@@ -103,6 +103,7 @@ func Annotate(m *graph.Model, t *targets.Target, o Options) (*Plan, error) {
 	if !slices.Contains(t.Weights, o.Weight) {
 		return nil, fmt.Errorf("%s has no kernels for %s weights, only %s", t.Name, o.Weight, strings.Join(t.Weights, ", "))
 	}
+	o.SymmetricActivations = o.SymmetricActivations || t.SymmetricActivations
 	a := &annotator{m: m, t: t, o: o, byID: make([]*decision, m.NumNodes())}
 	if err := a.collect(); err != nil {
 		return nil, err
@@ -231,21 +232,31 @@ func (a *annotator) fits(n *graph.Node, r *targets.Rule, spec *ops.Spec, d *deci
 			if v.Type.Elem != tensor.Float32 {
 				return fmt.Sprintf("input %q is %v, not float", v.Name(), v.Type.Elem)
 			}
-			if v.IsConst() {
+			if v.IsConst() && (!a.t.Whole || v.Const.Len() == 0) {
 				return fmt.Sprintf("input %q is constant", v.Name())
+			}
+			if v.IsConst() {
+				continue
 			}
 			if why, bad := a.o.Unusable[v.ID]; bad {
 				return fmt.Sprintf("input %q: %s", v.Name(), why)
 			}
 			d.acts = append(d.acts, i)
 		case ops.Weight:
+			if !v.IsConst() && r.BothSides && v.Type.Elem == tensor.Float32 {
+				if why, bad := a.o.Unusable[v.ID]; bad {
+					return fmt.Sprintf("input %q: %s", v.Name(), why)
+				}
+				d.acts = append(d.acts, i)
+				continue
+			}
 			if !v.IsConst() {
 				return fmt.Sprintf("weight %q is not constant", v.Name())
 			}
 			if v.Const.DType() != tensor.Float32 {
 				return fmt.Sprintf("weight %q is %v, not float", v.Name(), v.Const.DType())
 			}
-			if v.Const.Rank() < 2 {
+			if v.Const.Rank() < 2 && !(v.Const.Rank() == 1 && r.Class == targets.Bridge) {
 				return fmt.Sprintf("weight %q has rank %d", v.Name(), v.Const.Rank())
 			}
 			if v.Const.Len() == 0 {
@@ -333,7 +344,7 @@ func (a *annotator) givesCodes(v *graph.Value) bool {
 		d = a.byID[d.into.ID]
 		return d.on && d.absorb == n
 	}
-	return d.on && d.absorb == nil && d.rule.Class != targets.Table && !d.rule.FloatOutput
+	return d.on && d.absorb == nil && d.rule.Class != targets.Table && (!d.rule.FloatOutput || d.rule.CodesToo)
 }
 
 // readsCodes reports whether use u of a value is an activation port of a
@@ -373,7 +384,7 @@ func (a *annotator) settle() {
 
 func (a *annotator) unsettled(d *decision) string {
 	class := d.rule.Class
-	if class == targets.Anchor || class == targets.Table {
+	if class == targets.Anchor || class == targets.Table || a.t.Whole {
 		return ""
 	}
 	given := true
@@ -432,6 +443,10 @@ func (a *annotator) plan() *Plan {
 	for i, d := range a.order {
 		if d.on && d.into == nil && d.rule.FloatOutput && !a.codes[d.out().ID] {
 			p.Nodes[i].How = FloatOutput
+			if d.absorb != nil {
+				e := &p.Nodes[slices.Index(a.order, a.byID[d.absorb.ID])]
+				e.Quantized, e.How, e.Why = false, "", "follows an integer kernel that gives float32"
+			}
 		}
 	}
 	a.tensors(p)
@@ -491,12 +506,20 @@ func (a *annotator) tensors(p *Plan) {
 			port, _ := spec.InPort(i)
 			e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, Type: weight.Name, Symmetric: weight.Min < 0, Reduced: a.o.ReduceRange, PowerOfTwo: a.o.PowerOfTwo, Axis: -1}
 			switch port.Role {
+			case ops.Activation:
+				if v.Const.DType() != tensor.Float32 || d.how != "" {
+					continue
+				}
+				e.Type, e.Symmetric, e.Reduced = act.Name, a.o.SymmetricActivations, false
 			case ops.Weight:
-				if !a.o.PerTensor && d.node.Graph().Opset(graph.OnnxDomain) >= a.t.PerChannelOpset {
+				if !a.o.PerTensor && v.Const.Rank() > 1 && d.node.Graph().Opset(graph.OnnxDomain) >= a.t.PerChannelOpset {
 					e.Axis = spec.Axis(d.node, i, v.Const.Rank())
 				}
+				if d.node.Op.Type == "ConvTranspose" && d.node.Int("group", 1) != 1 {
+					e.Axis = -1 // the axis runs over the channels of one group
+				}
 			case ops.Bias:
-				if d.how == Dynamic {
+				if d.how == Dynamic || a.t.FloatBias {
 					continue // added in float32
 				}
 				e = TensorPlan{Scope: e.Scope, Tensor: e.Tensor, Kind: Bias, Type: "i32", Symmetric: true}

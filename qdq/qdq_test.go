@@ -54,9 +54,15 @@ func parse(t tester, text string) *graph.Model {
 	return m
 }
 
-func ortCPU(t tester) *targets.Target {
+func ortCPU(t tester) *targets.Target { return target(t, "") }
+
+// target returns a built-in target; "" is ort-cpu.
+func target(t tester, name string) *targets.Target {
 	t.Helper()
-	target, err := targets.Get("ort-cpu")
+	if name = strings.TrimSpace(name); name == "" {
+		name = "ort-cpu"
+	}
+	target, err := targets.Get(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,8 +283,8 @@ func checkPlan(t tester, m *graph.Model, p *qdq.Plan) {
 	}
 }
 
-// TestRewrite quantizes the models in testdata. A file holds the model, qdq
-// options as JSON if any, and what is expected: the plan and the rewritten
+// TestRewrite quantizes the models in testdata. A file holds the model, the
+// target if it is not ort-cpu, qdq options as JSON if any, and what is expected: the plan and the rewritten
 // model, or the error.
 func TestRewrite(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -306,7 +312,7 @@ func TestRewrite(t *testing.T) {
 			}
 			result := map[string]string{}
 			m := parse(t, part["model"])
-			p, err := qdq.Annotate(m, ortCPU(t), o)
+			p, err := qdq.Annotate(m, target(t, part["target"]), o)
 			if err != nil {
 				result["error"] = err.Error() + "\n"
 			} else {
@@ -326,7 +332,7 @@ func TestRewrite(t *testing.T) {
 				}
 			}
 			golden := &txtar.Archive{Comment: a.Comment}
-			for _, name := range []string{"model", "options"} {
+			for _, name := range []string{"model", "target", "options"} {
 				if part[name] != "" {
 					golden.Files = append(golden.Files, txtar.File{Name: name, Data: []byte(part[name])})
 				}

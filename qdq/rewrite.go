@@ -186,15 +186,18 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 		if n.Op.Domain != graph.OnnxDomain || ops.Lookup(n) == nil || n.Output(0) == nil {
 			return fmt.Errorf("there is no integer kernel for this operator")
 		}
-		act, weight, _ := ports(n)
-		if act < 0 {
-			act = 0
-		}
-		if !planned(act) || n.Input(act).IsConst() || weight > 0 && n.Input(weight).IsConst() && !planned(weight) {
+		_, weight, _ := ports(n)
+		act := slices.IndexFunc(n.Inputs(), func(v *graph.Value) bool { return v != nil && !v.IsConst() && w.params[v.ID] != nil })
+		if act < 0 || weight > 0 && n.Input(weight).IsConst() && !planned(weight) {
 			return fmt.Errorf("the plan quantizes the node but not its inputs")
 		}
 		if e.How == Integer && w.params[n.Output(0).ID] == nil && !w.absorbed(n.Output(0)) {
 			return fmt.Errorf("the plan quantizes the node but not its output %q", n.Output(0).Name())
+		}
+		for i, v := range n.Inputs() {
+			if port, _ := ops.Lookup(n).InPort(i); v != nil && port.Role == ops.Activation && v.Type.Elem == tensor.Float32 && w.params[v.ID] == nil {
+				return fmt.Errorf("the plan quantizes the node but not its input %q", v.Name())
+			}
 		}
 		return w.checkAxis(n, weight)
 	}
@@ -328,7 +331,7 @@ func ports(n *graph.Node) (act, weight, bias int) {
 
 func (w *rewriter) bias(n *graph.Node) (biasCodes, error) {
 	act, weight, bias := ports(n)
-	if act < 0 || weight < 0 || bias < 0 {
+	if act < 0 || weight < 0 || bias < 0 || w.b.tensors[n.Input(bias).ID] == nil {
 		return biasCodes{}, nil
 	}
 	x, wt, b := w.params[n.Input(act).ID], w.params[n.Input(weight).ID], n.Input(bias)
@@ -351,6 +354,24 @@ func (w *rewriter) constants(n *graph.Node, b biasCodes) error {
 	g := n.Graph()
 	if w.plan(n).How == Lookup {
 		return w.lookup(n)
+	}
+	for i, v := range n.Inputs() {
+		if v == nil || !v.IsConst() || w.params[v.ID] == nil {
+			continue
+		}
+		if port, _ := ops.Lookup(n).InPort(i); port.Role != ops.Activation {
+			continue
+		}
+		p := w.params[v.ID]
+		key := dqKey{v, g}
+		if w.dq[key] == nil {
+			codes, err := w.codes(v, p)
+			if err != nil {
+				return err
+			}
+			w.dq[key] = w.dequantize(n, v, codes, p.ScaleTensor(), p.ZeroTensor(), p.Axis)
+		}
+		n.SetInput(i, w.dq[key])
 	}
 	_, weight, _ := ports(n)
 	if weight < 0 || !n.Input(weight).IsConst() || w.params[n.Input(weight).ID] == nil {
@@ -444,6 +465,7 @@ func (w *rewriter) codes(v *graph.Value, p *quant.Params) (*graph.Value, error) 
 func (w *rewriter) dequantize(n *graph.Node, v, codes *graph.Value, scale, zero *tensor.Tensor, axis int) *graph.Value {
 	g := n.Graph()
 	in := []*graph.Value{codes, codes.Graph().NewInitializer(base(v.Name())+"_scale", scale)}
+	_, dequantize := w.quantizeOps(g, codes.Type.Elem)
 	if zero != nil {
 		in = append(in, codes.Graph().NewInitializer(base(v.Name())+"_zero_point", zero))
 	}
@@ -452,7 +474,7 @@ func (w *rewriter) dequantize(n *graph.Node, v, codes *graph.Value, scale, zero 
 		attrs = []*graph.Attr{graph.Int("axis", int64(axis))}
 	}
 	out := g.NewValue(w.m.UniqueName(base(v.Name())+"_dq"), graph.TensorType(tensor.Float32, v.Type.Shape))
-	dq := g.NewNode(op("DequantizeLinear"), "", in, []*graph.Value{out}, attrs...)
+	dq := g.NewNode(dequantize, "", in, []*graph.Value{out}, attrs...)
 	g.InsertBefore(dq, n)
 	return out
 }

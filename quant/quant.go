@@ -245,9 +245,9 @@ func (s Scheme) Noise(t *tensor.Tensor) (float64, error) {
 }
 
 // Quantize returns the codes of a float32 tensor, of type p.Type.DType, which
-// must have 8 bits: the nearest ones, or p.Codes. NaN is refused.
+// must have 8 or, per tensor, 16 bits: the nearest ones, or p.Codes. NaN is refused.
 func (p Params) Quantize(t *tensor.Tensor) (*tensor.Tensor, error) {
-	if t.DType() != tensor.Float32 || p.Type.DType.Bits() != 8 {
+	if bits := p.Type.DType.Bits(); t.DType() != tensor.Float32 || bits != 8 && (bits != 16 || p.Axis >= 0) {
 		return nil, fmt.Errorf("cannot quantize %v to %v", t.DType(), p.Type.DType)
 	}
 	if p.Codes != nil {
@@ -262,6 +262,14 @@ func (p Params) Quantize(t *tensor.Tensor) (*tensor.Tensor, error) {
 		return nil, fmt.Errorf("%d scales for %d slices of %v", len(p.Scale), channels, t)
 	}
 	out := tensor.New(p.Type.DType, t.Shape()...)
+	switch p.Type.DType {
+	case tensor.Uint16:
+		kernels.QuantizeRangeU16(tensor.As[uint16](out), src, p.Scale[0], uint16(p.Zero[0]), uint16(p.Type.Min), uint16(p.Type.Max))
+		return out, nil
+	case tensor.Int16:
+		kernels.QuantizeRangeI16(tensor.As[int16](out), src, p.Scale[0], int16(p.Zero[0]), int16(p.Type.Min), int16(p.Type.Max))
+		return out, nil
+	}
 	signed := p.Type.DType == tensor.Int8
 	if inner == 1 && channels > 1 {
 		p.quantizeColumns(out, src, outer, channels)

@@ -34,6 +34,9 @@ const (
 	Dynamic Class = "dynamic"
 )
 
+// Classes returns the classes of operators.
+func Classes() []Class { return []Class{Anchor, Bridge, Carry, Table, Dynamic} }
+
 // Rule is what a target does with one operator.
 type Rule struct {
 	Op    string `json:"op" yaml:"op"` // in the default domain
@@ -43,6 +46,9 @@ type Rule struct {
 	// FloatOutput says that the integer kernel can give its result in float32,
 	// so that the output needs no QuantizeLinear.
 	FloatOutput bool `json:"float_output,omitempty" yaml:"float_output,omitempty"`
+	// CodesToo says that a kernel with FloatOutput gives codes to a Bridge just
+	// as well.
+	CodesToo bool `json:"codes_too,omitempty" yaml:"codes_too,omitempty"`
 	// Absorbs lists the activations behind the operator that the clamp of the
 	// following QuantizeLinear replaces.
 	Absorbs []string `json:"absorbs,omitempty" yaml:"absorbs,omitempty"`
@@ -52,6 +58,8 @@ type Rule struct {
 	// Attrs are attribute values that the kernel needs; absent attributes count
 	// as their default given here.
 	Attrs []AttrRule `json:"attributes,omitempty" yaml:"attributes,omitempty"`
+	// BothSides says that the weight may be an activation as well.
+	BothSides bool `json:"both_sides,omitempty" yaml:"both_sides,omitempty"`
 	// Slow says that the integer kernel is slower than the float one, so that
 	// it is taken only where the user names the node.
 	Slow bool `json:"slow,omitempty" yaml:"slow,omitempty"`
@@ -74,6 +82,14 @@ type Target struct {
 	// weights.
 	Activations []string `json:"activations" yaml:"activations"`
 	Weights     []string `json:"weights" yaml:"weights"`
+	// SymmetricActivations says that zero points of activations are 0.
+	SymmetricActivations bool `json:"symmetric_activations,omitempty" yaml:"symmetric_activations,omitempty"`
+	// FloatBias says that biases are float32: they are not stored as int32.
+	FloatBias bool `json:"float_bias,omitempty" yaml:"float_bias,omitempty"`
+	// Whole says that what computes on floats leaves the processor, so that
+	// every Bridge and Carry is quantized, whatever its neighbours, and constants
+	// that it reads as well.
+	Whole bool `json:"whole,omitempty" yaml:"whole,omitempty"`
 	// PerChannelOpset is the operator set from which per-axis
 	// DequantizeLinear exists; PerTensorOpset likewise for per tensor.
 	PerTensorOpset  int `json:"per_tensor_opset" yaml:"per_tensor_opset"`
@@ -144,58 +160,6 @@ func Type(name string) (quant.Type, error) {
 	}
 	return quant.Type{}, fmt.Errorf("unknown storage type %q", name)
 }
-
-var ortCPU = Target{
-	Name:  "ort-cpu",
-	Title: "ONNX Runtime, CPU execution provider (x86-64 with VNNI, or arm64 with dot product)",
-	Sources: []string{
-		"microsoft/onnxruntime: core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc, qdq_selector_action_transformer.cc",
-		"optimized graphs written by onnxruntime 1.32.0",
-	},
-	Activations: []string{"u8", "i8", "u16", "i16"},
-	Weights:     []string{"i8", "u8"},
-
-	PerTensorOpset:  10,
-	PerChannelOpset: 13,
-	WideOpset:       21,
-	MSDomain:        true,
-	MaxOpset:        25,
-	PairSums:        true,
-	Fusion:          "onnxruntime-x86",
-	Rules: []Rule{
-		{Op: "Conv", Class: Anchor, Absorbs: []string{"Relu", "Clip"}},
-		{Op: "MatMul", Class: Anchor, FloatOutput: true},
-		{Op: "Gemm", Class: Anchor, FloatOutput: true, Attrs: []AttrRule{{"alpha", 1}, {"beta", 1}, {"transA", 0}}},
-		{Op: "Gather", Class: Table, Attrs: []AttrRule{{"axis", 0}}},
-
-		{Op: "Add", Class: Bridge, Absorbs: []string{"Relu", "Clip"}},
-		{Op: "Mul", Class: Bridge, Absorbs: []string{"Relu", "Clip"}},
-		{Op: "AveragePool", Class: Bridge},
-		{Op: "GlobalAveragePool", Class: Bridge},
-		{Op: "LeakyRelu", Class: Bridge},
-		{Op: "Sigmoid", Class: Bridge},
-		{Op: "Concat", Class: Bridge},
-
-		{Op: "MaxPool", Class: Carry, MinOpset: 12},
-		{Op: "Reshape", Class: Carry, Hoist: true},
-		{Op: "Flatten", Class: Carry, Hoist: true},
-		{Op: "Squeeze", Class: Carry, Hoist: true},
-		{Op: "Unsqueeze", Class: Carry, Hoist: true},
-		{Op: "Transpose", Class: Carry, Hoist: true},
-		{Op: "Slice", Class: Carry},
-		{Op: "Split", Class: Carry},
-		{Op: "Expand", Class: Carry},
-		{Op: "Tile", Class: Carry},
-		{Op: "Gather", Class: Carry},
-
-		{Op: "MatMul", Class: Dynamic},
-		{Op: "Gemm", Class: Dynamic, Attrs: []AttrRule{{"alpha", 1}, {"beta", 1}, {"transA", 0}}},
-		{Op: "LSTM", Class: Dynamic, Attrs: []AttrRule{{"layout", 0}}},
-		{Op: "Conv", Class: Dynamic, Slow: true},
-	},
-}
-
-var presets = []*Target{&ortCPU}
 
 // All returns the built-in targets.
 func All() []*Target { return slices.Clone(presets) }

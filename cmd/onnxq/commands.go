@@ -793,7 +793,7 @@ func (e *env) targetsCommand() *cli.Command {
 			for _, t := range targets.All() {
 				fmt.Fprintf(w, "%s: %s\n  activations %s, weights %s, opset %d to %d\n", t.Name, t.Title,
 					strings.Join(t.Activations, " "), strings.Join(t.Weights, " "), t.PerTensorOpset, t.MaxOpset)
-				for _, class := range []targets.Class{targets.Anchor, targets.Bridge, targets.Carry, targets.Table} {
+				for _, class := range targets.Classes() {
 					var names []string
 					for _, r := range t.Rules {
 						if r.Class == class {

@@ -17,8 +17,8 @@ func choices() map[string][]string {
 		names = append(names, t.Name)
 	}
 	return map[string][]string{
-		"mode": {"auto", "static"}, "target": names, "method": methodNames(),
-		"activations": {"u8", "i8"}, "weights": {"i8", "u8"}, "granularity": {"channel", "tensor"},
+		"mode": modeNames, "target": names, "method": methodNames(),
+		"activations": activationNames, "weights": weightNames, "granularity": {"channel", "tensor"},
 		"external-data": {"auto", "always", "never"}, "format": {"pb", "npz"}, "algorithm": algorithmNames(), "engine": engineNames(),
 	}
 }

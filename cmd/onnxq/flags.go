@@ -122,8 +122,8 @@ func holdoutFlag() []cli.Flag {
 
 func planFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "mode", Value: "auto", Usage: "auto, static, dynamic or weights; auto without samples is weights"},
-		&cli.StringFlag{Name: "target", Value: "ort-cpu", Usage: "runtime to quantize for; see onnxq targets"},
+		&cli.StringFlag{Name: "mode", Value: "auto", Usage: strings.Join(modeNames, ", ") + "; auto without samples is weights"},
+		&cli.StringFlag{Name: "target", Value: "ort-cpu", Usage: "runtime to quantize for: `NAME|FILE`; see onnxq targets, and docs/targets.md for files"},
 		&cli.StringFlag{Name: "activations", DefaultText: "the target's first, such as u8", Usage: "storage type of activations: " + strings.Join(activationNames, ", ") + " (none: as --mode weights)"},
 		&cli.BoolFlag{Name: "power-of-two", Usage: "make scales powers of two"},
 		&cli.BoolFlag{Name: "reduce-range", Usage: "use one bit less of weights, for processors whose 16-bit sums of products saturate"},
@@ -137,8 +137,9 @@ func planFlags() []cli.Flag {
 	}
 }
 
-// activationNames and weightNames are the values of --activations and --weights.
+// Values of --mode, --activations and --weights.
 var (
+	modeNames       = []string{"auto", "static", "dynamic", "weights"}
 	activationNames = []string{"u8", "i8", "u16", "i16", onnxq.NoActivations}
 	weightNames     = []string{"i8", "u8", "f16"}
 )
@@ -199,16 +200,17 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 	}
 	var err error
 	if name := c.String("target"); name != "" {
-		if o.Target, err = targets.Get(name); err != nil {
+		if o.Target, err = targets.Load(name); err != nil {
 			return o, usagef("--target: %v", err)
 		}
 	}
 	switch m := c.String("mode"); m {
 	case "", "auto":
-	case "static", "dynamic", "weights":
-		o.Mode = onnxq.Mode(m)
 	default:
-		return o, usagef("--mode %q is none of auto, static, dynamic, weights", m)
+		if !slices.Contains(modeNames, m) {
+			return o, usagef("--mode %q is none of %s", m, strings.Join(modeNames, ", "))
+		}
+		o.Mode = onnxq.Mode(m)
 	}
 	if m := c.String("method"); m != "" {
 		if m != "auto" {
