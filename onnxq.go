@@ -929,31 +929,21 @@ func newRunner(ctx context.Context, m *graph.Model, o Options) (*runner, error) 
 			m = p
 		}
 	}
-	state, err := calibration.NewState(m.Graph, o.State)
-	if err != nil {
-		return nil, &OptionError{err}
-	}
-	prog, err := e.Compile(ctx, m, exec.Options{})
-	if err != nil {
-		return nil, err
-	}
-	so := o.session()
-	so.Profile = o.profile
-	session, err := prog.Open(ctx, so)
-	if err != nil {
-		prog.Close()
-		return nil, err
-	}
-	return &runner{program: prog, session: session, state: state}, nil
+	return o.open(ctx, m, nil)
 }
 
-// run adds the state to the inputs in and runs the model.
-func (r *runner) run(ctx context.Context, sample calibration.Sample, in map[string]ops.Data) ([]ops.Data, error) {
+// feed adds the state to the inputs in.
+func (r *runner) feed(sample calibration.Sample, in map[string]ops.Data) error {
 	if sample.Row == 0 || sample.Path != r.path {
 		r.state.Reset()
 		r.path = sample.Path
 	}
-	if err := r.state.Feed(in); err != nil {
+	return r.state.Feed(in)
+}
+
+// run adds the state to the inputs in and runs the model.
+func (r *runner) run(ctx context.Context, sample calibration.Sample, in map[string]ops.Data) ([]ops.Data, error) {
+	if err := r.feed(sample, in); err != nil {
 		return nil, err
 	}
 	out, err := r.session.Run(ctx, in, nil, nil)

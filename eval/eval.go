@@ -18,9 +18,14 @@ type Output struct {
 	// Cosine is Σ ref·got / √(Σ ref² · Σ got²), nil where it is not defined.
 	Cosine *float64 `json:"cosine"`
 	// Argmax is the share of rows (slices along the last axis) whose largest
-	// element is at the same place, nil unless the last axis has at least two
-	// elements.
+	// element is at the same place, nil unless the output has two or three axes,
+	// as logits and probabilities do, and the last one at least two elements.
 	Argmax *float64 `json:"argmax_agreement"`
+	// KL is the mean over rows of Σ p·ln(p/q), where p and q are the rows of the
+	// reference and of the other output as distributions: themselves where those
+	// of the reference are non-negative and sum to 1, else their softmax. nil
+	// where there are no rows as in Argmax.
+	KL *float64 `json:"kl"`
 	// Different counts elements of other than float type that differ, and
 	// elements of which exactly one is NaN or infinite.
 	Different int `json:"different,omitempty"`
@@ -37,6 +42,7 @@ type sums struct {
 	signal, noise     float64
 	got2, dot         float64
 	rows, same, wrong int
+	kl                float64
 	floats            bool
 }
 
@@ -116,7 +122,7 @@ func (s *sums) add(ref, got []float32, shape []int) {
 		s.got2 += g * g
 		s.dot += r * g
 	}
-	if len(shape) < 2 || shape[len(shape)-1] < 2 {
+	if len(shape) < 2 || len(shape) > 3 || shape[len(shape)-1] < 2 {
 		return
 	}
 	n := shape[len(shape)-1]
@@ -125,6 +131,7 @@ func (s *sums) add(ref, got []float32, shape []int) {
 		if argmax(ref[at:at+n]) == argmax(got[at:at+n]) {
 			s.same++
 		}
+		s.kl += divergence(ref[at:at+n], got[at:at+n])
 	}
 }
 
@@ -136,6 +143,50 @@ func argmax(x []float32) int {
 		}
 	}
 	return best
+}
+
+// divergence returns the Kullback-Leibler divergence of two rows; see Output.KL.
+func divergence(ref, got []float32) float64 {
+	sum, least := 0.0, math.Inf(1)
+	for _, x := range ref {
+		sum += float64(x)
+		least = min(least, float64(x))
+	}
+	kl := 0.0
+	if least >= 0 && math.Abs(sum-1) < 1e-3 {
+		other := 0.0
+		for _, x := range got {
+			other += max(float64(x), 0)
+		}
+		for i, x := range ref {
+			if p := float64(x) / sum; p > 0 {
+				kl += p * math.Log(p/max(float64(got[i])/other, 1e-12))
+			}
+		}
+		return max(kl, 0)
+	}
+	a, b := logSum(ref), logSum(got)
+	for i, x := range ref {
+		if p := math.Exp(float64(x) - a); p > 0 {
+			kl += p * (float64(x) - a - float64(got[i]) + b)
+		}
+	}
+	if kl != kl {
+		return 0
+	}
+	return max(kl, 0)
+}
+
+// logSum returns ln Σ exp(x).
+func logSum(x []float32) float64 {
+	most, sum := math.Inf(-1), 0.0
+	for _, v := range x {
+		most = max(most, float64(v))
+	}
+	for _, v := range x {
+		sum += math.Exp(float64(v) - most)
+	}
+	return most + math.Log(sum)
 }
 
 // Samples returns the number of samples added.
@@ -159,7 +210,8 @@ func (c *Comparison) Outputs() []Output {
 		}
 		if s.rows > 0 {
 			share := float64(s.same) / float64(s.rows)
-			o.Argmax = &share
+			kl := s.kl / float64(s.rows)
+			o.Argmax, o.KL = &share, &kl
 		}
 		out[i] = o
 	}

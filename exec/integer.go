@@ -256,6 +256,7 @@ func (k *group) replace(in []*graph.Value, attrs ...*graph.Attr) {
 		g.Remove(n)
 		return
 	}
+	v.ID, out.ID = out.ID, v.ID // taps go by the ID
 	for _, old := range []*graph.Node{k.q, k.clamp, k.node} {
 		if old != nil {
 			g.Remove(old)

@@ -198,7 +198,7 @@ func newApp(e *env) *cli.App {
 		},
 		Commands: []*cli.Command{
 			e.quantizeCommand(), e.calibrateCommand(), e.planCommand(), e.inspectCommand(), e.prepareCommand(),
-			e.lintCommand(), e.runCommand(), e.benchCommand(), e.demoCommand(), e.targetsCommand(), e.opsCommand(), e.completionCommand(), e.manCommand(),
+			e.lintCommand(), e.compareCommand(), e.runCommand(), e.benchCommand(), e.demoCommand(), e.targetsCommand(), e.opsCommand(), e.completionCommand(), e.manCommand(),
 		},
 	}
 	setUsageErrors(app.Commands, "")

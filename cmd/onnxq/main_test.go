@@ -286,6 +286,8 @@ func TestOrders(t *testing.T) {
 		{[]string{"plan"}, []string{"digits/model.onnx"}, []string{"-o", "out", "--exclude", "op:Gemm", "-q"}},
 		{[]string{"inspect"}, []string{"digits/model.onnx"}, []string{"--json", "out"}},
 		{[]string{"prepare"}, []string{"digits/model.onnx"}, []string{"-o", "out", "--opset", "17"}},
+		{[]string{"lint"}, []string{"digits/model.onnx"}, []string{"--json", "out", "--target", "ort-cpu", "-v"}},
+		{[]string{"compare"}, []string{"digits/model.onnx", "digits/model.onnx"}, append(data, "--json", "out", "-v")},
 		{[]string{"run"}, []string{"digits/model.onnx"}, append(data, "-o", "out", "--format=npz")},
 		{[]string{"bench"}, []string{"digits/model.onnx"}, []string{"--runs", "2", "--threads=1", "--json", "out"}},
 		{[]string{"demo"}, nil, []string{"-o", "out"}},
@@ -341,7 +343,8 @@ func TestJSONAloneOnStdout(t *testing.T) {
 	for _, args := range [][]string{
 		{"quantize", "digits/model.onnx", "-o", "out.onnx", "--data", "digits/calib"},
 		{"plan", "digits/model.onnx"}, {"inspect", "digits/model.onnx"}, {"targets"}, {"ops"},
-		{"prepare", "digits/model.onnx", "-o", "out.onnx"},
+		{"prepare", "digits/model.onnx", "-o", "out.onnx"}, {"lint", "digits/model.onnx"},
+		{"compare", "digits/model.onnx", "digits/model.onnx", "--data", "digits/calib", "--samples", "2"},
 	} {
 		code, stdout, stderr := onnxqIn(t, append(args, "--json", "-")...)
 		var v any

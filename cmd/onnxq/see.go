@@ -91,3 +91,112 @@ func printLint(w io.Writer, r *qdq.LintReport, verbose bool) error {
 	}
 	return nil
 }
+
+func (e *env) compareCommand() *cli.Command {
+	return &cli.Command{
+		Name: "compare", Usage: "say how a quantized model differs from the float one, value by value, and which nodes the error comes from", ArgsUsage: "FLOAT QUANT",
+		Flags: flagList([]cli.Flag{
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "list all values and nodes"},
+		}, dataFlags(), runFlags(), jsonFlag(), limitFlag(), quietFlag()),
+		Action: func(c *cli.Context) error {
+			a, err := args(c, "FLOAT", "QUANT")
+			if err != nil {
+				return err
+			}
+			o, err := e.options(c)
+			if err != nil {
+				return err
+			}
+			if len(o.Data) == 0 {
+				return usagef("compare: say with --data where the samples are; see onnxq compare --help")
+			}
+			ref, err := o.Load(a[0])
+			if err != nil {
+				return err
+			}
+			defer ref.Close()
+			got, err := o.Load(a[1])
+			if err != nil {
+				return err
+			}
+			defer got.Close()
+			o.Progress, o.Note = e.progress(c), e.note(c)
+			d, err := onnxq.Diff(c.Context, ref, got, o)
+			if err != nil {
+				return err
+			}
+			e.endProgress()
+			if path := c.String("json"); path != "" {
+				if err := e.writeJSON(path, d); err != nil {
+					return err
+				}
+			}
+			return printDifference(e.table(c), d, c.Bool("verbose"))
+		},
+	}
+}
+
+// most is the number of rows that tables show without -v.
+const most = 12
+
+func decibel(x *float64) string {
+	if x == nil {
+		return "exact"
+	}
+	return fmt.Sprintf("%.1f", *x)
+}
+
+func optional(format string, x *float64) string {
+	if x == nil {
+		return "–"
+	}
+	return fmt.Sprintf(format, *x)
+}
+
+func printDifference(w io.Writer, d *onnxq.Difference, verbose bool) error {
+	tw := columns(w)
+	fmt.Fprintln(tw, "OUTPUT\tSQNR dB\tCOSINE\tARG-MAX AGREES\tKL")
+	for _, o := range d.Outputs {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", quoted(o.Name), decibel(o.SQNR), optional("%.6f", o.Cosine), optional("%.4f", o.Argmax), optional("%.4f", o.KL))
+	}
+	nodes := d.Nodes
+	if !verbose {
+		nodes = nodes[:min(most, len(nodes))]
+	}
+	if len(nodes) > 0 {
+		fmt.Fprintln(tw, "\nWHERE THE ERROR IS BORN\tOP\tSHARE\tINPUT dB\tADDS dB\tOUTPUT dB")
+		for _, n := range nodes {
+			fmt.Fprintf(tw, "%s\t%s\t%.1f %%\t%s\t%s\t%s\n", quoted(shortened(n.Node)), quoted(n.Op), 100*n.Share, decibel(n.In), decibel(n.Added), decibel(n.Out))
+		}
+		if len(nodes) < len(d.Nodes) {
+			fmt.Fprintf(tw, "… and %d more nodes: see them with -v or --json\n", len(d.Nodes)-len(nodes))
+		}
+	}
+	if len(d.Values) > 0 {
+		fmt.Fprintln(tw, "\nALONG THE NETWORK\tOP\tSQNR dB\tCOSINE\t")
+		values := d.Values
+		for i, v := range values {
+			// Without -v, as many as show the course.
+			if step := max(1, len(values)/most); !verbose && i%step != 0 && i != len(values)-1 {
+				continue
+			}
+			name := v.Name
+			if v.Scope != graph.MainScope {
+				name = v.Scope + "/" + name
+			}
+			op, note := v.Op, ""
+			if op == "" {
+				op = "input"
+			}
+			if v.Rescaled {
+				note = "rescaled channels"
+			}
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", quoted(shortened(name)), quoted(op), decibel(v.SQNR), optional("%.6f", v.Cosine), note)
+		}
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\n%d samples; %d values found in both models, %d in the float one alone; %.2f s\n", d.Samples, len(d.Values), d.Unmatched, d.Seconds)
+	return nil
+}
