@@ -181,7 +181,7 @@ func deinterleave(l Level, dst []float32, step int, src []float32, c int) {
 type run struct{ off, n int }
 
 // blockTile is a piece of a direct convolution: rows pixels of one output row
-// times one panel of 16 or 32 output channels. Assembly reads it by offset,
+// times one panel of 8, 16 or 32 output channels. Assembly reads it by offset,
 // and slices by their first word.
 type blockTile struct {
 	x, w      []float32 // w: [sum of the runs][width]
@@ -217,14 +217,16 @@ func blockTileGo(t *blockTile, width int) {
 			s[j] += t.bias[j]
 		}
 		out := [2][2][]float32{{t.y0, t.r0}, {t.y1, t.r1}}
-		for b := range width / BlockSize {
-			y, r := out[b][0][i*t.step:], out[b][1]
-			for j, v := range s[b*BlockSize:][:BlockSize] {
+		for b := range (width + BlockSize - 1) / BlockSize {
+			y, r := out[b][0][i*t.step:][:BlockSize], out[b][1]
+			n := min(width-b*BlockSize, BlockSize)
+			for j, v := range s[b*BlockSize:][:n] {
 				if r != nil {
 					v += r[i*t.step+j]
 				}
 				y[j] = clamp32(v, t.lo, t.hi)
 			}
+			clear(y[n:])
 		}
 	}
 }
@@ -368,7 +370,7 @@ func (b *BlockConv) pack(p *blockPhase, w []float32) {
 	lanes := b.lanes()
 	for g := range s.Groups {
 		for at := 0; at < cout; {
-			width := b.panelWidth(cout - at)
+			width := b.panelWidth(cout-at, true)
 			q := blockPanel{
 				w: make([]float32, len(p.taps)*cin*width), bias: panelBias(c.bias, g*cout+at, (g+1)*cout),
 				width: width, block: (g*cout + at) / BlockSize, group: g,
@@ -394,10 +396,14 @@ func (b *BlockConv) pack(p *blockPhase, w []float32) {
 	}
 }
 
-// panelWidth is the width of the next panel where channels are left.
-func (b *BlockConv) panelWidth(channels int) int {
-	if b.level >= AVX512 && channels > BlockSize {
+// panelWidth is the width of the next panel where channels are left: one or two
+// blocks, or half a one where the kernels may serve that.
+func (b *BlockConv) panelWidth(channels int, half bool) int {
+	switch {
+	case b.level >= AVX512 && channels > BlockSize:
 		return 2 * BlockSize
+	case b.level == AVX2 && channels <= BlockSize/2 && half:
+		return BlockSize / 2
 	}
 	return BlockSize
 }
@@ -692,7 +698,7 @@ func (j *blockJob) row(p *blockPanel, x []float32, row, width int, y []float32, 
 	size := (width-1)*step + BlockSize
 	t := blockTile{
 		x: x, w: p.w, y0: y[:size], bias: p.bias, runs: j.runs, count: len(j.runs), lda: j.strideX * lanes,
-		rows: width, per: tileRows(b.level, j.width), lo: c.lo, hi: c.hi, step: step,
+		rows: width, per: tileRows(b.level, p.width, j.width), lo: c.lo, hi: c.hi, step: step,
 	}
 	if r != nil {
 		t.r0 = r[:size]
@@ -714,7 +720,8 @@ func (j *blockJob) plainBand(room *blockRoom, p *blockPanel, x []float32, image,
 	pixel := first * j.width
 	pixels := min(end*j.width, j.all) - pixel
 	plane := pixels * BlockSize
-	y := grow(&room.y, p.width*pixels)
+	size := max(p.width, BlockSize) * pixels
+	y := grow(&room.y, size)
 	var r []float32
 	// each calls f for the blocks of the panel with their part of a plain tensor.
 	each := func(plain []float32, f func(plain []float32, block, c int)) {
@@ -724,7 +731,7 @@ func (j *blockJob) plainBand(room *blockRoom, p *blockPanel, x []float32, image,
 		}
 	}
 	if j.r != nil {
-		r = grow(&room.r, p.width*pixels)
+		r = grow(&room.r, size)
 		each(j.r, func(plain []float32, block, c int) {
 			interleave(b.level, r[block*plane:][:plane], plain, j.all, c)
 		})

@@ -105,7 +105,7 @@ func (b *BlockConv) packWinograd(w []float32) []blockPanel {
 		return [4]float64{a[0], (a[0] + a[1] + a[2]) / 2, (a[0] - a[1] + a[2]) / 2, a[2]}
 	}
 	for at := 0; at < s.Cout; {
-		width := b.panelWidth(s.Cout - at)
+		width := b.panelWidth(s.Cout-at, false)
 		q := blockPanel{w: make([]float32, 16*s.Cin*width), bias: panelBias(b.conv.bias, at, s.Cout), width: width, block: at / BlockSize}
 		for j := range min(width, s.Cout-at) {
 			for ci := range s.Cin {
@@ -180,7 +180,7 @@ func (j *winogradJob) tasks(lo, hi int) {
 			}
 		}
 		products.runs, products.count = room.runs, len(room.runs)
-		products.rows, products.per = tiles, tileRows(b.level, tiles)
+		products.rows, products.per = tiles, tileRows(b.level, BlockSize, tiles)
 		for p := range j.panels {
 			panel := &j.panels[p]
 			m := grow(&room.m, 16*panel.width*tiles)

@@ -117,13 +117,15 @@ func qTapKernel(l Level, t *qTapTile, words []int32, floats []float32) {
 	qdepthwiseAVX2(p)
 }
 
-// blockKernel computes t, of 16 or 32 output channels, with the kernel of
+// blockKernel computes t, of 8, 16 or 32 output channels, with the kernel of
 // level l.
 func blockKernel(l Level, t *blockTile, width int) {
 	p := (*byte)(unsafe.Pointer(t))
 	switch {
 	case l == Generic:
 		blockTileGo(t, width)
+	case width == 8:
+		block8AVX2(p)
 	case l == AVX2:
 		block16AVX2(p)
 	case width == 16:

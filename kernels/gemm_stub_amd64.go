@@ -71,6 +71,11 @@ func qgemmRowsAVX512(t *byte)
 //go:noescape
 func qgemmRowsVNNI(t *byte)
 
+// block8AVX2 computes the blockTile t of 8 channels.
+//
+//go:noescape
+func block8AVX2(t *byte)
+
 // block16AVX2 computes the blockTile t of 16 channels.
 //
 //go:noescape

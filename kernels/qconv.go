@@ -526,7 +526,7 @@ func (q *QConv) runDirect(pool *par.Pool, j *qJob, first int, zero int32, n int,
 		s := qScratches.Get().(*qScratch)
 		defer qScratches.Put(s)
 		t := qTile{
-			rows: out[2], per: tileRows(j.b.level, out[2]), runs: runs, count: len(runs), lda: c.axes[2].stride * bands.channels * bands.element,
+			rows: out[2], per: tileRows(j.b.level, panelWidth(j.b.level), out[2]), runs: runs, count: len(runs), lda: c.axes[2].stride * bands.channels * bands.element,
 			mode: j.mode, lo: j.lo, hi: j.hi, zero: j.out.Zero, flip: [4]uint32{flip, flip, flip, flip},
 		}
 		for i := lo; i < hi; i++ {

@@ -53,6 +53,9 @@ func qUnit(l Level, saturating bool) (unit, size int) {
 	return 4, 1
 }
 
+// qWideWords is the most words that a block of A is widened to.
+const qWideWords = 96 << 10
+
 // qWide is the number of bytes that a kernel reads for each byte of A: AVX2
 // multiplies words only, and making them once for all panels of B saves the
 // kernel half of its instructions.
@@ -230,11 +233,12 @@ type qTile struct {
 	saturates     bool  // whether pairs of products are added in 16 bits; assembly has a kernel for it
 }
 
-// tileRows returns how many of m rows to compute at once: as many as the
-// micro-kernels of the level take, or less where that leaves no small rest.
-func tileRows(l Level, m int) int {
+// tileRows returns how many of m rows of a panel of the given width to compute at
+// once: as many as the micro-kernels of the level take, or less where that leaves
+// no small rest.
+func tileRows(l Level, width, m int) int {
 	most := 12
-	if l == AVX2 {
+	if l == AVX2 && width > BlockSize/2 {
 		most = 6
 	}
 	tiles := max(1, (m+most-1)/most)
@@ -360,8 +364,13 @@ func (q *qJob) run(pool *par.Pool) {
 	unit, _ := qUnit(q.b.level, q.b.saturating)
 	q.mc = min(q.m, gemmMC)
 	q.nc = n
+	least := 128
+	if qWide(q.b.level, q.b.saturating) > 1 {
+		// The words of a block stay in the second cache, and serve many columns.
+		q.mc, least = min(q.m, max(24, min(gemmMC, qWideWords/max(k, 1))/24*24)), 256
+	}
 	if q.im == nil && !q.a.Trans && k%unit == 0 {
-		q.nc = min(n, min(max(4*gemmWork/(q.mc*max(k, 1)), 128), 2*gemmNC)&^127)
+		q.nc = min(n, min(max(4*gemmWork/(q.mc*max(k, 1)), least), 2*gemmNC)&^127)
 	}
 	q.nBlocks = (n + q.nc - 1) / q.nc
 	tasks := (q.m + q.mc - 1) / q.mc * q.nBlocks
@@ -431,7 +440,7 @@ func (q *qJob) block(s *qScratch, m0, mc, n0, nc int) {
 	flip := uint32(q.a.flip()) * 0x01010101
 	whole := [1]run{{0, units}}
 	t := qTile{
-		rows: mc, per: tileRows(b.level, mc), runs: whole[:], count: 1, mode: q.mode, lo: q.lo, hi: q.hi, zero: q.out.Zero,
+		rows: mc, per: tileRows(b.level, panelWidth(b.level), mc), runs: whole[:], count: 1, mode: q.mode, lo: q.lo, hi: q.hi, zero: q.out.Zero,
 		flip: [4]uint32{flip, flip, flip, flip},
 	}
 	// The rows as bytes, where they lie or copied.

@@ -33,7 +33,8 @@ const pixelBytes = 64
 
 // blockRows writes the direct convolution kernel: pixels of an output row
 // times vecs vectors of output channels. The input of one pixel is a list of
-// runs of consecutive floats, the weights are [k][vecs*lanes].
+// runs of consecutive floats, the weights are [k][vecs*lanes]. With 8 channels,
+// the other half of the block becomes zero.
 func blockRows(v isa, vecs int) {
 	name := fmt.Sprintf("block%d%s", vecs*v.lanes, v.name)
 	TEXT(name, NOSPLIT, "func(t *byte)")
@@ -160,10 +161,17 @@ func blockRows(v isa, vecs int) {
 		if split {
 			y = append(y, ptr(args, wY1))
 		}
+		half := vecs*v.bytes() < pixelBytes
+		if half {
+			v.zero(spare[1])
+		}
 		pixels(mr, y, wY0, func(i int) {
 			for j := range vecs {
 				v.clamp(b[0], spare[0], acc(i, j))
 				VMOVUPS(acc(i, j), at(y, j))
+			}
+			if half {
+				VMOVUPS(spare[1], at(y, vecs))
 			}
 		})
 		x := ptr(args, wX)

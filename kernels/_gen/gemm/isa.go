@@ -25,8 +25,10 @@ var (
 		reg.Z16, reg.Z17, reg.Z18, reg.Z19, reg.Z20, reg.Z21, reg.Z22, reg.Z23,
 		reg.Z24, reg.Z25, reg.Z26, reg.Z27, reg.Z28, reg.Z29, reg.Z30, reg.Z31,
 	}
-	avx2   = isa{name: "AVX2", lanes: 8, regs: ymm, rows: 6}
-	avx512 = isa{name: "AVX512", lanes: 16, regs: zmm, rows: 12}
+	avx2 = isa{name: "AVX2", lanes: 8, regs: ymm, rows: 6}
+	// One vector of columns leaves registers for more rows.
+	avx2Narrow = isa{name: "AVX2", lanes: 8, regs: ymm, rows: 12}
+	avx512     = isa{name: "AVX512", lanes: 16, regs: zmm, rows: 12}
 )
 
 func (v isa) bytes() int { return v.lanes * 4 }
