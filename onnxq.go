@@ -917,7 +917,7 @@ func (r *runner) close() {
 // prepared brings m into the form of fewest nodes, and tells whether that went
 // well.
 func prepared(ctx context.Context, m *graph.Model) bool {
-	_, err := passes.Prepare(ctx, m, passes.Options{})
+	_, err := passes.Prepare(ctx, m, passes.Options{SameRounding: true})
 	return err == nil
 }
 

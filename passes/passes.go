@@ -25,6 +25,7 @@ type Pass struct {
 	Run   func(*State) error
 
 	untyped bool // runs before inference
+	rounds  bool // the result is computed in another way, which rounds differently
 }
 
 // State is a model on its way through the passes.
@@ -46,6 +47,10 @@ type Options struct {
 	// FoldBudget bounds the bytes that a folded constant may take beyond the
 	// constants it replaces; 0 means DefaultFoldBudget.
 	FoldBudget int64
+	// SameRounding leaves out passes that have a function computed by another
+	// formula, which serves a model that is to be quantized, but not one that is
+	// to be run as it is.
+	SameRounding bool
 	// Check runs graph.Verify after every pass.
 	Check bool
 }
@@ -87,9 +92,9 @@ var prepare = []Pass{
 		Does: "Gives Gemm a constant bias of rank 1 where it is constant along rows, and folds constant alpha and beta into weight and bias."},
 	{Name: "fuse-pads", Run: fusePads, After: []string{"fold-constants"},
 		Does: "Moves zero padding of spatial axes into the Conv and AveragePool nodes that read it, if nothing else does and the image is wider than 1."},
-	{Name: "fuse-hard-sigmoid", Run: fuseHardSigmoid, After: []string{"simplify", "remove-identities"},
+	{Name: "fuse-hard-sigmoid", Run: fuseHardSigmoid, rounds: true, After: []string{"simplify", "remove-identities"},
 		Does: "Makes Clip(x + c, 0, h) / h a HardSigmoid, and x * Clip(x + c, 0, h) a product with one, where nothing else reads the values between."},
-	{Name: "fuse-tanh-gate", Run: fuseTanhGate, After: []string{"simplify", "remove-identities"},
+	{Name: "fuse-tanh-gate", Run: fuseTanhGate, rounds: true, After: []string{"simplify", "remove-identities"},
 		Does: "Makes (1 + tanh(s * q)) / 2, the gate of a GELU written out, a Sigmoid of 2 * s * q, where nothing else reads the values between."},
 	{Name: "fuse-scales", Run: fuseScales, After: []string{"fold-constants", "remove-identities", "normalize-gemm"},
 		Does: "Multiplies BatchNormalization and constant per-channel Mul, Div, Add and Sub behind a Conv, ConvTranspose or Gemm into its weight and bias, where nothing else reads the value between; and the same before a Conv into it, as far as padding leaves that exact."},
@@ -145,6 +150,9 @@ func run(ctx context.Context, m *graph.Model, o Options, list []Pass) ([]Change,
 	for _, p := range list {
 		if err := ctx.Err(); err != nil {
 			return nil, err
+		}
+		if p.rounds && o.SameRounding {
+			continue
 		}
 		if stale && !p.untyped {
 			types, err := ops.Infer(m)
