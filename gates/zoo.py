@@ -120,6 +120,15 @@ def session(path, opt=None, save=None, threads=1):
         so.graph_optimization_level = opt
     return ort.InferenceSession(path, so, providers=['CPUExecutionProvider'])
 
+def saturates():
+    """whether the runtime's products of uint8 and int8 saturate sums of two at 16 bits on this processor"""
+    t = onnx.TensorProto
+    g = onnx.helper.make_graph([onnx.helper.make_node('MatMulInteger', ['a', 'b'], ['y'])], 'g',
+        [onnx.helper.make_tensor_value_info('a', t.UINT8, [1, 2])], [onnx.helper.make_tensor_value_info('y', t.INT32, [1, 1])],
+        [numpy_helper.from_array(np.full((2, 1), 127, np.int8), 'b')])
+    m = onnx.helper.make_model(g, opset_imports=[onnx.helper.make_opsetid('', 17)], ir_version=8)
+    return int(ort.InferenceSession(m.SerializeToString(), providers=['CPUExecutionProvider']).run(None, {'a': np.full((1, 2), 255, np.uint8)})[0][0, 0]) != 2 * 255 * 127
+
 def samples(name):
     for p in sorted(glob.glob(f'{ZOO}/{name}/calib/*.npz')):
         z = np.load(p)
@@ -159,10 +168,11 @@ class Agreement:
 
 def agreement(model, name, work):
     """of `onnxq run` and the runtime, which work at the same time, each with one thread"""
+    same = ['--saturate'] if saturates() else []
     d = DATA[name]; shutil.rmtree(work, ignore_errors=True); os.makedirs(work + '/in')
     s = session(model); want = [i.name for i in s.get_inputs()]; outs = [o.name for o in s.get_outputs()]; res = Agreement()
     def start(folder, *flags):
-        return subprocess.Popen([A.onnxq, 'run', model, '--data', folder, '-o', work + '/out', '--format', 'npz', '-q', '--threads', '1', *flags], stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen([A.onnxq, 'run', model, '--data', folder, '-o', work + '/out', '--format', 'npz', '-q', '--threads', '1', *same, *flags], stderr=subprocess.PIPE, text=True)
     def finish(p):
         err = p.communicate()[1]
         if p.returncode: raise RuntimeError(f'onnxq run: exit {p.returncode}: {err.strip()[:400]}')
