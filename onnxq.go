@@ -51,6 +51,20 @@ const (
 	Weights Mode = "weights"
 )
 
+// Prefer is what counts most in mode Auto.
+type Prefer string
+
+// Preferences.
+const (
+	// Balanced wants few bytes, and a model that is not slower than float.
+	Balanced Prefer = ""
+	// Speed leaves float what integers are not clearly estimated to make faster,
+	// and weights in 16 bits where 8 cost accuracy.
+	Speed Prefer = "speed"
+	// Size stores every weight in few bits and leaves no node float for its speed.
+	Size Prefer = "size"
+)
+
 // Algorithm is an accuracy pass.
 type Algorithm string
 
@@ -111,10 +125,20 @@ type Options struct {
 	External onnxfile.External // where weights are stored
 	InPlace  bool              // allow the output to replace the input
 
+	// Prefer says what counts where it is a choice between bytes and speed.
+	Prefer Prefer
+
 	MinSQNR     *float64 // in dB, of the worst output
 	MinCoverage *float64 // percent of multiply-adds on integers
-	MaxDrop     *float64 // relative loss of arg-max agreement
-	KeepFailed  bool     // write the output even if a demand is not met
+	// MaxDrop is the relative loss that is allowed: of the number that Eval
+	// prints or, without Eval, of arg-max agreement.
+	MaxDrop *float64
+	// Eval is a command that gets the path of a model as its last argument and
+	// prints a number, the metric to keep; it runs on the float model and on
+	// files of candidates. More is better unless EvalLowerIsBetter.
+	Eval              string
+	EvalLowerIsBetter bool
+	KeepFailed        bool // write the output even if a demand is not met
 
 	// Limits bound what the model file may ask for.
 	Limits onnxfile.Limits
@@ -133,7 +157,8 @@ type Options struct {
 	// the Result instead.
 	Note func(text string)
 
-	profile bool // measure operators
+	profile bool   // measure operators
+	path    string // of the model
 
 	// Progress is called with the stage and how much of it is done. It may be
 	// called from several goroutines, one at a time.
@@ -314,6 +339,10 @@ const weightCodes = "i8"
 // check returns an error for options that contradict each other.
 func (o *Options) check() error {
 	switch {
+	case o.EvalLowerIsBetter && o.Eval == "":
+		return optionErrorf("there is no metric of which less could be better: give a command with --eval")
+	case o.Prefer != Balanced && o.Prefer != Speed && o.Prefer != Size:
+		return optionErrorf("preference %q is none of speed, size and balanced", o.Prefer)
 	case o.Weights == qdq.Float16 && o.Mode != Weights:
 		return optionErrorf("weights in f16 are for mode weights: integer kernels read integers")
 	case o.Activations == NoActivations:
@@ -415,6 +444,7 @@ type Result struct {
 	Mode     string             `json:"mode"`
 	Target   string             `json:"target"`
 	Notes    []string           `json:"notes,omitempty"`
+	Metric   *Metric            `json:"metric,omitempty"` // of Options.Eval
 	Passes   []passes.Change    `json:"passes"`
 	Plan     *qdq.Plan          `json:"-"`
 	Table    *calibration.Table `json:"-"`
@@ -469,6 +499,7 @@ func Quantize(ctx context.Context, in, out string, o Options) (result *Result, e
 	if err != nil {
 		return nil, err
 	}
+	o.path = in
 	q, res, err := QuantizeModel(ctx, m, o)
 	var broken *ContractError
 	if err != nil && !errors.As(err, &broken) {
@@ -511,7 +542,7 @@ func QuantizeModel(ctx context.Context, m *graph.Model, o Options) (quantized *g
 		return nil, nil, err
 	}
 	defer q.close()
-	res, err := q.run(ctx)
+	res, broken, err := q.run(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -523,7 +554,7 @@ func QuantizeModel(ctx context.Context, m *graph.Model, o Options) (quantized *g
 	}
 	res.Notes = append(res.Notes, more...)
 	res.Seconds, res.PeakRSS = time.Since(start).Seconds(), peakRSS()
-	if broken := res.check(&o); broken != nil {
+	if broken != nil {
 		return q.result, res, broken
 	}
 	return q.result, res, nil
@@ -545,26 +576,6 @@ func (o *Options) note(src *calibration.Source) {
 	}
 }
 
-func (r *Result) check(o *Options) *ContractError {
-	if o.MinCoverage != nil && 100*r.Int8MACs < *o.MinCoverage {
-		return &ContractError{fmt.Sprintf("%.1f %% of the multiply-adds run on integers, %g %% were demanded", 100*r.Int8MACs, *o.MinCoverage)}
-	}
-	if o.MinSQNR != nil && r.SQNR != nil && *r.SQNR < *o.MinSQNR {
-		return &ContractError{fmt.Sprintf("output SQNR is %.2f dB, %g dB were demanded", *r.SQNR, *o.MinSQNR)}
-	}
-	if o.MaxDrop != nil {
-		for _, out := range r.Outputs {
-			if out.Argmax != nil && 1-*out.Argmax > *o.MaxDrop {
-				return &ContractError{fmt.Sprintf("arg-max of output %q agrees on %.4f of the rows, a drop of %g was allowed", out.Name, *out.Argmax, *o.MaxDrop)}
-			}
-		}
-	}
-	if (o.MinSQNR != nil || o.MaxDrop != nil) && len(r.Outputs) == 0 {
-		return &ContractError{"there are no samples to measure the accuracy on"}
-	}
-	return nil
-}
-
 // quantization is one run of Quantize in memory.
 type quantization struct {
 	o        Options
@@ -577,6 +588,9 @@ type quantization struct {
 	measured string
 	closers  []*calibration.Source
 	passes   []passes.Change
+	path     string   // of the float model; "" if it is in memory only
+	metric   *float64 // of the float model
+	verdicts map[*graph.Model]*verdict
 }
 
 func (q *quantization) close() {
@@ -592,7 +606,7 @@ func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantizat
 	if o.Activations == NoActivations && o.Mode != Dynamic {
 		o.Mode, o.Activations = Weights, ""
 	}
-	q := &quantization{o: o, original: m}
+	q := &quantization{o: o, original: m, path: o.path}
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -655,10 +669,10 @@ func (q *quantization) openSources(ctx context.Context) error {
 // ErrNoData says that a mode needs samples and none were given.
 var ErrNoData = errors.New("static quantization needs samples: give --data, or --table with calibrated ranges")
 
-func (q *quantization) run(ctx context.Context) (*Result, error) {
+func (q *quantization) run(ctx context.Context) (*Result, *ContractError, error) {
 	found, err := q.quantize(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	q.result = found.Model
 	res := &Result{
@@ -666,13 +680,20 @@ func (q *quantization) run(ctx context.Context) (*Result, error) {
 		Passes: q.passes, Notes: found.Notes, Measured: q.measured,
 	}
 	res.describe(q)
-	if q.result != nil && q.eval != nil && q.eval.Len() > 0 {
-		if res.Outputs, err = Compare(ctx, q.original, q.result, q.eval, q.o); err != nil {
-			return nil, err
+	v := &verdict{}
+	if q.result != nil {
+		if v, err = q.judge(ctx, q.result); err != nil {
+			return nil, nil, err
 		}
-		res.SQNR = eval.Worst(res.Outputs)
 	}
-	return res, nil
+	if v.outputs != nil {
+		res.Outputs = v.outputs
+	}
+	res.SQNR, res.Metric = eval.Worst(res.Outputs), v.metric
+	if p := q.o.MinCoverage; p != nil && 100*res.Int8MACs < *p {
+		return res, &ContractError{fmt.Sprintf("%.1f %% of the multiply-adds run on integers, %g %% were demanded", 100*res.Int8MACs, *p)}, nil
+	}
+	return res, q.broken(v), nil
 }
 
 // quantize makes the quantized model: as a given plan and table say, or by
@@ -681,7 +702,8 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	o := auto.Options{
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
 		Equalize: q.o.allows(Equalize) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection), Round: q.o.allows(Round),
-		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto,
+		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto, Size: q.o.Prefer == Size, Speed: q.o.Prefer == Speed,
+		Contract: q.o.contract(),
 		Engine:   q.o.engine(),
 		Session:  q.o.session(),
 		Progress: func(n int) { q.o.progress("measure", n, n+1) },
@@ -724,6 +746,13 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		o.Visit = func(ctx context.Context, unseen bool, f func(map[string]ops.Data) error) error {
 			return q.spread(ctx, samples(unseen), o.Visits, f)
 		}
+	}
+	o.Accept = func(ctx context.Context, m *graph.Model) (string, float64, error) {
+		v, err := q.judge(ctx, m)
+		if err != nil {
+			return "", 0, err
+		}
+		return v.short, v.loss, nil
 	}
 	return auto.Search(ctx, q.prepared, o)
 }
@@ -862,43 +891,52 @@ func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Opt
 
 // Compare runs the samples through both models and compares the outputs.
 func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, error) {
+	outputs, _, err := compare(ctx, ref, got, src, o)
+	return outputs, err
+}
+
+// compare is Compare and gives the eval.Score in dB as well.
+func compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, float64, error) {
 	a, err := newRunner(ctx, ref, o)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer a.close()
 	b, err := newRunner(ctx, got, o)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer b.close()
 	var names []string
 	for _, v := range ref.Graph.Outputs() {
 		names = append(names, v.Name())
 	}
-	cmp := eval.NewComparison(names)
+	cmp, score := eval.NewComparison(names), eval.NewScore(len(names))
 	for i := range src.Len() {
 		feed, err := src.Load(ctx, i)
 		if err != nil {
 			if src.Skip(i, err) {
 				continue
 			}
-			return nil, suggest(ref, err)
+			return nil, 0, suggest(ref, err)
 		}
 		x, err := a.run(ctx, src.Sample(i), feedData(feed))
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		y, err := b.run(ctx, src.Sample(i), feedData(feed))
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if err := cmp.Add(x, y); err != nil {
-			return nil, err
+			return nil, 0, err
+		}
+		if err := score.Add(x, y); err != nil {
+			return nil, 0, err
 		}
 		o.progress("compare", i+1, src.Len())
 	}
-	return cmp.Outputs(), nil
+	return cmp.Outputs(), score.DB(), nil
 }
 
 // runner runs a model on samples in order.

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/onnxq/onnxq/calibration"
@@ -32,6 +33,11 @@ type Options struct {
 	// Equalize, Smooth, CorrectBias and Round allow these passes; FloatIslands
 	// allows parts of the model to stay float.
 	Equalize, Smooth, CorrectBias, Round, FloatIslands bool
+	// Size puts few bytes above speed: what integers do not make faster is
+	// quantized as well.
+	Size bool
+	// Speed leaves float what integers are not clearly estimated to make faster.
+	Speed bool
 	// Store lets the search choose in how few bits the weights of nodes that
 	// stay float are stored, in place of Qdq.Store.
 	Store bool
@@ -51,6 +57,12 @@ type Options struct {
 	Samples []map[string]ops.Data
 	Engine  exec.Engine // what runs models to measure them; nil: exec.Embedded
 	Session exec.SessionOptions
+	// Contract is what the search aims at.
+	Contract Contract
+	// Accept, if given, has the last word on a model that the search thinks good:
+	// it returns what the model misses, or "". Until nothing is missing, more of
+	// the model stays float; the result is the one that came closest.
+	Accept func(ctx context.Context, m *graph.Model) (short string, loss float64, err error)
 	// Progress is called before each measurement.
 	Progress func(done int)
 }
@@ -61,6 +73,9 @@ type Result struct {
 	Plan  *qdq.Plan
 	Table *calibration.Table
 	Notes []string
+	// Short says what is missing of the contract, on the samples of the search or
+	// by Accept; "" if nothing is.
+	Short string
 }
 
 // Gains in dB that a change of the plan has to bring: little where it costs
@@ -96,21 +111,27 @@ type candidate struct {
 	found  []string // what the search changed
 	notes  []string // of Rewrite
 	score  float64
+	short  string // what it misses of the contract
 }
 
 type search struct {
 	o     Options
 	ref   [][]ops.Data
 	names []string
+	kinds []Kind
 	runs  int
 	known ranges
 	left  int  // nodes that may still be tried
 	final bool // the choices are made: all samples may be used
+	costs *costs
+	// aim and share bound relief: the score in dB that it stops at and the share
+	// of the time saved by integers that it may give back.
+	aim, share float64
 }
 
 // Search quantizes m, a prepared model, in the best way that it finds.
 func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
-	s := &search{o: o, left: maxWork, known: ranges{}}
+	s := &search{o: o, left: maxWork, known: ranges{}, aim: reliefAim, share: reliefShare}
 	best := &candidate{base: m, method: o.Method, qdq: o.Qdq}
 	if best.method == "" {
 		best.method = calibration.MinMax
@@ -120,6 +141,9 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 		if len(o.Samples) > 0 {
 			best.qdq.Store = qdq.Float16
 		}
+	}
+	if err := s.economize(ctx, best); err != nil {
+		return nil, err
 	}
 	if err := s.calibrate(ctx, best, o.Unseen); err != nil {
 		return nil, err
@@ -146,16 +170,152 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 		}
 		best = next
 	}
-	if o.Unseen {
-		if err := s.calibrate(ctx, best, false); err != nil {
+	return s.settle(ctx, best)
+}
+
+// settle makes the result of c, or of variants with less and less on integers
+// where c does not keep the contract.
+func (s *search) settle(ctx context.Context, c *candidate) (*Result, error) {
+	var best *Result
+	closest := math.Inf(1)
+	for try := 0; ; try++ {
+		if c.short == "" || !s.o.FloatIslands || try == maxRetreats {
+			if err := s.finish(ctx, c); err != nil {
+				return nil, err
+			}
+			res := s.result(c)
+			res.Short = c.short
+			loss := 0.0
+			if s.o.Accept != nil && c.model != nil {
+				var err error
+				if res.Short, loss, err = s.o.Accept(ctx, c.model); err != nil {
+					return nil, err
+				}
+			}
+			if best == nil || loss < closest {
+				best, closest = res, loss
+			}
+			if res.Short == "" {
+				return res, nil
+			}
+		}
+		if !s.o.FloatIslands || try == maxRetreats {
+			return best, nil
+		}
+		if c.short == "" {
+			c.short = best.Short
+		}
+		next, err := s.retreat(ctx, c, try)
+		if err != nil {
 			return nil, err
 		}
-		s.final = true
-		if err := s.build(ctx, best); err != nil {
-			return nil, err
+		c = next
+	}
+}
+
+// finish calibrates c on all samples and builds it.
+func (s *search) finish(ctx context.Context, c *candidate) error {
+	if !s.o.Unseen {
+		return nil
+	}
+	if err := s.calibrate(ctx, c, false); err != nil {
+		return err
+	}
+	s.final = true
+	defer func() { s.final = false }()
+	return s.build(ctx, c)
+}
+
+// maxRetreats is the number of retreats of settle: two times with more and more
+// of the time that integers save given back, then no integers, then weights in
+// 16 bits, those of the largest rounding error first.
+const maxRetreats = 5
+
+// retreat returns a variant of c that is closer to the float model.
+func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate, error) {
+	next, note := c.variant(), "left all products float"
+	next.qdq.Keep = map[int]string{}
+	quantized, anchors := quantizedNodes(c.base, c.plan), 0
+	for g := range c.base.Scopes() {
+		for n := range g.Nodes() {
+			if why, kept := c.qdq.Keep[n.ID]; kept {
+				next.qdq.Keep[n.ID] = why
+			} else if quantized[n.ID] && depth(n) > 0 && n.Op.Type != "Gather" {
+				next.qdq.Keep[n.ID] = "integers cost the outputs too much: measured"
+				anchors++
+			}
 		}
 	}
-	return s.result(best), nil
+	switch {
+	case anchors > 0 && try < 2:
+		s.aim, s.share = max(c.score, s.aim)+retreatGain, []float64{0.35, 0.8}[try]
+		if r, err := s.relief(ctx, c); err != nil || r != c {
+			return r, err
+		}
+	case anchors > 0 && try == 2:
+	default:
+		order, err := roughest(c.base, c.plan)
+		if err != nil {
+			return nil, err
+		}
+		if try < maxRetreats-1 {
+			order = order[:(len(order)+1)/2]
+		}
+		if len(order) > 0 {
+			next.qdq.Half = map[int]bool{}
+			for id := range c.qdq.Half {
+				next.qdq.Half[id] = true
+			}
+			for _, id := range order {
+				next.qdq.Half[id] = true
+			}
+		}
+		note = fmt.Sprintf("stored %d weights in 16 bits", len(order))
+	}
+	if err := s.build(ctx, next); err != nil {
+		return nil, err
+	}
+	if next.model == nil {
+		next.score, next.short = math.Inf(1), ""
+		return next, nil
+	}
+	if err := s.measure(ctx, next); err != nil {
+		return nil, err
+	}
+	next.found = append(next.found, fmt.Sprintf("%s, since %s: score %.1f → %.1f dB on calibration samples", note, c.short, c.score, next.score))
+	return next, nil
+}
+
+// retreatGain is by how much, in dB, a retreat is to raise the score.
+const retreatGain = 4
+
+// economize keeps float what integers would not make faster, where the target
+// says what things cost.
+func (s *search) economize(ctx context.Context, c *candidate) error {
+	if !s.o.FloatIslands || s.o.Size || s.o.Target.Cost == nil || len(s.o.Samples) == 0 {
+		return nil
+	}
+	plan, err := qdq.Annotate(c.base, s.o.Target, c.qdq)
+	if err != nil || plan.Quantized() == 0 {
+		return err
+	}
+	if s.costs, err = s.measureCosts(ctx, c.base); err != nil {
+		return err
+	}
+	worth := margin
+	if s.o.Speed {
+		worth = clearly
+	}
+	list, float, best := s.costs.slower(c.base, plan, worth)
+	if len(list) == 0 {
+		return nil
+	}
+	c.qdq.Keep = map[int]string{}
+	for _, n := range list {
+		c.qdq.Keep[n.ID] = fmt.Sprintf("integers would not be faster on %s: estimated from the sizes of a sample", s.o.Target.Name)
+	}
+	c.found = append(c.found, fmt.Sprintf("kept %d of %d nodes float that integers would not make faster; the parts that could be quantized are estimated to run at %.2f times float's speed", len(list), plan.Quantized(), float/best))
+	return nil
 }
 
 func (s *search) result(c *candidate) *Result {
@@ -319,6 +479,7 @@ func (s *search) reference(ctx context.Context, m *graph.Model) error {
 	for _, v := range m.Graph.Outputs() {
 		s.names = append(s.names, v.Name())
 	}
+	s.kinds = Kinds(m)
 	session, done, err := s.open(ctx, m)
 	if err != nil {
 		return err
@@ -352,35 +513,49 @@ func (s *search) open(ctx context.Context, m *graph.Model) (exec.Runner, func(),
 	return r, func() { r.Close(); x.Close() }, nil
 }
 
-// measure sets the score of c, in dB; higher is better.
+// measure sets the score of c, in dB, of which more is better, and what c
+// misses of the contract.
 func (s *search) measure(ctx context.Context, c *candidate) error {
-	var err error
-	c.score, err = s.score(ctx, c, s.few(len(s.o.Samples)))
-	return err
+	score, compared, err := s.compare(ctx, c, s.few(len(s.o.Samples)))
+	if err != nil {
+		return err
+	}
+	c.score = score
+	c.short = s.o.Contract.Check(s.kinds, compared.Outputs(), score)
+	return nil
 }
 
 // score returns the score of c on some of the samples.
 func (s *search) score(ctx context.Context, c *candidate, places []int) (float64, error) {
+	score, _, err := s.compare(ctx, c, places)
+	return score, err
+}
+
+// compare runs c on some of the samples.
+func (s *search) compare(ctx context.Context, c *candidate, places []int) (float64, *eval.Comparison, error) {
 	s.runs++
 	if s.o.Progress != nil {
 		s.o.Progress(s.runs)
 	}
 	prog, err := exec.Compile(c.model, exec.Options{})
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	session := prog.NewSession(s.o.Session)
-	score := eval.NewScore(len(s.names))
+	score, compared := eval.NewScore(len(s.names)), eval.NewComparison(s.names)
 	for _, i := range places {
 		out, err := session.Run(ctx, s.o.Samples[i], nil, nil)
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		if err := score.Add(s.ref[i], out); err != nil {
-			return 0, err
+			return 0, nil, err
+		}
+		if err := compared.Add(s.ref[i], out); err != nil {
+			return 0, nil, err
 		}
 	}
-	return score.DB(), nil
+	return score.DB(), compared, nil
 }
 
 // better builds and measures next and returns it if it beats c by gain dB.
@@ -415,7 +590,7 @@ func (s *search) afford(c *candidate) bool {
 
 // equalize tries cross-layer equalization.
 func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.Equalize {
+	if !s.o.Equalize || s.good(c) {
 		return c, nil
 	}
 	best := c
@@ -438,7 +613,8 @@ func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error)
 const codes = "i8"
 
 // Storing weights in fewer bits may cost storeLoss, in dB, and anything that
-// leaves a score of enough: noise of a thousandth of the variance.
+// keeps the contract or leaves a score of enough: noise of a thousandth of the
+// variance. With that, what could lower the error further is not tried.
 const (
 	storeLoss = 0.2
 	enough    = 30
@@ -462,7 +638,9 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 		}
 		return next, s.measure(ctx, next)
 	}
-	passes := func(next *candidate) bool { return next.score >= min(c.score-storeLoss, enough) }
+	passes := func(next *candidate) bool {
+		return next.short == "" && !s.o.Speed || next.score >= min(c.score-storeLoss, enough)
+	}
 	all, err := try(nil)
 	if err != nil || all == nil || passes(all) {
 		if all == nil {
@@ -534,13 +712,16 @@ func roughest(m *graph.Model, plan *qdq.Plan) ([]int, error) {
 
 // rounded tries to choose the codes of weights by what they do to the samples.
 func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.Round || s.o.Visits == 0 {
+	if !s.o.Round || s.o.Visits == 0 || s.good(c) {
 		return c, nil
 	}
 	next := c.variant()
 	next.round = true
 	return s.better(ctx, c, next, roundGain, "weights rounded by their effect on outputs")
 }
+
+// good reports whether nothing has to be gained any more.
+func (s *search) good(c *candidate) bool { return c.score >= enough && c.short == "" }
 
 // strengths are what equalize tries.
 var strengths = []float64{1, 0.7}
@@ -554,7 +735,7 @@ const (
 
 // smooth tries to even out activations before matrix products.
 func (s *search) smooth(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.Smooth {
+	if !s.o.Smooth || s.good(c) {
 		return c, nil
 	}
 	quantized := quantizedNodes(c.base, c.plan)
@@ -593,7 +774,7 @@ var methods = []calibration.Method{calibration.MinMax, calibration.Percentile, c
 
 // ranges tries other methods for the ranges of activations.
 func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
-	if s.o.Method != "" {
+	if s.o.Method != "" || s.good(c) {
 		return c, nil
 	}
 	best := c

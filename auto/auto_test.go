@@ -97,7 +97,9 @@ func setup(t *testing.T, text string, n int) (*graph.Model, auto.Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := auto.Options{Target: target, Equalize: true, Smooth: true, CorrectBias: true, FloatIslands: true}
+	free := *target
+	free.Cost = nil // the models are too small for integers to pay
+	o := auto.Options{Target: &free, Equalize: true, Smooth: true, CorrectBias: true, FloatIslands: true}
 	for range n {
 		x := tensor.New(tensor.Float32, shape...)
 		for i := range tensor.As[float32](x) {
@@ -261,6 +263,8 @@ func TestSearchBounds(t *testing.T) {
 func TestSearchStores(t *testing.T) {
 	m, o := setup(t, float, 6)
 	o.Store = true
+	least := 30.0
+	o.Contract.MinSQNR = &least
 	types := func(res *auto.Result) map[string]string {
 		out := map[string]string{}
 		for _, e := range res.Plan.Tensors {
@@ -306,5 +310,47 @@ func TestSearchRelieves(t *testing.T) {
 	o.FloatIslands = false
 	if all := search(t, m, o); all.Plan.Quantized() <= res.Plan.Quantized() || score(t, m, all.Model, o.Samples) > score(t, m, res.Model, o.Samples)-3 {
 		t.Errorf("%d nodes at %.1f dB; with relief %d at %.1f dB", all.Plan.Quantized(), score(t, m, all.Model, o.Samples), res.Plan.Quantized(), score(t, m, res.Model, o.Samples))
+	}
+}
+
+// Integers are left to what they make faster: a product of many rows, but not a
+// depthwise convolution with float neighbours, nor a product so small that
+// quantizing its input costs more; a search for few bytes takes them all.
+func TestSearchEconomizes(t *testing.T) {
+	const text = `<ir_version: 8, opset_import: ["" : 13]> g (float[1,32,24,24] x) => (float[1,32,24,24] y)
+	<float[32,1,3,3] wd = {...}, float[128,32,1,1] wa = {...}, float[32,128,3,3] wb = {...}> {
+		a = Tanh (x)
+		d = Conv <pads = [1,1,1,1], group = 32> (a, wd)
+		e = Tanh (d)
+		f = Conv (e, wa)
+		h = Relu (f)
+		y = Conv <pads = [1,1,1,1]> (h, wb)
+	}`
+	m, o := setup(t, text, 6)
+	var err error
+	if o.Target, err = targets.Get("ort-cpu"); err != nil {
+		t.Fatal(err)
+	}
+	on := func(res *auto.Result) string {
+		var list []string
+		for _, n := range res.Plan.Nodes {
+			if n.Op == "Conv" && n.Quantized {
+				list = append(list, n.Node)
+			}
+		}
+		return strings.Join(list, " ")
+	}
+	res := search(t, m, o)
+	if got := on(res); got != "f y" {
+		t.Errorf("on integers: %s; %q", got, res.Notes)
+	}
+	for _, n := range res.Plan.Nodes {
+		if n.Node == "d" && !strings.Contains(n.Why, "would not be faster") {
+			t.Errorf("why: %q", n.Why)
+		}
+	}
+	o.Size = true
+	if got := on(search(t, m, o)); got != "d f y" {
+		t.Errorf("for few bytes, on integers: %s", got)
 	}
 }

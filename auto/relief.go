@@ -32,7 +32,7 @@ const (
 // part is some anchors that follow each other, and what they mean together.
 type part struct {
 	nodes []*graph.Node
-	work  float64 // share of the multiply-adds
+	work  float64 // share of the time that integers save or, where costs are not known, of the multiply-adds
 	gain  float64 // noise that goes away when they are float
 }
 
@@ -41,7 +41,7 @@ type part struct {
 // time, those that matter most are divided and tried again, and the best go
 // together into one candidate.
 func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.FloatIslands || c.score >= reliefAim {
+	if !s.o.FloatIslands || (c.score >= s.aim || c.short == "" && s.aim == reliefAim && c.score >= leastScore) {
 		return c, nil
 	}
 	nodes := 0
@@ -107,9 +107,9 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 	// Gains do not simply add up, so each is measured with those before it.
 	var chosen []*graph.Node
 	share, score := 0.0, whole
-	for left := reliefParts / 2; len(small) > 0 && left > 0 && score < reliefAim; small = small[1:] {
+	for left := reliefParts / 2; len(small) > 0 && left > 0 && score < s.aim; small = small[1:] {
 		p := small[0]
-		if p.gain < noise/50 || share+p.work > reliefShare {
+		if p.gain < noise/50 || share+p.work > s.share {
 			continue
 		}
 		if len(chosen) > 0 {
@@ -137,7 +137,11 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 	if next.score < c.score+reliefGain {
 		return c, nil
 	}
-	next.found = append(next.found, fmt.Sprintf("kept %d nodes with %.1f %% of the multiply-adds float: score %.1f → %.1f dB on calibration samples", len(chosen), 100*share, c.score, next.score))
+	what := "the multiply-adds"
+	if s.costs != nil {
+		what = "the time that integers save"
+	}
+	next.found = append(next.found, fmt.Sprintf("kept %d nodes with %.1f %% of %s float: score %.1f → %.1f dB on calibration samples", len(chosen), 100*share, what, c.score, next.score))
 	return next, nil
 }
 
@@ -189,6 +193,10 @@ func (s *search) anchors(ctx context.Context, c *candidate) ([]part, error) {
 	tap := func(v *graph.Value, t *tensor.Tensor) error {
 		if i, ok := at[v.ID]; ok {
 			w := float64(t.Len()) * float64(depth(out[i].nodes[0]))
+			if s.costs != nil {
+				float, integer := s.costs.node(out[i].nodes[0])
+				w = math.Max(float-integer, 0)
+			}
 			out[i].work += w
 			total += w
 		}

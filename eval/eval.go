@@ -26,6 +26,8 @@ type Output struct {
 	// of the reference are non-negative and sum to 1, else their softmax. nil
 	// where there are no rows as in Argmax.
 	KL *float64 `json:"kl"`
+	// Rows is the number of these rows.
+	Rows int `json:"rows,omitempty"`
 	// Different counts elements of other than float type that differ, and
 	// elements of which exactly one is NaN or infinite.
 	Different int `json:"different,omitempty"`
@@ -211,7 +213,7 @@ func (c *Comparison) Outputs() []Output {
 		if s.rows > 0 {
 			share := float64(s.same) / float64(s.rows)
 			kl := s.kl / float64(s.rows)
-			o.Argmax, o.KL = &share, &kl
+			o.Argmax, o.KL, o.Rows = &share, &kl, s.rows
 		}
 		out[i] = o
 	}

@@ -61,7 +61,12 @@ func fuseScales(s *State) error {
 func fuseMatMulAdd(s *State) error {
 	for g := range s.editable {
 		for n := range g.Nodes() {
-			if !isOp(n, "MatMul") || n.Input(0) == nil || n.Output(0) == nil || len(n.Input(0).Type.Shape) != 2 {
+			if !isOp(n, "MatMul") || n.Input(0) == nil || n.Output(0) == nil {
+				continue
+			}
+			x := n.Input(0)
+			flat := len(x.Type.Shape) == 2
+			if !flat && (len(x.Type.Shape) < 3 || slices.ContainsFunc(x.Type.Shape, func(d graph.Dim) bool { return !d.Known || d.Size < 1 })) {
 				continue
 			}
 			w, y := n.Input(1), n.Output(0)
@@ -78,6 +83,9 @@ func fuseMatMulAdd(s *State) error {
 			if len(b) == 0 || len(b) != cols && len(b) != 1 || c.Const.Rank() > 2 || c.Const.Rank() == 2 && c.Const.Shape()[0] != 1 {
 				continue
 			}
+			if !flat && (len(b) != cols || c.Const.Rank() != 1) {
+				continue
+			}
 			if !add.Output(0).ReplaceWith(y) {
 				continue
 			}
@@ -85,6 +93,20 @@ func fuseMatMulAdd(s *State) error {
 			n.Op.Type = "Gemm"
 			n.SetInput(2, c)
 			s.Changes++
+			if flat {
+				continue
+			}
+			k := w.Const.Shape()[0]
+			to := make([]int64, len(x.Type.Shape))
+			rows := int64(1)
+			for i, d := range x.Type.Shape[:len(to)-1] {
+				to[i] = d.Size
+				rows *= d.Size
+			}
+			to[len(to)-1] = int64(cols)
+			n.SetInput(0, insert(n, "Reshape", x.Name()+"_matrix", []*graph.Value{x, constant(n, x.Name()+"_matrix_shape", tensor.Of([]int64{rows, int64(k)}))}, graph.Type{}))
+			y, matrix := divert(n, 0, y.Name()+"_matrix")
+			emit(n, "Reshape", []*graph.Value{matrix, constant(n, y.Name()+"_shape", tensor.Of(to))}, y)
 		}
 	}
 	return nil

@@ -87,7 +87,7 @@ var prepare = []Pass{
 	{Name: "remove-identities", Run: removeIdentities, After: []string{"fold-constants"},
 		Does: "Removes Identity, inference-mode Dropout, and Pad, Cast, Transpose, Reshape, Slice, Expand and Concat that change nothing."},
 	{Name: "fuse-matmul-add", Run: fuseMatMulAdd, After: []string{"remove-identities"},
-		Does: "Makes MatMul of a matrix with a constant matrix, and the constant row that alone is added to it, one Gemm."},
+		Does: "Makes MatMul of a matrix, or of more axes of known size, with a constant matrix, and the constant row that alone is added to it, one Gemm, as the runtime would."},
 	{Name: "normalize-gemm", Run: normalizeGemm, After: []string{"fuse-matmul-add"},
 		Does: "Gives Gemm a constant bias of rank 1 where it is constant along rows, and folds constant alpha and beta into weight and bias."},
 	{Name: "fuse-pads", Run: fusePads, After: []string{"fold-constants"},

@@ -89,6 +89,14 @@ func TestPasses(t *testing.T) {
 			y := b.op("MatMul", "m", vals{b.float("x", 4, 5), b.rand("w", 5, 3)})
 			b.out(f32, 2, b.op("Add", "y", vals{b.rand("bias", 3), y}))
 		}, "Gemm"},
+		{"matmul add of more axes", 13, 7, func(b *builder) {
+			y := b.op("MatMul", "m", vals{b.float("x", 2, 4, 5), b.rand("w", 5, 3)})
+			b.out(f32, 3, b.op("Add", "y", vals{b.rand("bias", 3), y}))
+		}, "Reshape Gemm Reshape"},
+		{"matmul add of a free axis stays", 13, 7, func(b *builder) {
+			y := b.op("MatMul", "m", vals{b.float("x", -1, 4, 5), b.rand("w", 5, 3)})
+			b.out(f32, 3, b.op("Add", "y", vals{b.rand("bias", 3), y}))
+		}, "MatMul Add"},
 		{"matmul add of a column stays", 13, 7, func(b *builder) {
 			y := b.op("MatMul", "m", vals{b.float("x", 3, 5), b.rand("w", 5, 3)})
 			b.out(f32, 2, b.op("Add", "y", vals{b.rand("bias", 3, 1), y}))

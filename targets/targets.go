@@ -109,7 +109,9 @@ type Target struct {
 	// DequantizeLinear, operator and QuantizeLinear by integer kernels; see
 	// qdq.Lint. "" means that each operator of Rules stands for itself.
 	Fusion string `json:"fusion,omitempty" yaml:"fusion,omitempty"`
-	Rules  []Rule `json:"rules" yaml:"rules"`
+	// Cost is what parts of a model take; nil where that is not known.
+	Cost  *Cost  `json:"cost,omitempty" yaml:"cost,omitempty"`
+	Rules []Rule `json:"rules" yaml:"rules"`
 }
 
 // RulesFor returns the rules for n in order of preference.

@@ -160,6 +160,8 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		ReduceRange:          c.Bool("reduce-range"),
 		Opset:                c.Int("opset"),
 		InPlace:              c.Bool("in-place"),
+		Eval:                 c.String("eval"),
+		EvalLowerIsBetter:    c.Bool("eval-lower-is-better"),
 		KeepFailed:           c.Bool("keep-failed"),
 		Threads:              c.Int("threads"),
 		Bins:                 c.Int("bins"),
@@ -211,6 +213,13 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 			return o, usagef("--mode %q is none of %s", m, strings.Join(modeNames, ", "))
 		}
 		o.Mode = onnxq.Mode(m)
+	}
+	switch p := c.String("prefer"); p {
+	case "", "balanced":
+	case "speed", "size":
+		o.Prefer = onnxq.Prefer(p)
+	default:
+		return o, usagef("--prefer %q is none of speed, size, balanced", p)
 	}
 	if m := c.String("method"); m != "" {
 		if m != "auto" {

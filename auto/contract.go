@@ -1,0 +1,187 @@
+package auto
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/eval"
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Contract is what the outputs of a quantized model have to keep. The zero
+// value demands what keeps task metrics within half a percent, as far as
+// outputs can tell: see Kinds.
+type Contract struct {
+	// MinSQNR, in dB, and MaxDrop, a loss of arg-max agreement, replace that.
+	MinSQNR, MaxDrop *float64
+	// Off demands nothing else.
+	Off bool
+}
+
+// Kind is what an output seems to hold.
+type Kind int
+
+// Kinds of outputs, with what the default contract demands of them.
+const (
+	// Values have a score (see eval.Score) of leastScore and SQNR of leastSQNR.
+	Values Kind = iota
+	// Classes are rows of probabilities or logits: either a divergence of at most
+	// mostKL and another arg-max in at most mostDrop of the rows, or one, or what
+	// is demanded of values.
+	Classes
+	// Signal is of the kind of an input, such as an image made from an image,
+	// where each dB counts: SQNR of leastSignal.
+	Signal
+	// State is an output that is fed back, so that errors add up: SQNR of
+	// leastState.
+	State
+)
+
+const (
+	leastScore  = 10
+	leastSQNR   = 20
+	leastSignal = 30
+	leastState  = 36
+	mostKL      = 0.01
+	mostDrop    = 0.02
+)
+
+// Kinds tells what the outputs of m hold.
+func Kinds(m *graph.Model) []Kind {
+	g := m.Graph
+	out := make([]Kind, len(g.Outputs()))
+	var inputs []string
+	for _, v := range g.FeedInputs() {
+		if v.Type.Elem == tensor.Float32 {
+			inputs = append(inputs, v.Name())
+		}
+	}
+	state := calibration.Suggest(g, inputs)
+	if len(state) >= len(out) {
+		// What a model is for comes first, and may look like an input as well.
+		state = slices.DeleteFunc(state, func(f calibration.Feedback) bool { return f.Output == g.Outputs()[0].Name() })
+	}
+	for i, v := range g.Outputs() {
+		fed := slices.ContainsFunc(state, func(f calibration.Feedback) bool { return f.Output == v.Name() })
+		switch {
+		// A model has something to say besides its state.
+		case fed && len(out) > 1 && len(g.FeedInputs()) > 1:
+			out[i] = State
+		case signal(g, v):
+			out[i] = Signal
+		case classes(v):
+			out[i] = Classes
+		}
+	}
+	return out
+}
+
+// signal reports whether v has axes like a float input: as many, of them all
+// that are known before the last two alike, and no fewer elements than it.
+// What is bounded, a mask for instance, is none.
+func signal(g *graph.Graph, v *graph.Value) bool {
+	if n := v.DefNode(); n == nil || bounded(n) {
+		return false
+	}
+	y := v.Type.Shape
+	for _, in := range g.FeedInputs() {
+		x := in.Type.Shape
+		if in.Type.Elem != tensor.Float32 || len(x) < 3 || len(x) != len(y) {
+			continue
+		}
+		like := true
+		for i := range x {
+			a, b := x[i], y[i]
+			switch {
+			case i == 0:
+			case i < len(x)-2 || len(x) == 3 && i == 1:
+				like = like && a.Known && b.Known && a.Size == b.Size
+			default:
+				like = like && (!a.Known || !b.Known || b.Size >= a.Size)
+			}
+		}
+		if like {
+			return true
+		}
+	}
+	return false
+}
+
+func bounded(n *graph.Node) bool {
+	switch n.Op.Type {
+	case "Sigmoid", "HardSigmoid", "Tanh", "Softmax", "LogSoftmax", "Clip":
+		return true
+	}
+	return false
+}
+
+// classes reports whether v is what a Softmax gives along the last axis, or the
+// product that stands at the end of a classifier.
+func classes(v *graph.Value) bool {
+	for range 8 {
+		n := v.DefNode()
+		if n == nil || n.Op.Domain != graph.OnnxDomain || n.Input(0) == nil {
+			return false
+		}
+		switch n.Op.Type {
+		case "Softmax", "LogSoftmax", "Gemm":
+			return true
+		case "MatMul":
+			w := n.Input(1)
+			return w != nil && w.IsConst()
+		case "Add":
+			if b := n.Input(0); b.IsConst() {
+				v = n.Input(1)
+				continue
+			} else if b = n.Input(1); b == nil || !b.IsConst() {
+				return false
+			}
+		case "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast":
+		default:
+			return false
+		}
+		v = n.Input(0)
+	}
+	return false
+}
+
+// Check returns what the outputs miss of the contract, or "". Score is that of
+// all of them, in dB.
+func (c *Contract) Check(kinds []Kind, outputs []eval.Output, score float64) string {
+	short := func(o *eval.Output, least float64) string {
+		if o.SQNR != nil && *o.SQNR < least {
+			return fmt.Sprintf("output %q has an SQNR of %.2f dB, %g dB were demanded", o.Name, *o.SQNR, least)
+		}
+		return ""
+	}
+	for i := range outputs {
+		o := &outputs[i]
+		why := ""
+		switch {
+		case c.MinSQNR != nil || c.MaxDrop != nil || c.Off:
+			if c.MinSQNR != nil {
+				why = short(o, *c.MinSQNR)
+			}
+			if c.MaxDrop != nil && o.Argmax != nil && 1-*o.Argmax > *c.MaxDrop && why == "" {
+				why = fmt.Sprintf("arg-max of output %q agrees on %.4f of the rows, a drop of %g was allowed", o.Name, *o.Argmax, *c.MaxDrop)
+			}
+		case kinds[i] == State:
+			why = short(o, leastState)
+		case kinds[i] == Signal:
+			why = short(o, leastSignal)
+		default:
+			if why = short(o, leastSQNR); why == "" && score < leastScore {
+				why = fmt.Sprintf("the outputs have a score of %.2f dB, %d dB were demanded", score, leastScore)
+			}
+			if kinds[i] == Classes && o.KL != nil && *o.KL <= mostKL && o.Argmax != nil && (1-*o.Argmax)*float64(o.Rows) <= max(1, mostDrop*float64(o.Rows)) {
+				why = ""
+			}
+		}
+		if why != "" {
+			return why
+		}
+	}
+	return ""
+}
