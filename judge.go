@@ -62,24 +62,14 @@ func (q *quantization) judge(ctx context.Context, m *graph.Model) (v *verdict, e
 	if !samples && q.o.Eval == "" {
 		return v, nil
 	}
-	dir, err := os.MkdirTemp("", "onnxq-*")
+	path, written, done, err := q.write(ctx, m)
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "model.onnx")
-	if err := q.o.save(ctx, m, path); err != nil {
-		return nil, err
-	}
+	defer done()
 	score := math.Inf(1)
 	if samples {
-		written, err := q.o.Load(path)
-		if err != nil {
-			return nil, fmt.Errorf("the quantized model cannot be read back: %w", err)
-		}
-		v.outputs, score, err = compare(ctx, q.original, written, q.eval, q.o)
-		written.Close()
-		if err != nil {
+		if v.outputs, score, err = compare(ctx, q.original, written, q.eval, q.o); err != nil {
 			return nil, err
 		}
 		contract := q.o.contract()
@@ -104,6 +94,28 @@ func (q *quantization) judge(ctx context.Context, m *graph.Model) (v *verdict, e
 	}
 	q.verdicts[m] = v
 	return v, nil
+}
+
+// write writes m to a file of its own and opens that; done removes it. Where
+// there is no room and no metric that needs a file, m stands for itself.
+func (q *quantization) write(ctx context.Context, m *graph.Model) (path string, written *graph.Model, done func(), err error) {
+	dir, err := os.MkdirTemp("", "onnxq-*")
+	if err == nil {
+		path = filepath.Join(dir, "model.onnx")
+		if err = q.o.save(ctx, m, path); err == nil {
+			if written, err = q.o.Load(path); err != nil {
+				err = fmt.Errorf("the quantized model cannot be read back: %w", err)
+				os.RemoveAll(dir)
+				return "", nil, nil, err
+			}
+			return path, written, func() { written.Close(); os.RemoveAll(dir) }, nil
+		}
+		os.RemoveAll(dir)
+	}
+	if ctx.Err() != nil || q.o.Eval != "" {
+		return "", nil, nil, err
+	}
+	return "", m, func() {}, nil
 }
 
 // measure runs the user's metric on the model at path and, the first time, on

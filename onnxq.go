@@ -506,6 +506,10 @@ func Quantize(ctx context.Context, in, out string, o Options) (result *Result, e
 		return nil, err
 	}
 	res.BytesIn, res.BytesOut = info.Size(), onnxfile.Size(q)
+	if q != m && o.Plan == nil && res.Quantized == 0 && res.BytesOut >= res.BytesIn {
+		q = m
+		res.unchanged()
+	}
 	if broken == nil || o.KeepFailed {
 		if q == m {
 			res.BytesOut = res.BytesIn
@@ -522,6 +526,15 @@ func Quantize(ctx context.Context, in, out string, o Options) (result *Result, e
 		return res, broken
 	}
 	return res, nil
+}
+
+// unchanged makes r that of a model which is best left as it is.
+func (r *Result) unchanged() {
+	r.Plan.Tensors = nil
+	r.WeightBytesOut = r.WeightBytesIn
+	for i := range r.Weights {
+		r.Weights[i].BytesOut = r.Weights[i].BytesIn
+	}
 }
 
 // QuantizeModel returns the quantized form of m, which aliases m's tensors; m
@@ -702,7 +715,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	o := auto.Options{
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
 		Equalize: q.o.allows(Equalize) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection), Round: q.o.allows(Round),
-		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto, Size: q.o.Prefer == Size, Speed: q.o.Prefer == Speed,
+		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto, Size: q.o.Prefer == Size || q.o.MinCoverage != nil, Speed: q.o.Prefer == Speed,
 		Contract: q.o.contract(),
 		Engine:   q.o.engine(),
 		Session:  q.o.session(),

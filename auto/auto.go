@@ -290,9 +290,9 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 const retreatGain = 4
 
 // economize keeps float what integers would not make faster, where the target
-// says what things cost.
+// says what things cost and nodes were not included by name.
 func (s *search) economize(ctx context.Context, c *candidate) error {
-	if !s.o.FloatIslands || s.o.Size || s.o.Target.Cost == nil || len(s.o.Samples) == 0 {
+	if !s.o.FloatIslands || s.o.Size || len(c.qdq.Include) > 0 || s.o.Target.Cost == nil || len(s.o.Samples) == 0 {
 		return nil
 	}
 	plan, err := qdq.Annotate(c.base, s.o.Target, c.qdq)

@@ -237,7 +237,7 @@ func TestMistakes(t *testing.T) {
 		{quantize("--limit", "nodes"), 2, `--limit "nodes" is not NAME=N`},
 		{quantize("--max-memory", "2kB"), 6, `memory limit`},
 
-		{quantize("--min-sqnr", "200"), 7, `output SQNR is [0-9.]+ dB, 200 dB were demanded`},
+		{quantize("--min-sqnr", "200"), 7, `output "logits" has an SQNR of [0-9.]+ dB, 200 dB were demanded`},
 		{quantize("--exclude", "*", "--min-coverage", "99"), 7, `0.0 % of the multiply-adds`},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
