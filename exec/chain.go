@@ -37,6 +37,9 @@ type blocking struct {
 // images returns the inputs of n that have the layout of its output if n works
 // element by element, nil if it does not.
 func images(n *graph.Node) []*graph.Value {
+	if n.Op.Domain == ops.PointwiseDomain {
+		return n.Inputs()
+	}
 	switch n.Op {
 	case graph.OpKey{Type: "Relu"}, graph.OpKey{Type: "LeakyRelu"}, graph.OpKey{Type: "Clip"}, graph.OpKey{Type: "Sigmoid"},
 		graph.OpKey{Type: "HardSigmoid"}, graph.OpKey{Type: "HardSwish"}, graph.OpKey{Type: "Tanh"}, graph.OpKey{Type: "Elu"}, graph.OpKey{Type: "Identity"}:

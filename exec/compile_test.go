@@ -89,6 +89,22 @@ func foldedNet(b *net, x *graph.Value) *graph.Value {
 	return b.node("", "Clip", []*graph.Value{v, b.scalar(tensor.Scalar(float32(-1)))})
 }
 
+// pointwiseNet has runs of element-wise nodes: constants and tensors on either
+// side, results in blocks, and a value that two nodes read, which ends a run.
+func pointwiseNet(b *net, x *graph.Value) *graph.Value {
+	scalar := func(v float32) *graph.Value { return b.scalar(tensor.Scalar(v)) }
+	op := func(op string, in ...*graph.Value) *graph.Value { return b.node("", op, in) }
+	swish := func(x *graph.Value) *graph.Value {
+		return op("Div", op("Mul", x, op("Clip", op("Add", x, scalar(3)), scalar(0), scalar(6))), scalar(6))
+	}
+	v := swish(op("Conv", x, b.floats(24, 3, 3, 3)))
+	v = op("Conv", v, b.floats(20, 24, 1, 1))
+	s := op("Sigmoid", v)
+	v = op("Mul", op("Sub", scalar(1), op("Tanh", s)), op("Mul", v, v))
+	v = op("Div", scalar(2), op("Add", s, op("Exp", op("Sub", v, op("Abs", v)))))
+	return op("Max", op("Sqrt", v), op("Neg", b.floats(1, 20, 17, 15)))
+}
+
 // integerNet has what works with channels last.
 func integerNet(b *net, x *graph.Value) *graph.Value {
 	scale := func(v float32) *graph.Value { return b.scalar(tensor.Scalar(v)) }
@@ -158,7 +174,7 @@ func TestCompile(t *testing.T) {
 		name  string
 		f     func(*net, *graph.Value) *graph.Value
 		steps int // at most, where nothing is tapped
-	}{{"float", floatNet, 14}, {"folded", foldedNet, 2}, {"integer", integerNet, 17}} {
+	}{{"float", floatNet, 14}, {"folded", foldedNet, 2}, {"pointwise", pointwiseNet, 9}, {"integer", integerNet, 17}} {
 		t.Run(c.name, func(t *testing.T) {
 			x := tensor.New(tensor.Float32, 2, 3, 19, 17)
 			r := rand.New(rand.NewPCG(3, 4))

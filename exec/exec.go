@@ -96,6 +96,7 @@ type compiler struct {
 	taps     []bool
 	saturate bool
 	fused    map[*graph.Node]*ops.Fusion
+	runs     map[*graph.Node]*ops.Pointwise
 	chains   map[*graph.Node]*ops.Chain
 }
 
@@ -217,12 +218,14 @@ func importCaptures(b *block, g *graph.Graph, outer *block) {
 
 func (c *compiler) node(b *block, n *graph.Node, outer *block) (step, error) {
 	s := step{node: n}
-	spec := ops.Lookup(n)
-	if spec == nil || spec.Compile == nil {
-		return s, fmt.Errorf("%w (opset %d)", ErrUnsupported, n.Opset())
-	}
-	if err := spec.Check(n); err != nil {
-		return s, err
+	spec, run := ops.Lookup(n), c.runs[n]
+	if run == nil {
+		if spec == nil || spec.Compile == nil {
+			return s, fmt.Errorf("%w (opset %d)", ErrUnsupported, n.Opset())
+		}
+		if err := spec.Check(n); err != nil {
+			return s, err
+		}
 	}
 	site := &ops.Site{Node: n, Opset: n.Opset(), Consts: make([]*tensor.Tensor, n.NumInputs()), Saturate: c.saturate, Fused: c.fused[n], Chain: c.chains[n]}
 	for i, v := range n.Inputs() {
@@ -246,11 +249,14 @@ func (c *compiler) node(b *block, n *graph.Node, outer *block) (step, error) {
 		s.bodies = append(s.bodies, body)
 		return body, nil
 	}
-	kernel, err := spec.Compile(site)
-	if err != nil {
-		return s, err
+	if run != nil {
+		s.kernel = run.Kernel()
+	} else {
+		var err error
+		if s.kernel, err = spec.Compile(site); err != nil {
+			return s, err
+		}
 	}
-	s.kernel = kernel
 	for _, v := range n.Outputs() {
 		if v == nil {
 			s.outs, s.wanted = append(s.outs, -1), append(s.wanted, false)
@@ -267,7 +273,7 @@ const foldBudget = 1 << 26
 // precompute computes a step that reads constants only and makes its outputs
 // constants, unless they are tapped or large. What fails is left to the run.
 func (c *compiler) precompute(b *block, s *step) bool {
-	if spec := ops.Lookup(s.node); !spec.Pure || len(s.bodies) > 0 {
+	if spec := ops.Lookup(s.node); spec == nil || !spec.Pure || len(s.bodies) > 0 {
 		return false
 	}
 	for _, v := range s.node.Outputs() {

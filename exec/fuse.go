@@ -18,7 +18,7 @@ func (c *compiler) fuse(m *graph.Model) *graph.Model {
 	// Residual inputs need shapes. What inference finds wrong is reported by
 	// the node that it concerns.
 	_, _ = ops.Infer(m)
-	c.fused = map[*graph.Node]*ops.Fusion{}
+	c.fused, c.runs = map[*graph.Node]*ops.Fusion{}, map[*graph.Node]*ops.Pointwise{}
 	for g := range m.Scopes() {
 		if g.Function() != nil {
 			continue
@@ -37,6 +37,11 @@ func (c *compiler) fuse(m *graph.Model) *graph.Model {
 			c.asRuntime(n)
 			if p := newProduct(n); p != nil {
 				c.extend(p)
+			}
+		}
+		for _, n := range nodes {
+			if n.Graph() != nil && n.Output(0) != nil {
+				c.pointwise(n)
 			}
 		}
 	}
