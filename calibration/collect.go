@@ -26,6 +26,11 @@ type CollectOptions struct {
 	// Shard of Shards is what src holds of Total samples; with Shards 0 it
 	// holds all.
 	Shard, Shards, Total int
+	// Measured holds the Index of each sample that decisions will be measured
+	// on, sorted, and Sources how the samples were named; both go into the
+	// table.
+	Measured []int
+	Sources  []string
 
 	// State is fed back from sample to sample within a file; the samples of a
 	// file then run one after the other.
@@ -72,7 +77,7 @@ const grace = 300 * time.Millisecond
 // Collect runs every sample of src through prog and observes values as they
 // are produced; no activation is kept. Samples run in parallel, each on one
 // thread; the statistics depend neither on that nor on the order in which
-// samples finish. Values that no sample produced are not in the table.
+// samples finish.
 func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOptions) (*Table, error) {
 	if o.Settings.Bins == 0 {
 		o.Settings.Bins = DefaultBins
@@ -95,7 +100,7 @@ func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOp
 		return nil, &ResumeError{err}
 	}
 	workers := max(1, min(par.New(o.Session.Threads).Threads(), len(c.runs)))
-	c.values = make([][]*Observer, workers)
+	c.values = make([][2][]*Observer, workers)
 
 	// Samples end with runCtx, which outlasts ctx a little where a checkpoint
 	// is to be made.
@@ -114,7 +119,9 @@ func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOp
 
 	sessions := make([]exec.Runner, workers)
 	for w := range workers {
-		c.values[w] = make([]*Observer, len(o.Watch))
+		for k := range c.values[w] {
+			c.values[w][k] = make([]*Observer, len(o.Watch))
+		}
 		var err error
 		sessions[w], err = prog.Open(ctx, exec.SessionOptions{
 			Threads: 1, MaxBytes: o.Session.MaxBytes / int64(workers), Ceiling: o.Session.Ceiling / int64(workers), MaxSteps: o.Session.MaxSteps,
@@ -164,8 +171,11 @@ type collector struct {
 	prog   exec.Executable
 	runs   [][2]int
 	wanted []bool
-	values [][]*Observer // by worker and value ID
-	done   []bool        // samples that Resume covers
+	// values has the observers by worker and value ID, for the samples that
+	// are not in o.Measured and for those that are.
+	values [][2][]*Observer
+	done   []bool          // samples that Resume covers
+	keys   map[string]bool // of the values in the table being made
 
 	// pause is held for reading while a sample runs, for writing while a
 	// checkpoint is made.
@@ -217,6 +227,7 @@ func (t *Table) sameRun(u *Table) error {
 		{"another model", t.Model == u.Model},
 		{"other data", t.Data == u.Data && t.Total == u.Total},
 		{"other options", t.Options.equal(u.Options)},
+		{"another choice of samples to measure on", slices.Equal(t.Measured, u.Measured)},
 		{"another shard", t.Shards == u.Shards && slices.Equal(t.Have, u.Have)},
 	} {
 		if !c.same {
@@ -325,7 +336,11 @@ func (c *collector) sample(ctx context.Context, session exec.Runner, state *Stat
 	if err := state.Feed(in); err != nil {
 		return bad(err)
 	}
-	observers := c.values[worker]
+	part := 0
+	if _, found := slices.BinarySearch(c.o.Measured, info.Index); found {
+		part = 1
+	}
+	observers := c.values[worker][part]
 	tap := func(v *graph.Value, t *tensor.Tensor) error {
 		if t.DType() != tensor.Float32 {
 			return nil
@@ -381,10 +396,15 @@ func (c *collector) finish(i int) {
 
 // head returns a table of the run without samples and values.
 func (c *collector) head() *Table {
-	return &Table{
+	t := &Table{
 		Model: c.o.Model, Data: c.src.Hash(), Options: c.o.Settings, Total: c.o.Total,
 		Shards: c.o.Shards, Have: []int{c.o.Shard}, Values: map[string]*Stats{},
+		Measured: c.o.Measured, Sources: c.o.Sources,
 	}
+	if len(c.o.Measured) > 0 {
+		t.Unseen = map[string]*Stats{}
+	}
+	return t
 }
 
 // table merges what the workers saw and the earlier run. Unless c.final is
@@ -412,6 +432,7 @@ func (c *collector) table() (*Table, error) {
 		slices.Sort(t.Samples)
 		slices.SortFunc(t.Skipped, func(a, b SkippedSample) int { return cmp.Compare(a.Index, b.Index) })
 	}
+	c.keys = map[string]bool{}
 	for g := range c.prog.Model().Scopes() {
 		for _, v := range g.Inputs() {
 			if err := c.add(t, v); err != nil {
@@ -426,6 +447,7 @@ func (c *collector) table() (*Table, error) {
 			}
 		}
 	}
+	slices.Sort(t.Unreached)
 	return t, nil
 }
 
@@ -435,30 +457,49 @@ func (c *collector) add(t *Table, v *graph.Value) error {
 		return nil
 	}
 	key := ValueKey(v)
-	if t.Values[key] != nil {
+	if c.keys[key] {
 		return graph.ValueError("calibrate", v, fmt.Errorf("two values are called %q", key))
 	}
-	parts := make([]*Stats, 0, len(c.values)+1)
+	c.keys[key] = true
+	var parts [2][]*Stats
 	for _, observers := range c.values {
-		if ob := observers[v.ID]; ob != nil {
-			parts = append(parts, ob.Stats())
+		for k := range parts {
+			if ob := observers[k][v.ID]; ob != nil {
+				parts[k] = append(parts[k], ob.Stats())
+			}
 		}
 	}
-	if c.o.Resume != nil && c.o.Resume.Values[key] != nil {
-		parts = append(parts, c.o.Resume.Values[key])
+	all := slices.Concat(parts[0], parts[1])
+	if r := c.o.Resume; r != nil {
+		if s := r.Values[key]; s != nil {
+			all = append(all, s)
+		}
+		if s := r.Unseen[key]; s != nil {
+			parts[0] = append(parts[0], s)
+		}
 	}
-	if len(parts) == 0 {
+	if len(all) == 0 {
+		t.Unreached = append(t.Unreached, key)
 		return nil
 	}
-	all := parts[0]
-	if !c.final {
-		all = all.Clone()
-	}
-	for _, p := range parts[1:] {
-		if err := all.Merge(p); err != nil {
-			return graph.ValueError("calibrate", v, err)
+	join := func(list []*Stats, own bool) (*Stats, error) {
+		s := list[0]
+		if !own {
+			s = s.Clone()
 		}
+		for _, p := range list[1:] {
+			if err := s.Merge(p); err != nil {
+				return nil, graph.ValueError("calibrate", v, err)
+			}
+		}
+		return s, nil
 	}
-	t.Values[key] = all
-	return nil
+	var err error
+	if t.Values[key], err = join(all, c.final && t.Unseen == nil); err != nil {
+		return err
+	}
+	if t.Unseen != nil && len(parts[0]) > 0 {
+		t.Unseen[key], err = join(parts[0], c.final)
+	}
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/quant"
 )
 
@@ -11,168 +12,289 @@ import (
 // other bins give it up evenly.
 const smoothing = 1e-4
 
-// prefix holds sums over the bins before each bin, for the bins that are not
-// empty: their number, count c, c*log(c), log(c) and 1/c.
-type prefix struct {
-	full, count         []uint64
-	clogc, logc, oneByC []float64
-}
+// oneSidedSteps is the number of windows that are tried in the bins of one
+// side.
+const oneSidedSteps = 256
 
-func prefixSums(counts []uint64) *prefix {
-	n := len(counts) + 1
-	p := &prefix{make([]uint64, n), make([]uint64, n), make([]float64, n), make([]float64, n), make([]float64, n)}
-	for i, c := range counts {
-		p.full[i+1], p.count[i+1] = p.full[i], p.count[i]+c
-		p.clogc[i+1], p.logc[i+1], p.oneByC[i+1] = p.clogc[i], p.logc[i], p.oneByC[i]
-		if c > 0 {
-			v := float64(c)
-			l := math.Log(v)
-			p.full[i+1]++
-			p.clogc[i+1] += v * l
-			p.logc[i+1] += l
-			p.oneByC[i+1] += 1 / v
-		}
-	}
-	return p
-}
-
-// entropyRange looks at all windows; the first of equals wins.
+// entropyRange looks at all windows about 0 that are not wider than the
+// elements; the first of equals wins.
 func entropyRange(s *Stats, levels int, symmetric bool) (quant.Range, error) {
 	h := &s.Hist
 	half := len(h.Counts) / 2
 	if levels < 2 || levels > half {
 		return quant.Range{}, fmt.Errorf("%d levels for a histogram of %d bins a side, want 2 to %d", levels, half, half)
 	}
-	p := prefixSums(h.Counts)
+	e := newDivergences(h.Counts, levels)
 	best, from, to := math.Inf(1), 0, len(h.Counts)
-	try := func(lo, hi int, even bool) {
-		if d := divergence(h.Counts, p, lo, hi, levels, even); d < best {
+	try := func(lo, hi int, d float64) {
+		if d < best {
 			best, from, to = d, lo, hi
 		}
 	}
-	switch {
-	case symmetric || s.Min < 0 && s.Max > 0:
-		for i := levels / 2; i <= half; i++ {
-			try(half-i, min(half+i+1, len(h.Counts)), false)
+	used := 0 // bins of the wider side that hold elements
+	for i, n := range h.Counts {
+		if n > 0 {
+			used = max(used, half-i, i-half+1)
 		}
-	case s.Min >= 0:
-		for i := levels; i <= half; i++ {
-			try(half, half+i, true)
+	}
+	if symmetric || s.Min < 0 && s.Max > 0 {
+		last := min(max(used, levels/2), half)
+		for i := levels / 2; i <= last; {
+			// Four windows at a time, the widest one first; those that are divided
+			// like the narrowest one count.
+			first := max(min(i, half-3), 0)
+			width := window(half, i).n() / levels
+			d := e.centered(half-first-3, width)
+			for t := i - first; t < 4 && i <= last && window(half, i).n()/levels == width; t++ {
+				w := window(half, i)
+				try(w.lo, w.hi, d[3-t])
+				i++
+			}
 		}
-	default:
-		// Zeros lie in the first bin of the other side.
-		for i := levels; i <= half; i++ {
-			try(half-i, half+1, true)
+		return quant.Range{Min: h.Edge(from), Max: h.Edge(to)}, nil
+	}
+	step := max(half/oneSidedSteps, 1)
+	var list []span
+	for n := levels; n < max(used, levels)+step; n += step {
+		n := min(n, half)
+		w := span{half, half + n}
+		if s.Min < 0 {
+			w = span{half - n, half + 1} // zeros lie in the first bin of the other side
+		}
+		list = append(list, w)
+	}
+	for ; len(list) > 0; list = list[min(4, len(list)):] {
+		four := list[:min(4, len(list))]
+		d := e.even(four)
+		for t, w := range four {
+			try(w.lo, w.hi, d[t])
 		}
 	}
 	return quant.Range{Min: h.Edge(from), Max: h.Edge(to)}, nil
 }
 
-// divergence returns the divergence of the quantized distribution Q from the
-// clipped one P over the bins [lo, hi). P has what lies outside added to its
-// end bins. Q divides the bins into groups, and spreads what the group holds
-// over its bins, rounded down, by the number of bins that P fills. With even
-// unset, groups have (hi-lo)/levels bins, rounded down; the rest counts with the
-// last group and stays empty in Q, as in onnxruntime. All bins are smoothed.
-//
-// With prefix sums each group takes one step: over the bins that P fills,
-// sum((c-e)*log(c-e)) = sum(c*log c) - e*(sum(log c)+n) + e²/2*sum(1/c) up to
-// e³, where e is what smoothing takes from a bin.
-func divergence(counts []uint64, p *prefix, lo, hi, levels int, even bool) float64 {
-	n := hi - lo
-	total := p.count[len(counts)]
-	left, right := p.count[lo], total-p.count[hi]
-	first, last := counts[lo], counts[hi-1]
-	full := int(p.full[hi] - p.full[lo])
-	if first == 0 && left > 0 {
-		full++
-	}
-	if last == 0 && right > 0 {
-		full++
-	}
-	if full == 0 {
-		return math.Inf(1)
-	}
-	// Groups of Q: bounds, value and whether it is filled.
-	bound := func(j int) int {
-		if even {
-			return lo + j*n/levels
-		}
-		return lo + j*(n/levels)
-	}
-	emptyQ := n
-	var sumQ float64
-	q := make([]float64, levels)
-	for j := range q {
-		a, b := bound(j), bound(j+1)
-		sum := p.count[b] - p.count[a]
-		if j == levels-1 {
-			sum += p.count[hi] - p.count[b]
-		}
-		fill := p.full[b] - p.full[a]
-		if first == 0 && left > 0 && a == lo {
-			fill++
-		}
-		if last == 0 && right > 0 && b == hi && b > a {
-			fill++
-		}
-		if fill > 0 {
-			q[j] = float64(sum / fill)
-		}
-		if q[j] > 0 {
-			emptyQ -= b - a
-			sumQ += q[j] * float64(b-a)
-		}
-	}
-	if emptyQ == n {
-		return math.Inf(1)
-	}
-	eP := smoothing * float64(n-full) / float64(full)
-	eQ := smoothing * float64(emptyQ) / float64(n-emptyQ)
-	massP := float64(total) // smoothing moves mass, it adds none
-	massQ := sumQ
+// span is the bins [lo, hi).
+type span struct{ lo, hi int }
 
-	plogp, cross := 0.0, 0.0 // sums of P*log(P) and P*log(Q)
-	group := func(a, b int, logQ float64) {
-		if a == b {
-			return
+func (w span) n() int { return w.hi - w.lo }
+
+// window is the one that reaches i bins to each side of the middle bin.
+func window(half, i int) span { return span{half - i, min(half+i+1, 2*half)} }
+
+// divergences computes the divergence of the quantized distribution Q from the
+// clipped one P in windows [lo, hi) of bins. P has what lies outside added to
+// its end bins. Q divides the bins into groups, and spreads what the group
+// holds over its bins, rounded down, by the number of bins that P fills. All
+// bins are smoothed.
+//
+// With prefix sums each group takes one step, and P alone takes none: over the
+// bins that P fills, sum((c-e)*log(c-e)) = sum(c*log c) - e*(sum(log c)+n) +
+// e²/2*sum(1/c) up to e³, where e is what smoothing takes from a bin.
+type divergences struct {
+	counts []uint64
+	levels int
+	// Sums over the bins before each bin, for the bins that are not empty:
+	// count c, their number, c*log(c), log(c) and 1/c.
+	count, full, clogc, logc, oneByC []float64
+
+	means, weights []kernels.Lanes // of each group, for four windows
+}
+
+func newDivergences(counts []uint64, levels int) *divergences {
+	n := len(counts) + 1
+	all := make([]float64, 5*n)
+	e := &divergences{
+		counts: counts, levels: levels,
+		count: all[:n], full: all[n : 2*n], clogc: all[2*n : 3*n], logc: all[3*n : 4*n], oneByC: all[4*n:],
+		means: make([]kernels.Lanes, levels), weights: make([]kernels.Lanes, levels),
+	}
+	for i, c := range counts {
+		e.count[i+1], e.full[i+1] = e.count[i], e.full[i]
+		e.clogc[i+1], e.logc[i+1], e.oneByC[i+1] = e.clogc[i], e.logc[i], e.oneByC[i]
+		if c > 0 {
+			v := float64(c)
+			l := math.Log(v)
+			e.count[i+1] += v
+			e.full[i+1]++
+			e.clogc[i+1] += float64(v * l)
+			e.logc[i+1] += l
+			e.oneByC[i+1] += 1 / v
 		}
-		k := float64(p.full[b] - p.full[a])
-		c := float64(p.count[b] - p.count[a])
-		pl := p.clogc[b] - p.clogc[a] - eP*(p.logc[b]-p.logc[a]+k) + eP*eP/2*(p.oneByC[b]-p.oneByC[a])
-		// An end bin with what lies outside is taken out and put in again.
-		end := func(old, more uint64) {
-			if more == 0 {
-				return
-			}
-			if old > 0 {
-				v := float64(old)
-				pl -= v*math.Log(v) - eP*(math.Log(v)+1) + eP*eP/2/v
-				k--
-				c -= v
-			}
-			v := float64(old + more)
-			pl += (v - eP) * math.Log(v-eP)
+	}
+	return e
+}
+
+// clipped is P in one window.
+type clipped struct {
+	span
+	left, right float64 // what lies outside
+	full        float64 // bins that P fills
+	less        float64 // what smoothing takes from each of these
+	first, last bool    // whether the end bins are filled by what lies outside alone
+	entropy     float64 // sum of P*log(P)
+}
+
+func (e *divergences) clip(w span) clipped {
+	lo, hi := w.lo, w.hi
+	p := clipped{span: w, left: e.count[lo], right: e.count[len(e.counts)] - e.count[hi], full: e.full[hi] - e.full[lo]}
+	first, last := float64(e.counts[lo]), float64(e.counts[hi-1])
+	p.first, p.last = first == 0 && p.left > 0, last == 0 && p.right > 0
+	for _, alone := range []bool{p.first, p.last} {
+		if alone {
+			p.full++
+		}
+	}
+	if p.full == 0 {
+		return p
+	}
+	n := float64(w.n())
+	p.less = smoothing * (n - p.full) / p.full
+	k := e.full[hi] - e.full[lo]
+	p.entropy = e.clogc[hi] - e.clogc[lo] - float64(p.less*(e.logc[hi]-e.logc[lo]+k)) + float64(p.less*p.less/2*(e.oneByC[hi]-e.oneByC[lo]))
+	// An end bin with what lies outside is taken out and put in again.
+	for _, end := range [2][2]float64{{first, p.left}, {last, p.right}} {
+		old, more := end[0], end[1]
+		if more == 0 {
+			continue
+		}
+		if old > 0 {
+			p.entropy -= float64(old*math.Log(old)) - float64(p.less*(math.Log(old)+1)) + p.less*p.less/2/old
+		}
+		v := old + more - p.less
+		p.entropy += float64(v * math.Log(v))
+	}
+	p.entropy += float64((n - p.full) * smoothing * math.Log(smoothing))
+	return p
+}
+
+// weight returns what P has, smoothed, in the bins [a, b) of the window.
+func (e *divergences) weight(p *clipped, a, b int) float64 {
+	if a == b {
+		return 0
+	}
+	c, k := e.count[b]-e.count[a], e.full[b]-e.full[a]
+	if a == p.lo {
+		c += p.left
+		if p.first {
 			k++
-			c += v
 		}
-		if a == lo {
-			end(first, left)
-		}
-		if b == hi {
-			end(last, right)
-		}
-		none := float64(b-a) - k
-		plogp += pl + none*smoothing*math.Log(smoothing)
-		cross += (c - k*eP + none*smoothing) * logQ
 	}
-	for j := range q {
-		logQ := math.Log(smoothing)
-		if q[j] > 0 {
-			logQ = math.Log(q[j] - eQ)
+	if b == p.hi {
+		c += p.right
+		if p.last {
+			k++
 		}
-		group(bound(j), bound(j+1), logQ)
 	}
-	group(bound(levels), hi, math.Log(smoothing))
-	return (plogp-cross)/massP - math.Log(massP) + math.Log(massQ)
+	return c - float64(k*p.less) + float64((float64(b-a)-k)*smoothing)
+}
+
+// mean returns the mean of the bins [a, b) that P fills, rounded down, where
+// the bins up to end count as well.
+func (e *divergences) mean(p *clipped, a, b, end int) float64 {
+	k := e.full[b] - e.full[a]
+	if p.first && a == p.lo {
+		k++
+	}
+	if p.last && b == p.hi && b > a {
+		k++
+	}
+	if k == 0 {
+		return 0
+	}
+	return math.Floor((e.count[end] - e.count[a]) / k)
+}
+
+// finish returns the divergences of four windows whose groups are in place;
+// rest is the weight of bins that stay empty in Q, mass what all bins have in Q
+// and filled how many are filled there.
+func (e *divergences) finish(p *[4]clipped, rest, mass, filled *kernels.Lanes) kernels.Lanes {
+	var less, cross, d kernels.Lanes
+	for t := range p {
+		less[t] = smoothing * (float64(p[t].n()) - filled[t]) / max(filled[t], 1)
+	}
+	kernels.CrossLogs(&cross, e.means, e.weights, &less, smoothing)
+	total := e.count[len(e.counts)] // smoothing moves mass, it adds none
+	for t := range p {
+		d[t] = math.Inf(1)
+		if p[t].full > 0 && filled[t] > 0 {
+			d[t] = (p[t].entropy-cross[t]-float64(rest[t]*math.Log(smoothing)))/total - math.Log(total) + math.Log(mass[t])
+		}
+	}
+	return d
+}
+
+// centered returns the divergences of the windows about the middle bin that
+// begin at lo to lo+3. Groups have width bins each; the rest counts with the
+// last group and stays empty in Q, as in onnxruntime. A window of a histogram
+// of fewer than four bins a side may begin before it: it has no divergence.
+func (e *divergences) centered(lo, width int) kernels.Lanes {
+	half := len(e.counts) / 2
+	var p [4]clipped
+	var less, rest, mass, filled kernels.Lanes
+	for t := range p {
+		if i := half - lo - t; i >= 0 && i <= half {
+			p[t] = e.clip(window(half, i))
+			less[t] = p[t].less
+		}
+	}
+	last := e.levels - 1
+	if lo < 0 || lo+3+e.levels*width >= len(e.count) {
+		clear(e.means)
+		clear(e.weights)
+		for t := range p {
+			for j := 1; j < last && p[t].full > 0; j++ {
+				a := p[t].lo + j*width
+				if a+width <= p[t].hi {
+					e.group(&p[t], t, j, a, a+width, a+width, width, &mass, &filled)
+				}
+			}
+		}
+	} else {
+		total := kernels.GroupMeans(e.means[1:last], e.weights[1:last], e.count[lo+width:], e.full[lo+width:], width, &less, smoothing)
+		for t := range p {
+			mass[t], filled[t] = total[0][t]*float64(width), total[1][t]*float64(width)
+		}
+	}
+	for t := range p {
+		w := &p[t]
+		if w.full == 0 || w.lo+e.levels*width > w.hi {
+			w.full = 0
+			e.means[0][t], e.weights[0][t], e.means[last][t], e.weights[last][t] = 0, 0, 0, 0
+			continue
+		}
+		e.group(w, t, 0, w.lo, w.lo+width, w.lo+width, width, &mass, &filled)
+		a := w.lo + last*width
+		e.group(w, t, last, a, a+width, w.hi, width, &mass, &filled)
+		rest[t] = e.weight(w, a+width, w.hi)
+	}
+	return e.finish(&p, &rest, &mass, &filled)
+}
+
+// group puts group j of window t in place: the bins [a, b), of which those up
+// to end count.
+func (e *divergences) group(p *clipped, t, j, a, b, end, width int, mass, filled *kernels.Lanes) {
+	q := e.mean(p, a, b, end)
+	e.means[j][t], e.weights[j][t] = q, e.weight(p, a, b)
+	if q > 0 {
+		mass[t] += float64(q * float64(width))
+		filled[t] += float64(width)
+	}
+}
+
+// even returns the divergences of up to four windows that are divided evenly.
+func (e *divergences) even(list []span) kernels.Lanes {
+	var p [4]clipped
+	var rest, mass, filled kernels.Lanes
+	clear(e.means)
+	clear(e.weights)
+	for t, w := range list {
+		p[t] = e.clip(w)
+		a := w.lo
+		for j := range e.levels {
+			b := w.lo + (j+1)*w.n()/e.levels
+			e.group(&p[t], t, j, a, b, b, b-a, &mass, &filled)
+			a = b
+		}
+	}
+	return e.finish(&p, &rest, &mass, &filled)
 }

@@ -40,6 +40,19 @@ const (
 	// MSE minimizes the expected squared difference between the elements and
 	// their quantized values under MethodOptions.Scheme.
 	MSE Method = "mse"
+	// L1 is MSE with magnitudes of differences in place of squares, and Lp with
+	// their powers of MethodOptions.Norm.
+	L1 Method = "l1"
+	Lp Method = "lp"
+	// Weighted is MSE with each element's square weighted by what an error
+	// there does to the output of the nodes that read the value:
+	// MethodOptions.Sensitivity of its channel. Statistics do not say which
+	// channel an element is of, so a bin has the mean over the channels whose
+	// ranges include it. Without sensitivities it is MSE.
+	Weighted Method = "weighted"
+	// Auto takes MinMax, unless the range of Weighted has an expected error of
+	// at most half of its, and clips no more than one element in ten thousand.
+	Auto Method = "auto"
 	// HistogramSearch narrows the range from both ends by steps of equal counts
 	// as long as the expected squared difference falls (the greedy search of
 	// PyTorch's HistogramObserver): it stops at the first minimum where MSE
@@ -49,7 +62,7 @@ const (
 
 // Methods lists all methods.
 func Methods() []Method {
-	return []Method{MinMax, MovingAverage, HistogramSearch, Entropy, Percentile, MSE}
+	return []Method{MinMax, MovingAverage, HistogramSearch, Entropy, Percentile, MSE, L1, Lp, Weighted, Auto}
 }
 
 // ParseMethod returns the method of the given name; the error lists them.
@@ -72,6 +85,11 @@ type MethodOptions struct {
 	Average float64
 	// Levels is the number of groups of Entropy, at least 2 [128].
 	Levels int
+	// Norm is the power of Lp, above 0 [2.4].
+	Norm float64
+	// Sensitivity holds, for each channel of Stats.Channels, the mean square of
+	// the factors with which its elements enter sums; nil where all are alike.
+	Sensitivity []float64
 	// Scheme is how values will be quantized [unsigned 8 bits]. With Symmetric
 	// set, ranges are [-t, t].
 	Scheme quant.Scheme
@@ -100,6 +118,9 @@ func Range(s *Stats, m Method, o MethodOptions) (quant.Range, error) {
 	if o.Levels == 0 {
 		o.Levels = 128
 	}
+	if o.Norm == 0 {
+		o.Norm = 2.4
+	}
 	if o.Scheme.Type.Name == "" {
 		o.Scheme.Type, o.Scheme.Axis = quant.U8, -1
 	}
@@ -112,13 +133,27 @@ func Range(s *Stats, m Method, o MethodOptions) (quant.Range, error) {
 	case MovingAverage:
 		r, err = movingAverage(s, o.Average)
 	case Percentile:
-		r, err = percentile(s, o.Percentile, o.Scheme.Symmetric)
+		if !(o.Percentile > 0 && o.Percentile <= 100) {
+			return quant.Range{}, fmt.Errorf("percentile %v, want above 0 and at most 100", o.Percentile)
+		}
+		r = percentile(s, o.Percentile, o.Scheme.Symmetric)
 	case Entropy:
 		r, err = entropyRange(s, o.Levels, o.Scheme.Symmetric)
 	case MSE:
-		r, err = searchMSE(s, o.Scheme)
+		r = newWeighted(s, 2, nil).search(o.Scheme)
+	case L1:
+		r = newWeighted(s, 1, nil).search(o.Scheme)
+	case Lp:
+		if !(o.Norm > 0 && o.Norm <= 100) {
+			return quant.Range{}, fmt.Errorf("norm %v, want above 0 and at most 100", o.Norm)
+		}
+		r = newWeighted(s, o.Norm, nil).search(o.Scheme)
+	case Weighted:
+		r = newWeighted(s, 2, o.Sensitivity).search(o.Scheme)
+	case Auto:
+		r = searchAuto(s, o)
 	case HistogramSearch:
-		r, err = searchGreedy(s, o.Scheme)
+		r = newWeighted(s, 2, nil).searchGreedy(o.Scheme)
 	default:
 		_, err = ParseMethod(string(m))
 	}
@@ -154,10 +189,7 @@ func movingAverage(s *Stats, c float64) (quant.Range, error) {
 	return r, nil
 }
 
-func percentile(s *Stats, p float64, symmetric bool) (quant.Range, error) {
-	if !(p > 0 && p <= 100) {
-		return quant.Range{}, fmt.Errorf("percentile %v, want above 0 and at most 100", p)
-	}
+func percentile(s *Stats, p float64, symmetric bool) quant.Range {
 	h := &s.Hist
 	half := len(h.Counts) / 2
 	if symmetric {
@@ -168,7 +200,7 @@ func percentile(s *Stats, p float64, symmetric bool) (quant.Range, error) {
 			below += h.Counts[half+i] + h.Counts[half-1-i]
 			if below >= need {
 				t := h.Edge(half + i + 1)
-				return quant.Range{Min: -t, Max: t}, nil
+				return quant.Range{Min: -t, Max: t}
 			}
 		}
 	}
@@ -186,7 +218,7 @@ func percentile(s *Stats, p float64, symmetric bool) (quant.Range, error) {
 		}
 		below += n
 	}
-	return r, nil
+	return r
 }
 
 // rank returns the least number of n elements that is a share of at least p,
@@ -194,157 +226,4 @@ func percentile(s *Stats, p float64, symmetric bool) (quant.Range, error) {
 func rank(n uint64, p float64) uint64 {
 	k := math.Ceil(p * float64(n))
 	return uint64(math.Min(math.Max(k, 1), float64(n)))
-}
-
-// weighted is a histogram without empty bins.
-type weighted struct {
-	x     []float64 // middles
-	n     []float64
-	width float64
-}
-
-func (h *Histogram) weighted() weighted {
-	w := weighted{width: h.Width()}
-	for i, n := range h.Counts {
-		if n > 0 {
-			w.x = append(w.x, h.Edge(i)+w.width/2)
-			w.n = append(w.n, float64(n))
-		}
-	}
-	return w
-}
-
-// cost returns the expected sum of squared differences between elements and
-// their quantized values, up to a constant; elements are taken to sit at the
-// middles of their bins, or to be spread evenly where bins are wider than a
-// step. It is +Inf where the range has no parameters.
-func (w *weighted) cost(s quant.Scheme, r quant.Range) float64 {
-	scale, zero, err := s.Scalar(r)
-	if err != nil {
-		return math.Inf(1)
-	}
-	step := float64(scale)
-	lo := float64(s.Type.Min-zero) * step
-	hi := float64(s.Type.Max-zero) * step
-	sum := 0.0
-	for i, x := range w.x {
-		var d float64
-		switch {
-		case x < lo:
-			d = float64((lo - x) * (lo - x))
-		case x > hi:
-			d = float64((x - hi) * (x - hi))
-		case step <= w.width:
-			d = step * step / 12
-		default:
-			d = x - float64(math.RoundToEven(x/step)*step)
-			d *= d
-		}
-		sum += float64(w.n[i] * d)
-	}
-	return sum
-}
-
-// better reports whether a cost is lower by more than rounding errors are.
-func better(a, b float64) bool { return a < b*(1-1e-9) }
-
-// searchMSE looks for the range of the least cost: first both bounds shrink
-// together, then each alone, in steps of a hundredth, and of a thousandth below
-// a hundredth and about the best.
-func searchMSE(s *Stats, scheme quant.Scheme) (quant.Range, error) {
-	w := s.Hist.weighted()
-	lo, hi := math.Min(float64(s.Min), 0), math.Max(float64(s.Max), 0)
-	if scheme.Symmetric {
-		hi = math.Max(-lo, hi)
-		lo = -hi
-	}
-	at := func(a, b int) quant.Range {
-		return quant.Range{Min: lo * float64(a) / 1000, Max: hi * float64(b) / 1000}
-	}
-	a, b := 1000, 1000
-	best := w.cost(scheme, at(a, b))
-	try := func(na, nb int) {
-		if na < 1 || nb < 1 || na > 1000 || nb > 1000 {
-			return
-		}
-		if c := w.cost(scheme, at(na, nb)); better(c, best) {
-			a, b, best = na, nb, c
-		}
-	}
-	next := func(k int) int {
-		if k > 10 {
-			return k - 10
-		}
-		return k - 1
-	}
-	for k := 990; k > 0; k = next(k) {
-		try(k, k)
-	}
-	if !scheme.Symmetric && lo < 0 && hi > 0 {
-		for range 2 {
-			for k := 1000; k > 0; k = next(k) {
-				try(k, b)
-			}
-			for k := 1000; k > 0; k = next(k) {
-				try(a, k)
-			}
-		}
-		for ca, d := a, -9; d <= 9; d++ {
-			try(ca+d, b)
-		}
-		for cb, d := b, -9; d <= 9; d++ {
-			try(a, cb+d)
-		}
-	} else {
-		for c, d := a, -9; d <= 9; d++ {
-			try(c+d, c+d)
-		}
-	}
-	return at(a, b), nil
-}
-
-// searchGreedy takes from the side whose next step covers more of the axis.
-func searchGreedy(s *Stats, scheme quant.Scheme) (quant.Range, error) {
-	h := &s.Hist
-	w := h.weighted()
-	clip := func(r quant.Range) quant.Range {
-		return quant.Range{Min: math.Max(r.Min, float64(s.Min)), Max: math.Min(r.Max, float64(s.Max))}
-	}
-	lo, hi := 0, len(h.Counts) // the bins that are left
-	var cutLo, cutHi uint64    // elements outside of them
-	for lo < hi && h.Counts[lo] == 0 {
-		lo++
-	}
-	for hi > lo && h.Counts[hi-1] == 0 {
-		hi--
-	}
-	best := clip(quant.Range{Min: h.Edge(lo), Max: h.Edge(hi)})
-	cost := w.cost(scheme, best)
-	step := max(s.Count/100000, 1)
-	for {
-		nextLo, below := lo, cutLo
-		for nextLo < hi && below < cutLo+step {
-			below += h.Counts[nextLo]
-			nextLo++
-		}
-		nextHi, above := hi, cutHi
-		for nextHi > lo && above < cutHi+step {
-			nextHi--
-			above += h.Counts[nextHi]
-		}
-		if nextLo-lo > hi-nextHi {
-			lo, cutLo = nextLo, below
-		} else {
-			hi, cutHi = nextHi, above
-		}
-		if lo >= hi {
-			return best, nil
-		}
-		r := clip(quant.Range{Min: h.Edge(lo), Max: h.Edge(hi)})
-		c := w.cost(scheme, r)
-		if !better(c, cost) {
-			return best, nil
-		}
-		best, cost = r, c
-	}
 }

@@ -171,22 +171,80 @@ func slowDivergence(counts []uint64, lo, hi, levels int, even bool) float64 {
 func TestDivergence(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 300 {
-		counts := make([]uint64, 64)
+		const half = 32
+		counts := make([]uint64, 2*half)
 		for i := range counts {
 			if r.IntN(3) > 0 {
 				counts[i] = uint64(r.IntN(1000))
 			}
 		}
 		counts[30+r.IntN(4)] += 100000
-		p := prefixSums(counts)
 		levels := 2 + r.IntN(8)
-		lo := r.IntN(30)
-		hi := min(64, max(lo+levels, 35+r.IntN(30)))
-		for _, even := range []bool{false, true} {
-			got, want := divergence(counts, p, lo, hi, levels, even), slowDivergence(counts, lo, hi, levels, even)
-			if math.Abs(got-want) > 1e-8*(1+math.Abs(want)) {
-				t.Fatalf("[%d, %d) in %d, even %v: %v, by definition %v", lo, hi, levels, even, got, want)
+		e := newDivergences(counts, levels)
+		check := func(what string, w span, even bool, got float64) {
+			t.Helper()
+			want := slowDivergence(counts, w.lo, w.hi, levels, even)
+			if !(math.Abs(got-want) <= 1e-8*(1+math.Abs(want))) {
+				t.Fatalf("%s [%d, %d) in %d: %v, by definition %v", what, w.lo, w.hi, levels, got, want)
 			}
+		}
+		for i := max(levels/2, 4); i <= half-3; i++ { // bins 30 to 33 are inside, so that a group is filled
+			width := window(half, i).n() / levels
+			d := e.centered(half-i-3, width)
+			for k := range 4 {
+				if w := window(half, i+k); w.n()/levels == width {
+					check("centered", w, false, d[3-k])
+				}
+			}
+		}
+		var list []span
+		for range 1 + r.IntN(4) {
+			lo := r.IntN(30)
+			list = append(list, span{lo, min(64, max(lo+levels, 35+r.IntN(30)))})
+		}
+		d := e.even(list)
+		for k, w := range list {
+			check("even", w, true, d[k])
+		}
+	}
+}
+
+// TestEntropySearch tries all windows one by one.
+func TestEntropySearch(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 4))
+	for k := range 300 {
+		bins, levels := 4+r.IntN(40), 2+r.IntN(3)
+		o := NewObserver(bins, -1)
+		x := make([]float32, 300)
+		for i := range x {
+			if x[i] = float32(r.NormFloat64()); k%2 == 0 {
+				x[i] *= x[i] * x[i]
+			}
+		}
+		if err := o.Update(0, []int{len(x)}, x); err != nil {
+			t.Fatal(err)
+		}
+		s := o.Stats()
+		got, err := Range(s, Entropy, MethodOptions{Levels: levels})
+		if err != nil {
+			t.Fatal(err)
+		}
+		half := len(s.Hist.Counts) / 2
+		used := int(max(math.Floor(float64(s.Max)/s.Hist.Width())+1, -math.Floor(float64(s.Min)/s.Hist.Width())))
+		best, all := math.Inf(1), map[quant.Range]float64{}
+		for i := levels / 2; i <= used; i++ {
+			w := window(half, i)
+			d := slowDivergence(s.Hist.Counts, w.lo, w.hi, levels, false)
+			rg := quant.Range{Min: math.Max(s.Hist.Edge(w.lo), float64(s.Min)), Max: math.Min(s.Hist.Edge(w.hi), float64(s.Max))}
+			if old, ok := all[rg]; !ok || d < old {
+				all[rg] = d
+			}
+			if d < best {
+				best = d
+			}
+		}
+		if d, ok := all[got]; !ok || !(d <= best+1e-9) {
+			t.Fatalf("%d bins, %d levels: %v has %v, the best %v", bins, levels, got, d, best)
 		}
 	}
 }

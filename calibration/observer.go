@@ -21,7 +21,10 @@ const maskLimit = -1e30
 
 // chunk is the number of elements that pass through the caches together. The
 // sums of a call depend on it, so it is part of the results.
-const chunk = 1 << 16
+const chunk = 1 << 15
+
+// extremes is the number of elements at each end that are kept exactly.
+const extremes = 8
 
 // minExp is the exponent of the narrowest bins: no float32 lies between their
 // edges.
@@ -119,9 +122,14 @@ type Stats struct {
 	NaN, Inf uint64
 	Masked   uint64
 	// Min and Max are +Inf and -Inf where Count is 0.
-	Min, Max     float32
-	Sum, Squares Sum
-	Hist         Histogram
+	Min, Max float32
+	// Sums of the elements, of their squares and of their magnitudes.
+	Sum, Squares, Magnitudes Sum
+	Hist                     Histogram
+	// Lowest holds the eight least elements, or all where there are fewer, from
+	// the least on, and Highest the greatest, from the greatest on. What
+	// occurs several times counts as often.
+	Lowest, Highest []float32
 	// Samples holds the samples with at least one element, by Index.
 	Samples []SampleRange
 	// Channels is nil where none were asked for.
@@ -144,6 +152,21 @@ func (s *Stats) MeanSquare() float64 {
 	return s.Squares.Float64() / float64(s.Count)
 }
 
+// MeanMagnitude returns the mean of the magnitudes, 0 where Count is 0.
+func (s *Stats) MeanMagnitude() float64 {
+	if s.Count == 0 {
+		return 0
+	}
+	return s.Magnitudes.Float64() / float64(s.Count)
+}
+
+// Variance returns the mean square of the differences from the mean, 0 where
+// Count is 0.
+func (s *Stats) Variance() float64 {
+	m := s.Mean()
+	return math.Max(s.MeanSquare()-float64(m*m), 0)
+}
+
 // Observer gathers the Stats of one value as it is produced. The statistics do
 // not depend on the order of samples, nor on how they are divided between
 // observers that are merged. One goroutine at a time may use an Observer.
@@ -152,6 +175,8 @@ type Observer struct {
 	axis  int
 	clean []float32
 	row   []float64
+	lows  []float32
+	highs []float32
 }
 
 // NewObserver returns an observer with the given number of histogram bins on
@@ -180,9 +205,26 @@ func (o *Observer) Stats() *Stats { return &o.stats }
 // changes or len(x) is not that of the shape.
 func (o *Observer) Update(sample int, shape []int, x []float32) error {
 	s := &o.stats
-	if s.Channels != nil {
-		if err := o.channels(shape, x); err != nil {
+	if c := s.Channels; c != nil {
+		n, inner, err := c.dims(shape, len(x))
+		if err != nil {
 			return err
+		}
+		if len(x) > 0 {
+			if err := c.grow(n); err != nil {
+				return err
+			}
+			e := kernels.MinMax(x)
+			switch {
+			case e.NaN+e.Inf > 0 || e.Min <= maskLimit:
+				o.rareChannels(n, inner, x)
+			case inner > 1:
+				o.rows(n, inner, x)
+				s.sample(SampleRange{sample, e.Min, e.Max})
+				return nil
+			default:
+				o.columns(n, x)
+			}
 		}
 	}
 	for len(x) > 0 {
@@ -195,16 +237,105 @@ func (o *Observer) Update(sample int, shape []int, x []float32) error {
 		if len(part) == 0 {
 			continue
 		}
-		s.Count += uint64(len(part))
-		s.Min, s.Max = min(s.Min, e.Min), max(s.Max, e.Max)
-		s.Hist.cover(e.Min, e.Max)
-		kernels.Histogram(s.Hist.Counts, part, s.Hist.Exp, -len(s.Hist.Counts)/2)
-		sum, squares, _ := kernels.Moments(part)
+		sum, squares, magnitudes := kernels.Moments(part)
 		s.Sum.Add(sum)
 		s.Squares.Add(squares)
+		s.Magnitudes.Add(magnitudes)
+		s.add(part, e)
 		s.sample(SampleRange{sample, e.Min, e.Max})
 	}
 	return nil
+}
+
+// add takes in elements whose extrema are e, but for their sums.
+func (s *Stats) add(x []float32, e kernels.Extrema) {
+	s.Count += uint64(len(x))
+	s.Min, s.Max = min(s.Min, e.Min), max(s.Max, e.Max)
+	s.Hist.cover(e.Min, e.Max)
+	kernels.HistogramWithin(s.Hist.Counts, x, e, s.Hist.Exp, -len(s.Hist.Counts)/2)
+	if n := len(s.Lowest); n < extremes || e.Min < s.Lowest[n-1] {
+		s.Lowest = outermost(s.Lowest, x, -1)
+	}
+	if n := len(s.Highest); n < extremes || e.Max > s.Highest[n-1] {
+		s.Highest = outermost(s.Highest, x, 1)
+	}
+}
+
+// outermost adds x to the list of the outermost elements on one side.
+func outermost(list, x []float32, sign float32) []float32 {
+	const block = 512
+	for len(x) > block {
+		if e := kernels.MinMax(x[:block]); len(list) < extremes || max(e.Min*sign, e.Max*sign) > list[extremes-1]*sign {
+			list = outermost(list, x[:block], sign)
+		}
+		x = x[block:]
+	}
+	for _, v := range x {
+		if len(list) == extremes && v*sign <= list[extremes-1]*sign {
+			continue
+		}
+		k := len(list)
+		for k > 0 && v*sign > list[k-1]*sign {
+			k--
+		}
+		list = slices.Insert(list, k, v+0)
+		list = list[:min(len(list), extremes)]
+	}
+	return list
+}
+
+// rows takes in elements, all of which count, whose channels lie in rows of
+// inner elements.
+func (o *Observer) rows(n, inner int, x []float32) {
+	s := &o.stats
+	c := s.Channels
+	o.row = append(o.row[:0], make([]float64, n)...)
+	var squares, magnitudes float64
+	each := uint64(len(x) / n)
+	k := 0
+	for len(x) > 0 {
+		part := x[:min(len(x), max(chunk/inner, 1)*inner)]
+		x = x[len(part):]
+		all := kernels.NoExtrema()
+		for at := 0; at < len(part); at += inner {
+			row := part[at : at+inner]
+			e := kernels.MinMax(row)
+			sum, sq, mag := kernels.Moments(row)
+			c.Min[k], c.Max[k] = min(c.Min[k], e.Min), max(c.Max[k], e.Max)
+			o.row[k] += sum
+			squares += sq
+			magnitudes += mag
+			all = all.Merge(e)
+			if k++; k == n {
+				k = 0
+			}
+		}
+		s.add(part, all)
+	}
+	for k, sum := range o.row {
+		c.Sum[k].Add(sum)
+		c.Count[k] += each
+		s.Sum.Add(sum)
+	}
+	s.Squares.Add(squares)
+	s.Magnitudes.Add(magnitudes)
+}
+
+// columns adds to the statistics of n channels that lie side by side.
+func (o *Observer) columns(n int, x []float32) {
+	c := o.stats.Channels
+	o.lows, o.highs = append(o.lows[:0], c.Min...), append(o.highs[:0], c.Max...)
+	kernels.MinMaxChannels(o.lows, o.highs, x, 1)
+	o.row = append(o.row[:0], make([]float64, n)...)
+	for at := 0; at < len(x); at += n {
+		kernels.AddColumns(o.row, x[at:at+n])
+	}
+	each := uint64(len(x) / n)
+	for k := range n {
+		c.Min[k], c.Max[k] = min(c.Min[k], o.lows[k]), max(c.Max[k], o.highs[k])
+		c.Sum[k].Add(o.row[k])
+		c.Count[k] += each
+	}
 }
 
 // filter copies the elements that enter the statistics and counts the others.
@@ -255,60 +386,28 @@ func (c *Channels) grow(n int) error {
 	return nil
 }
 
-func (o *Observer) channels(shape []int, x []float32) error {
-	c := o.stats.Channels
+// dims returns the number of channels of a shape, and the product of the
+// dimensions behind their axis.
+func (c *Channels) dims(shape []int, elements int) (n, inner int, err error) {
 	if c.Axis >= len(shape) {
-		return fmt.Errorf("no axis %d in shape %s", c.Axis, shapeText(shape))
+		return 0, 0, fmt.Errorf("no axis %d in shape %s", c.Axis, shapeText(shape))
 	}
-	n, inner, total := shape[c.Axis], 1, 1
+	n, inner = shape[c.Axis], 1
+	total := 1
 	for i, d := range shape {
 		total *= d
 		if i > c.Axis {
 			inner *= d
 		}
 	}
-	if total != len(x) {
-		return fmt.Errorf("%d elements for shape %s", len(x), shapeText(shape))
+	if total != elements {
+		return 0, 0, fmt.Errorf("%d elements for shape %s", elements, shapeText(shape))
 	}
-	if len(x) == 0 {
-		return nil
-	}
-	if err := c.grow(n); err != nil {
-		return err
-	}
-	e := kernels.MinMax(x)
-	if e.NaN+e.Inf > 0 || e.Min <= maskLimit {
-		o.rareChannels(n, inner, x)
-		return nil
-	}
-	lows, highs := make([]float32, n), make([]float32, n)
-	kernels.MinMaxChannels(lows, highs, x, inner)
-	o.row = append(o.row[:0], make([]float64, n)...)
-	if inner == 1 {
-		for at := 0; at < len(x); at += n {
-			for k, v := range x[at : at+n] {
-				o.row[k] += float64(v)
-			}
-		}
-	} else {
-		for at, k := 0, 0; at < len(x); at += inner {
-			sum, _, _ := kernels.Moments(x[at : at+inner])
-			o.row[k] += sum
-			if k++; k == n {
-				k = 0
-			}
-		}
-	}
-	each := uint64(len(x) / n)
-	for k := range n {
-		c.Min[k], c.Max[k] = min(c.Min[k], lows[k]), max(c.Max[k], highs[k])
-		c.Sum[k].Add(o.row[k])
-		c.Count[k] += each
-	}
-	return nil
+	return n, inner, nil
 }
 
-// rareChannels is channels for data with elements that do not count.
+// rareChannels adds to the statistics of channels what counts among elements
+// of which some do not.
 func (o *Observer) rareChannels(n, inner int, x []float32) {
 	c := o.stats.Channels
 	o.row = append(o.row[:0], make([]float64, n)...)
@@ -359,6 +458,9 @@ func (s *Stats) Merge(t *Stats) error {
 	s.Min, s.Max = min(s.Min, t.Min), max(s.Max, t.Max)
 	s.Sum.Merge(t.Sum)
 	s.Squares.Merge(t.Squares)
+	s.Magnitudes.Merge(t.Magnitudes)
+	s.Lowest = outermost(s.Lowest, t.Lowest, -1)
+	s.Highest = outermost(s.Highest, t.Highest, 1)
 	s.Hist.widen(t.Hist.Exp)
 	half := len(s.Hist.Counts) / 2
 	d := min(s.Hist.Exp-t.Hist.Exp, 62)
@@ -378,6 +480,7 @@ func (s *Stats) Clone() *Stats {
 	c := *s
 	c.Hist.Counts = slices.Clone(s.Hist.Counts)
 	c.Samples = slices.Clone(s.Samples)
+	c.Lowest, c.Highest = slices.Clone(s.Lowest), slices.Clone(s.Highest)
 	if s.Channels != nil {
 		ch := *s.Channels
 		ch.Min, ch.Max = slices.Clone(ch.Min), slices.Clone(ch.Max)

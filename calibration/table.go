@@ -22,7 +22,7 @@ import (
 
 const (
 	tableFormat  = "onnxq calibration table"
-	tableVersion = 1
+	tableVersion = 2
 
 	maxTableFile = 1 << 30
 	maxTableBins = 1 << 26 // of one side, over all values
@@ -73,6 +73,24 @@ type Table struct {
 	Samples []int
 	Skipped []SkippedSample // by Index
 	Values  map[string]*Stats
+	// Unreached lists, sorted, the values that were looked for and that no
+	// sample produced: those of a branch that was never taken, say.
+	Unreached []string
+	// Measured holds the Index of each sample that decisions are measured on,
+	// sorted; Unseen has the statistics of the other samples alone. Both are
+	// empty where decisions are measured on samples that all ranges know.
+	Measured []int
+	Unseen   map[string]*Stats
+	// Sources are the samples as they were named, so that a later stage can
+	// find them again; nil where tables of several names were merged.
+	Sources []string
+}
+
+// OfUnseen returns the table of the samples that are not in Measured.
+func (t *Table) OfUnseen() *Table {
+	u := *t
+	u.Values, u.Unseen, u.Measured = t.Unseen, nil, nil
+	return &u
 }
 
 // Missing returns the shards that the table does not cover.
@@ -114,7 +132,12 @@ func Merge(tables ...*Table) (*Table, error) {
 	out := &Table{
 		Model: first.Model, Data: first.Data, Options: first.Options,
 		Total: first.Total, Shards: first.Shards, Values: map[string]*Stats{},
+		Measured: first.Measured, Sources: first.Sources,
 	}
+	if first.Unseen != nil {
+		out.Unseen = map[string]*Stats{}
+	}
+	unreached := map[string]bool{}
 	for i, t := range tables {
 		for _, c := range []struct {
 			what string
@@ -122,7 +145,7 @@ func Merge(tables ...*Table) (*Table, error) {
 		}{
 			{"models", t.Model == first.Model},
 			{"data", t.Data == first.Data && t.Total == first.Total},
-			{"options", t.Options.equal(first.Options)},
+			{"options", t.Options.equal(first.Options) && slices.Equal(t.Measured, first.Measured) && (t.Unseen == nil) == (first.Unseen == nil)},
 			{"numbers of shards", t.Shards == first.Shards},
 		} {
 			if !c.same {
@@ -137,13 +160,26 @@ func Merge(tables ...*Table) (*Table, error) {
 		out.Have = append(out.Have, t.Have...)
 		out.Samples = append(out.Samples, t.Samples...)
 		out.Skipped = append(out.Skipped, t.Skipped...)
-		for _, name := range slices.Sorted(mapKeys(t.Values)) {
-			s := out.Values[name]
-			if s == nil {
-				out.Values[name] = t.Values[name].Clone()
-			} else if err := s.Merge(t.Values[name]); err != nil {
-				return nil, fmt.Errorf("table %d: value %q: %w", i+1, name, err)
+		for _, m := range [2]struct{ to, from map[string]*Stats }{{out.Values, t.Values}, {out.Unseen, t.Unseen}} {
+			for _, name := range slices.Sorted(mapKeys(m.from)) {
+				s := m.to[name]
+				if s == nil {
+					m.to[name] = m.from[name].Clone()
+				} else if err := s.Merge(m.from[name]); err != nil {
+					return nil, fmt.Errorf("table %d: value %q: %w", i+1, name, err)
+				}
 			}
+		}
+		for _, name := range t.Unreached {
+			unreached[name] = true
+		}
+		if !slices.Equal(t.Sources, first.Sources) {
+			out.Sources = nil
+		}
+	}
+	for _, name := range slices.Sorted(mapKeys(unreached)) {
+		if out.Values[name] == nil {
+			out.Unreached = append(out.Unreached, name)
 		}
 	}
 	slices.Sort(out.Have)
@@ -229,10 +265,14 @@ type tableHead struct {
 	Have    string          `json:"have"`
 	Samples string          `json:"samples"`
 	Skipped []SkippedSample `json:"skipped,omitempty"`
+	Sources []string        `json:"sources,omitempty"`
+
+	Unreached []string `json:"unreached,omitempty"`
+	Measured  string   `json:"measured,omitempty"`
 }
 
-// valueJSON is the form of Stats in a file. Mean and MeanSquare are for people
-// and not read back.
+// valueJSON is the form of Stats in a file. Mean, MeanSquare and MeanMagnitude
+// are for people and not read back.
 type valueJSON struct {
 	Count      uint64        `json:"count"`
 	NaN        uint64        `json:"nan,omitempty"`
@@ -242,8 +282,12 @@ type valueJSON struct {
 	Max        *float32      `json:"max,omitempty"`
 	Mean       float64       `json:"mean"`
 	MeanSquare float64       `json:"mean_square"`
+	MeanMag    float64       `json:"mean_magnitude"`
 	Sum        Sum           `json:"sum"`
 	Squares    Sum           `json:"squares"`
+	Magnitudes Sum           `json:"magnitudes"`
+	Lowest     []float32     `json:"lowest,omitempty"`
+	Highest    []float32     `json:"highest,omitempty"`
 	Exp        int           `json:"exp"`
 	Hist       string        `json:"hist,omitempty"`
 	Samples    string        `json:"samples,omitempty"`
@@ -271,7 +315,7 @@ func (t *Table) Encode(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	head, err := marshal(tableHead{
 		tableFormat, tableVersion, t.Model, t.Data, t.Options, t.Total, t.Shards,
-		formatRuns(t.Have), formatRuns(t.Samples), t.Skipped,
+		formatRuns(t.Have), formatRuns(t.Samples), t.Skipped, t.Sources, t.Unreached, formatRuns(t.Measured),
 	})
 	if err != nil {
 		return err
@@ -281,12 +325,26 @@ func (t *Table) Encode(w io.Writer) error {
 		return err
 	}
 	b.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n}")))
-	b.WriteString(",\n \"values\": {")
-	for i, name := range slices.Sorted(mapKeys(t.Values)) {
+	if err := t.encodeValues(b, "values", t.Values); err != nil {
+		return err
+	}
+	if t.Unseen != nil {
+		if err := t.encodeValues(b, "unseen", t.Unseen); err != nil {
+			return err
+		}
+	}
+	b.WriteString("\n}\n")
+	return b.Flush()
+}
+
+// encodeValues writes a member of the file's object, with a value a line.
+func (t *Table) encodeValues(b *bufio.Writer, member string, values map[string]*Stats) error {
+	fmt.Fprintf(b, ",\n %q: {", member)
+	for i, name := range slices.Sorted(mapKeys(values)) {
 		if !utf8.ValidString(name) {
 			return fmt.Errorf("value %q: its name is not valid UTF-8, so it cannot be written as JSON", name)
 		}
-		s := t.Values[name]
+		s := values[name]
 		if len(s.Hist.Counts) != 2*t.Options.Bins {
 			return fmt.Errorf("value %q has %d bins a side, the table %d", name, len(s.Hist.Counts)/2, t.Options.Bins)
 		}
@@ -306,14 +364,15 @@ func (t *Table) Encode(w io.Writer) error {
 		b.WriteString(": ")
 		b.Write(val)
 	}
-	b.WriteString("\n }\n}\n")
-	return b.Flush()
+	_, err := b.WriteString("\n }")
+	return err
 }
 
 func (s *Stats) toJSON() *valueJSON {
 	v := &valueJSON{
 		Count: s.Count, NaN: s.NaN, Inf: s.Inf, Masked: s.Masked,
-		Mean: s.Mean(), MeanSquare: s.MeanSquare(), Sum: s.Sum, Squares: s.Squares,
+		Mean: s.Mean(), MeanSquare: s.MeanSquare(), MeanMag: s.MeanMagnitude(),
+		Sum: s.Sum, Squares: s.Squares, Magnitudes: s.Magnitudes, Lowest: s.Lowest, Highest: s.Highest,
 		Exp: s.Hist.Exp, Hist: packCounts(s.Hist.Counts),
 	}
 	if s.Count > 0 {
@@ -357,6 +416,7 @@ func Decode(data []byte) (*Table, error) {
 	var f struct {
 		tableHead
 		Values map[string]json.RawMessage `json:"values"`
+		Unseen map[string]json.RawMessage `json:"unseen"`
 	}
 	if err := json.Unmarshal(data, &f); err != nil {
 		return nil, fmt.Errorf("not a calibration table: %w", err)
@@ -366,14 +426,17 @@ func Decode(data []byte) (*Table, error) {
 		return nil, errors.New("not a calibration table")
 	case f.Version != tableVersion:
 		return nil, fmt.Errorf("calibration table of version %d, this program reads %d", f.Version, tableVersion)
-	case f.Options.Bins < 1 || f.Options.Bins > min(MaxBins, maxTableBins/max(len(f.Values), 1)):
-		return nil, fmt.Errorf("%d histogram bins for each of %d values", f.Options.Bins, len(f.Values))
+	case f.Options.Bins < 1 || f.Options.Bins > min(MaxBins, maxTableBins/max(len(f.Values)+len(f.Unseen), 1)):
+		return nil, fmt.Errorf("%d histogram bins for each of %d values", f.Options.Bins, len(f.Values)+len(f.Unseen))
 	case f.Shards < 1 || f.Total < 0 || f.Shards > maxShards || f.Total > maxRunEnd:
 		return nil, fmt.Errorf("%d samples in %d shards", f.Total, f.Shards)
 	}
 	t := &Table{
 		Model: f.Model, Data: f.Data, Options: f.Options, Total: f.Total, Shards: f.Shards,
-		Skipped: f.Skipped, Values: map[string]*Stats{},
+		Skipped: f.Skipped, Sources: f.Sources, Unreached: f.Unreached, Values: map[string]*Stats{},
+	}
+	if f.Unseen != nil {
+		t.Unseen = map[string]*Stats{}
 	}
 	var err error
 	if t.Have, err = parseRuns(f.Have, f.Shards); err != nil {
@@ -383,16 +446,25 @@ func Decode(data []byte) (*Table, error) {
 	if t.Samples, err = parseRuns(f.Samples, maxRunEnd); err != nil {
 		return nil, fmt.Errorf("samples: %w", err)
 	}
-	for _, name := range slices.Sorted(mapKeys(f.Values)) {
-		var v valueJSON
-		if err := json.Unmarshal(f.Values[name], &v); err != nil {
-			return nil, fmt.Errorf("value %q: %w", name, err)
+	if t.Measured, err = parseRuns(f.Measured, maxRunEnd); err != nil {
+		return nil, fmt.Errorf("measured: %w", err)
+	}
+	if !slices.IsSorted(t.Unreached) {
+		return nil, errors.New("unreached: the names are not sorted")
+	}
+	for _, m := range [2]struct {
+		to   map[string]*Stats
+		from map[string]json.RawMessage
+	}{{t.Values, f.Values}, {t.Unseen, f.Unseen}} {
+		for _, name := range slices.Sorted(mapKeys(m.from)) {
+			var v valueJSON
+			if err := json.Unmarshal(m.from[name], &v); err != nil {
+				return nil, fmt.Errorf("value %q: %w", name, err)
+			}
+			if m.to[name], err = v.stats(f.Options.Bins); err != nil {
+				return nil, fmt.Errorf("value %q: %w", name, err)
+			}
 		}
-		s, err := v.stats(f.Options.Bins)
-		if err != nil {
-			return nil, fmt.Errorf("value %q: %w", name, err)
-		}
-		t.Values[name] = s
 	}
 	return t, nil
 }
@@ -402,7 +474,8 @@ func (v *valueJSON) stats(bins int) (*Stats, error) {
 	inf := float32(math.Inf(1))
 	s := &Stats{
 		Count: v.Count, NaN: v.NaN, Inf: v.Inf, Masked: v.Masked, Min: inf, Max: -inf,
-		Sum: v.Sum, Squares: v.Squares, Hist: Histogram{Exp: v.Exp},
+		Sum: v.Sum, Squares: v.Squares, Magnitudes: v.Magnitudes, Hist: Histogram{Exp: v.Exp},
+		Lowest: v.Lowest, Highest: v.Highest,
 	}
 	var err error
 	if s.Hist.Counts, err = unpackCounts(v.Hist, 2*bins); err != nil {
@@ -429,6 +502,13 @@ func (v *valueJSON) stats(bins int) (*Stats, error) {
 			return nil, fmt.Errorf("histogram: bins of width 2^%d are wider than min and max need", v.Exp)
 		}
 		s.Min, s.Max = *v.Min, *v.Max
+	}
+	for k, list := range [2][]float32{s.Lowest, s.Highest} {
+		sign := float32(2*k - 1)
+		n := int(min(v.Count, extremes))
+		if len(list) != n || n > 0 && list[0] != [2]float32{s.Min, s.Max}[k] || !slices.IsSortedFunc(list, func(a, b float32) int { return cmp.Compare(b*sign, a*sign) }) || n > 0 && !(list[n-1] >= s.Min && list[n-1] <= s.Max) {
+			return nil, errors.New("lowest and highest do not fit count, min and max")
+		}
 	}
 	b, err := base64.RawStdEncoding.DecodeString(v.Samples)
 	if err != nil {

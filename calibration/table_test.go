@@ -182,7 +182,7 @@ func TestDecodeErrors(t *testing.T) {
 		{good, "{}", "not a calibration table"},
 		{good, "[1]", "not a calibration table"},
 		{tableFormat, "something", "not a calibration table"},
-		{`"version": 1`, `"version": 2`, "version 2"},
+		{`"version": 2`, `"version": 9`, "version 9"},
 		{`"bins": 16`, `"bins": 1000000000`, "1000000000 histogram bins"},
 		{`"bins": 16`, `"bins": 2`, ""},
 		{`"shards": 1`, `"shards": 0`, "in 0 shards"},
@@ -198,6 +198,8 @@ func TestDecodeErrors(t *testing.T) {
 		{`"samples":"`, `"samples":"!`, "samples: "},
 		{`"samples":"`, `"samples":"AAAA`, "sample"},
 		{`"sum":"`, `"sum":"z`, "exact sum"},
+		{`"lowest":[`, `"lowest":[1,`, "lowest and highest"},
+		{`"highest":[`, `"higher":[`, "lowest and highest"},
 		{`"axis":0`, `"axis":-1`, "axis -1"},
 		{`"sum":["`, `"sum":["0","`, "channels: "},
 	} {

@@ -138,11 +138,8 @@ func Histogram(counts []uint64, src []float32, k, offset int) (outside int) {
 	if len(src) == 0 {
 		return 0
 	}
-	bin := func(x float32) float64 {
-		return math.Floor(math.Ldexp(float64(x), -k)) - float64(offset)
-	}
-	first, last := bin(e.Min), bin(e.Max)
-	if e.NaN+e.Inf > 0 || first < 0 || last >= float64(len(counts)) {
+	bin := binOf(k, offset)
+	if e.NaN+e.Inf > 0 || bin(e.Min) < 0 || bin(e.Max) >= float64(len(counts)) {
 		for _, x := range src {
 			if b := bin(x); !(b >= 0 && b < float64(len(counts))) {
 				outside++
@@ -150,8 +147,24 @@ func Histogram(counts []uint64, src []float32, k, offset int) (outside int) {
 		}
 		return outside
 	}
-	lo := int(first)
-	used := counts[lo : int(last)+1]
+	HistogramWithin(counts, src, e, k, offset)
+	return 0
+}
+
+// binOf returns the bin of x as a whole number.
+func binOf(k, offset int) func(x float32) float64 {
+	return func(x float32) float64 { return math.Floor(math.Ldexp(float64(x), -k)) - float64(offset) }
+}
+
+// HistogramWithin is Histogram of elements that are known to be finite and
+// within the bins: e holds their MinMax, or bounds of them.
+func HistogramWithin(counts []uint64, src []float32, e Extrema, k, offset int) {
+	if len(src) == 0 {
+		return
+	}
+	bin := binOf(k, offset)
+	lo, hi := int(bin(e.Min)), int(bin(e.Max))
+	used := counts[lo : hi+1]
 	offset += lo
 	if !histogramVec(used, src, k, offset) {
 		inverse := math.Ldexp(1, -k)
@@ -159,41 +172,50 @@ func Histogram(counts []uint64, src []float32, k, offset int) (outside int) {
 			used[int(math.Floor(float64(x)*inverse))-offset]++
 		}
 	}
-	return 0
 }
 
 // privateBins is the most bins that the private tables are worth their memory
-// for, in units of 32 bytes.
+// for, in units of 16 bytes.
 const privateBins = 1 << 15
 
-var privateTables = sync.Pool{New: func() any { return new([privateBins][8]uint32) }}
+// privateTables holds tables of zeros.
+var privateTables = sync.Pool{New: func() any { return new([privateBins + 3][8]uint16) }}
 
 // histogramVec counts src where private tables pay, else it returns false.
 // counts covers all of src.
 func histogramVec(counts []uint64, src []float32, k, offset int) bool {
 	const limit = 1 << 24 // bins at such a distance from 0 have exact float32 edges
-	if len(counts) > privateBins || len(src) < 2*len(counts)+64 || k < -120 || k > 120 ||
+	if len(counts) > privateBins || len(src) < len(counts)/2+64 || k < -120 || k > 120 ||
 		offset < -limit || offset+len(counts) > limit || !canBin() {
 		return false
 	}
-	tables := privateTables.Get().(*[privateBins][8]uint32)
-	defer privateTables.Put(tables)
-	own := tables[:len(counts)]
-	const most = 1 << 30 // elements, fewer than a uint32 counts
+	tables := privateTables.Get().(*[privateBins + 3][8]uint16)
+	const most = 1 << 17 // elements; foldBins adds up counters below 1<<15
 	for len(src) > 0 {
 		part := src[:min(len(src), most)]
 		src = src[len(part):]
-		clear(own)
 		inverse := float32(math.Ldexp(1, -k))
-		n := binsVec(&own[0], ptr(part), len(part), inverse, int32(offset))
+		n := binsVec(&tables[0], ptr(part), len(part), inverse, int32(offset))
 		for _, x := range part[n:] {
-			own[int(math.Floor(float64(x)*float64(inverse)))-offset][0]++
+			tables[int(math.Floor(float64(x)*float64(inverse)))-offset][0]++
 		}
-		for i := range counts {
-			t := &own[i]
-			counts[i] += uint64(t[0]) + uint64(t[1]) + uint64(t[2]) + uint64(t[3]) +
-				uint64(t[4]) + uint64(t[5]) + uint64(t[6]) + uint64(t[7])
+		done := foldBinsVec(ptr(counts), &tables[0], len(counts))
+		for i := done; i < len(counts); i++ {
+			t := &tables[i]
+			for _, c := range t {
+				counts[i] += uint64(c)
+			}
+			*t = [8]uint16{}
 		}
 	}
+	privateTables.Put(tables)
 	return true
+}
+
+// AddColumns adds row, element by element, to sums of the same length.
+func AddColumns(sums []float64, row []float32) {
+	row = row[:len(sums)]
+	for i := addColumnsVec(ptr(sums), ptr(row), len(sums)); i < len(sums); i++ {
+		sums[i] += float64(row[i])
+	}
 }

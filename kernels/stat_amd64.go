@@ -86,11 +86,29 @@ func laneSquaresVec(src *float32, n int, mean float32, sums *[8]float32) int {
 // canBin reports whether binsVec does anything.
 func canBin() bool { return level != Generic }
 
-func binsVec(counts *[8]uint32, src *float32, n int, inverse float32, offset int32) int {
+func binsVec(counts *[8]uint16, src *float32, n int, inverse float32, offset int32) int {
 	if !canBin() {
 		return 0
 	}
 	n &^= 15
 	binsAVX2(counts, src, n, inverse, offset)
+	return n
+}
+
+func foldBinsVec(counts *uint64, private *[8]uint16, n int) int {
+	if !canBin() {
+		return 0
+	}
+	n &^= 3
+	foldBinsAVX2(counts, private, n)
+	return n
+}
+
+func addColumnsVec(sums *float64, row *float32, n int) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 3
+	addColumnsAVX2(sums, row, n)
 	return n
 }

@@ -362,7 +362,7 @@ end16:
 	VZEROUPPER
 	RET
 
-// func binsAVX2(counts *[8]uint32, src *float32, n int, inverse float32, offset int32)
+// func binsAVX2(counts *[8]uint16, src *float32, n int, inverse float32, offset int32)
 // Requires: AVX, AVX2
 TEXT ·binsAVX2(SB), NOSPLIT, $64-32
 	MOVQ         counts+0(FP), AX
@@ -382,7 +382,7 @@ loop17:
 	VROUNDPS  $0x09, Y2, Y2
 	VCVTPS2DQ Y2, Y2
 	VPSUBD    Y1, Y2, Y2
-	VPSLLD    $0x05, Y2, Y2
+	VPSLLD    $0x04, Y2, Y2
 	VMOVDQU   Y2, (SP)
 	VMOVUPS   32(CX), Y2
 	VMULPS    Y0, Y2, Y3
@@ -392,48 +392,48 @@ loop17:
 	VROUNDPS  $0x09, Y2, Y2
 	VCVTPS2DQ Y2, Y2
 	VPSUBD    Y1, Y2, Y2
-	VPSLLD    $0x05, Y2, Y2
+	VPSLLD    $0x04, Y2, Y2
 	VMOVDQU   Y2, 32(SP)
 	MOVQ      (SP), BX
 	MOVL      BX, SI
 	SHRQ      $0x20, BX
-	INCL      (AX)(SI*1)
-	INCL      4(AX)(BX*1)
+	INCW      (AX)(SI*1)
+	INCW      2(AX)(BX*1)
 	MOVQ      8(SP), BX
 	MOVL      BX, SI
 	SHRQ      $0x20, BX
-	INCL      8(AX)(SI*1)
-	INCL      12(AX)(BX*1)
+	INCW      4(AX)(SI*1)
+	INCW      6(AX)(BX*1)
 	MOVQ      16(SP), BX
 	MOVL      BX, SI
 	SHRQ      $0x20, BX
-	INCL      16(AX)(SI*1)
-	INCL      20(AX)(BX*1)
+	INCW      8(AX)(SI*1)
+	INCW      10(AX)(BX*1)
 	MOVQ      24(SP), BX
 	MOVL      BX, SI
 	SHRQ      $0x20, BX
-	INCL      24(AX)(SI*1)
-	INCL      28(AX)(BX*1)
+	INCW      12(AX)(SI*1)
+	INCW      14(AX)(BX*1)
 	MOVQ      32(SP), BX
 	MOVL      BX, SI
 	SHRQ      $0x20, BX
-	INCL      (AX)(SI*1)
-	INCL      4(AX)(BX*1)
+	INCW      (AX)(SI*1)
+	INCW      2(AX)(BX*1)
 	MOVQ      40(SP), BX
 	MOVL      BX, SI
 	SHRQ      $0x20, BX
-	INCL      8(AX)(SI*1)
-	INCL      12(AX)(BX*1)
+	INCW      4(AX)(SI*1)
+	INCW      6(AX)(BX*1)
 	MOVQ      48(SP), BX
 	MOVL      BX, SI
 	SHRQ      $0x20, BX
-	INCL      16(AX)(SI*1)
-	INCL      20(AX)(BX*1)
+	INCW      8(AX)(SI*1)
+	INCW      10(AX)(BX*1)
 	MOVQ      56(SP), BX
 	MOVL      BX, SI
 	SHRQ      $0x20, BX
-	INCL      24(AX)(SI*1)
-	INCL      28(AX)(BX*1)
+	INCW      12(AX)(SI*1)
+	INCW      14(AX)(BX*1)
 	ADDQ      $0x00000040, CX
 	SUBQ      $0x00000010, DX
 	JMP       loop17
@@ -453,6 +453,63 @@ DATA k80000001<>+8(SB)/8, $0x8000000180000001
 DATA k80000001<>+16(SB)/8, $0x8000000180000001
 DATA k80000001<>+24(SB)/8, $0x8000000180000001
 GLOBL k80000001<>(SB), RODATA|NOPTR, $32
+
+// func foldBinsAVX2(counts *uint64, private *[8]uint16, n int)
+// Requires: AVX, AVX2
+TEXT ·foldBinsAVX2(SB), NOSPLIT, $0-24
+	MOVQ     counts+0(FP), AX
+	MOVQ     private+8(FP), CX
+	MOVQ     n+16(FP), DX
+	VXORPS   Y1, Y1, Y1
+	VPCMPEQW Y0, Y0, Y0
+	VPSRLW   $0x0f, Y0, Y0
+
+loop19:
+	CMPQ         DX, $0x00000004
+	JL           end20
+	VMOVUPS      (CX), Y2
+	VMOVUPS      32(CX), Y3
+	VMOVDQU      Y1, (CX)
+	VMOVDQU      Y1, 32(CX)
+	VPMADDWD     Y0, Y2, Y2
+	VPMADDWD     Y0, Y3, Y3
+	VPHADDD      Y3, Y2, Y2
+	VPHADDD      Y2, Y2, Y2
+	VEXTRACTI128 $0x01, Y2, X3
+	VPUNPCKLDQ   X3, X2, X2
+	VPMOVZXDQ    X2, Y2
+	VPADDQ       (AX), Y2, Y2
+	VMOVDQU      Y2, (AX)
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000004, DX
+	JMP          loop19
+
+end20:
+	VZEROUPPER
+	RET
+
+// func addColumnsAVX2(sums *float64, src *float32, n int)
+// Requires: AVX
+TEXT ·addColumnsAVX2(SB), NOSPLIT, $0-24
+	MOVQ sums+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+
+loop21:
+	CMPQ      DX, $0x00000004
+	JL        end22
+	VCVTPS2PD (CX), Y0
+	VADDPD    (AX), Y0, Y0
+	VMOVUPD   Y0, (AX)
+	ADDQ      $0x00000010, CX
+	ADDQ      $0x00000020, AX
+	SUBQ      $0x00000004, DX
+	JMP       loop21
+
+end22:
+	VZEROUPPER
+	RET
 
 // func minMaxAVX512(src *float32, n int) (low float32, high float32, zero float32)
 // Requires: AVX, AVX512DQ, AVX512F, SSE

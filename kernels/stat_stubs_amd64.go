@@ -42,7 +42,17 @@ func laneSquaresAVX2(src *float32, n int, mean float32, sums *[8]float32)
 // binsAVX2 counts element i in counts[floor(src*inverse)-offset][i%8]; n is a multiple of 16.
 //
 //go:noescape
-func binsAVX2(counts *[8]uint32, src *float32, n int, inverse float32, offset int32)
+func binsAVX2(counts *[8]uint16, src *float32, n int, inverse float32, offset int32)
+
+// foldBinsAVX2 adds the private counters of each bin, below 1<<15, to its count and sets them to 0; n is a multiple of 4.
+//
+//go:noescape
+func foldBinsAVX2(counts *uint64, private *[8]uint16, n int)
+
+// addColumnsAVX2 adds src to sums; n is a multiple of 4.
+//
+//go:noescape
+func addColumnsAVX2(sums *float64, src *float32, n int)
 
 // minMaxAVX512 returns the minimum, the maximum and 0, or NaN in place of 0 where an element is NaN or infinite, and not 0.
 //

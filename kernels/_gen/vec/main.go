@@ -21,6 +21,7 @@ var files = []struct {
 }{
 	{"quant", quant},
 	{"stat", stat},
+	{"search", search},
 	{"vec", vec},
 	{"vec_move", move},
 	{"vec_compare", compare},

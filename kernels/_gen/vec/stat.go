@@ -27,6 +27,8 @@ func stat(c *build.Context) {
 		}
 		if !g.z { // no faster with wider vectors: the counting takes the time
 			g.bins()
+			g.foldBins()
+			g.addColumns()
 		}
 	})
 }
@@ -207,7 +209,7 @@ func (g *gen) laneSums() {
 // bins counts in eight private counters for each bin, so that equal neighbours
 // do not wait for each other's stores.
 func (g *gen) bins() {
-	g.fn("bins", "func(counts *[8]uint32, src *float32, n int, inverse float32, offset int32)",
+	g.fn("bins", "func(counts *[8]uint16, src *float32, n int, inverse float32, offset int32)",
 		"counts element i in counts[floor(src*inverse)-offset][i%8]; n is a multiple of 16.")
 	counts, src, n := g.param("counts"), g.param("src"), g.param("n")
 	inverse, offset := g.broadcast("inverse"), g.broadcast("offset")
@@ -219,7 +221,7 @@ func (g *gen) bins() {
 			p := g.mul(v, inverse)
 			p = g.sel(g.cmp(lt, v, K(0)), g.min(p, KI(0x80000001)), p)
 			b := g.subi(g.toInt(g.round(p, down)), offset)
-			g.VPSLLD(U8(5), b, b)
+			g.VPSLLD(U8(4), b, b)
 			g.VMOVDQU(b, buf.Offset(i*32))
 		}
 		for i := 0; i < 16; i += 2 {
@@ -227,9 +229,49 @@ func (g *gen) bins() {
 			g.MOVQ(buf.Offset(i*4), a)
 			g.MOVL(a.As32(), b.As32())
 			g.SHRQ(U8(32), a)
-			g.INCL(Mem{Base: counts, Index: b, Scale: 1, Disp: i % 8 * 4})
-			g.INCL(Mem{Base: counts, Index: a, Scale: 1, Disp: (i + 1) % 8 * 4})
+			g.INCW(Mem{Base: counts, Index: b, Scale: 1, Disp: i % 8 * 2})
+			g.INCW(Mem{Base: counts, Index: a, Scale: 1, Disp: (i + 1) % 8 * 2})
 		}
 	}, stream{src, 4})
+	g.ret()
+}
+
+// foldBins adds up private counters of at most 32767.
+func (g *gen) foldBins() {
+	g.fn("foldBins", "func(counts *uint64, private *[8]uint16, n int)",
+		"adds the private counters of each bin, below 1<<15, to its count and sets them to 0; n is a multiple of 4.")
+	counts, private, n := g.param("counts"), g.param("private"), g.param("n")
+	ones, zero := g.reg(), g.zero()
+	g.VPCMPEQW(ones, ones, ones)
+	g.VPSRLW(U8(15), ones, ones)
+	g.each(n, 4, func() {
+		a, b := g.load(Mem{Base: private}), g.load(Mem{Base: private, Disp: 32})
+		g.VMOVDQU(zero, Mem{Base: private})
+		g.VMOVDQU(zero, Mem{Base: private, Disp: 32})
+		g.VPMADDWD(ones, a, a)
+		g.VPMADDWD(ones, b, b)
+		g.VPHADDD(b, a, a) // bins 0 0 2 2 | 1 1 3 3
+		g.VPHADDD(a, a, a) // bins 0 2 . . | 1 3 . .
+		hi, lo := g.XMM(), g.XMM()
+		g.VEXTRACTI128(U8(1), a, hi)
+		g.VPUNPCKLDQ(hi, a.AsX(), lo) // bins 0 1 2 3
+		wide := g.reg()
+		g.VPMOVZXDQ(lo, wide)
+		g.VPADDQ(Mem{Base: counts}, wide, wide)
+		g.VMOVDQU(wide, Mem{Base: counts})
+	}, stream{counts, 8}, stream{private, 64 / 4})
+	g.ret()
+}
+
+// addColumns has lanes of float64, for rows of channels.
+func (g *gen) addColumns() {
+	g.fn("addColumns", "func(sums *float64, src *float32, n int)", "adds src to sums; n is a multiple of 4.")
+	sums, src, n := g.param("sums"), g.param("src"), g.param("n")
+	g.each(n, 4, func() {
+		v := g.reg()
+		g.VCVTPS2PD(Mem{Base: src}, v)
+		g.VADDPD(Mem{Base: sums}, v, v)
+		g.VMOVUPD(v, Mem{Base: sums})
+	}, stream{src, 4}, stream{sums, 8})
 	g.ret()
 }
