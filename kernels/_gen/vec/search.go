@@ -205,4 +205,3 @@ func (d *doubles) quantCost(name, what string) {
 	d.VMOVUPD(acc, Mem{Base: sums})
 	d.ret()
 }
-
