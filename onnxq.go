@@ -772,7 +772,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 
 // measureOn is the number of calibration samples that decisions are measured
 // on.
-const measureOn = 32
+const measureOn = 16
 
 // enoughToSplit is the number of calibration samples from which decisions are
 // measured on samples that the ranges do not come from.

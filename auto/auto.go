@@ -106,6 +106,7 @@ type candidate struct {
 	method calibration.Method
 	qdq    qdq.Options
 	round  bool
+	codes  map[*graph.Value]quant.Params // what rounding gave, by weight
 	plan   *qdq.Plan
 	model  *graph.Model
 	found  []string // what the search changed
@@ -163,7 +164,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.smooth, s.relief, s.store, s.rounded} {
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.smooth, s.relief, s.dynamic, s.store, s.rounded} {
 		next, err := step(ctx, best)
 		if err != nil {
 			return nil, err
@@ -356,7 +357,7 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 				visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
 					return s.o.Visit(ctx, s.o.Unseen && !s.final, f)
 				}
-				return accuracy.Round(ctx, c.base, c.plan, params, visit, s.o.Visits, s.o.Session)
+				return s.roundOnce(ctx, c, params, visit)
 			}
 		}
 		model, notes, bad, err := Apply(ctx, c.base, c.plan, c.table, way)
@@ -371,6 +372,33 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 			unusable[id] = why
 		}
 	}
+}
+
+// roundOnce rounds the weights of c or, if that has been done before, takes
+// those codes whose scales are the same still.
+func (s *search) roundOnce(ctx context.Context, c *candidate, params []quant.Params, visit accuracy.Samples) (int, error) {
+	values, err := c.plan.Values(c.base)
+	if err != nil {
+		return 0, err
+	}
+	if c.codes == nil {
+		n, err := accuracy.Round(ctx, c.base, c.plan, params, visit, s.o.Visits, s.o.Session)
+		c.codes = map[*graph.Value]quant.Params{}
+		for i, p := range params {
+			if p.Codes != nil {
+				c.codes[values[i]] = p
+			}
+		}
+		return n, err
+	}
+	n := 0
+	for i := range params {
+		if p, ok := c.codes[values[i]]; ok && params[i].Equal(p) {
+			params[i].Codes = p.Codes
+			n++
+		}
+	}
+	return n, nil
 }
 
 // Way is how ranges and weights become parameters.
@@ -537,7 +565,7 @@ func (s *search) compare(ctx context.Context, c *candidate, places []int) (float
 	if s.o.Progress != nil {
 		s.o.Progress(s.runs)
 	}
-	prog, err := exec.Compile(c.model, exec.Options{})
+	prog, err := exec.Compile(c.model, exec.Options{Saturate: s.o.Target.PairSums})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -609,12 +637,49 @@ func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error)
 	return best, nil
 }
 
+// dynamic tries to let recurrent cells quantize their inputs as they come,
+// where the target has a kernel for that: it is faster than float, and what is
+// computed step by step has no range that could be known as well beforehand.
+func (s *search) dynamic(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.FloatIslands {
+		return c, nil
+	}
+	next := c.variant()
+	next.qdq.Choose = map[int]qdq.How{}
+	quantized := quantizedNodes(c.base, c.plan)
+	for g := range c.base.Scopes() {
+		for n := range g.Nodes() {
+			if _, keep := c.qdq.Keep[n.ID]; !keep && !quantized[n.ID] && n.Op.Type == "LSTM" &&
+				slices.ContainsFunc(s.o.Target.RulesFor(n), func(r *targets.Rule) bool { return r.Class == targets.Dynamic && !r.Slow }) {
+				next.qdq.Choose[n.ID] = qdq.Dynamic
+			}
+		}
+	}
+	if len(next.qdq.Choose) == 0 || !s.afford(next) {
+		return c, nil
+	}
+	if err := s.build(ctx, next); err != nil || next.model == nil {
+		return c, err
+	}
+	if next.plan.Quantized() <= c.plan.Quantized() {
+		return c, nil
+	}
+	if err := s.measure(ctx, next); err != nil {
+		return nil, err
+	}
+	if next.short != "" || next.score < min(c.score-storeLoss, reliefAim) {
+		return c, nil
+	}
+	next.found = append(next.found, fmt.Sprintf("%d recurrent cells quantize their inputs as they come: score %.1f → %.1f dB on calibration samples", len(next.qdq.Choose), c.score, next.score))
+	return next, nil
+}
+
 // codes is the storage type of weights that are decoded at load.
 const codes = "i8"
 
 // Storing weights in fewer bits may cost storeLoss, in dB, and anything that
 // keeps the contract or leaves a score of enough: noise of a thousandth of the
-// variance. With that, what could lower the error further is not tried.
+// variance.
 const (
 	storeLoss = 0.2
 	enough    = 30
@@ -720,8 +785,11 @@ func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) 
 	return s.better(ctx, c, next, roundGain, "weights rounded by their effect on outputs")
 }
 
+// fine is the score in dB from which passes that lower the error are not tried.
+const fine = 25
+
 // good reports whether nothing has to be gained any more.
-func (s *search) good(c *candidate) bool { return c.score >= enough && c.short == "" }
+func (s *search) good(c *candidate) bool { return c.score >= fine && c.short == "" }
 
 // strengths are what equalize tries.
 var strengths = []float64{1, 0.7}
@@ -794,7 +862,7 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 
 // variant returns a candidate like c that has not been built yet.
 func (c *candidate) variant() *candidate {
-	return &candidate{base: c.base, table: c.table, method: c.method, qdq: c.qdq, round: c.round, found: slices.Clone(c.found)}
+	return &candidate{base: c.base, table: c.table, method: c.method, qdq: c.qdq, round: c.round, codes: c.codes, found: slices.Clone(c.found)}
 }
 
 // boundsOf gives the range of each channel of an activation.

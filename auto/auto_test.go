@@ -16,6 +16,7 @@ import (
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
@@ -352,5 +353,28 @@ func TestSearchEconomizes(t *testing.T) {
 	o.Size = true
 	if got := on(search(t, m, o)); got != "d f y" {
 		t.Errorf("for few bytes, on integers: %s", got)
+	}
+}
+
+// A recurrent cell quantizes its inputs as they come where the outputs keep the
+// contract with that, and stays float where they do not.
+func TestSearchDynamic(t *testing.T) {
+	const text = `<ir_version: 8, opset_import: ["" : 13]> g (float[6,1,32] x) => (float[6,1,1,64] y)
+	<float[1,256,32] w = {...}, float[1,256,64] r = {...}> { y = LSTM <hidden_size = 64> (x, w, r) }`
+	m, o := setup(t, text, 6)
+	for _, v := range m.Graph.Initializers() {
+		for i := range tensor.As[float32](v.Const) {
+			tensor.As[float32](v.Const)[i] /= 40 // or its state would be chaos
+		}
+	}
+	o.Store = true
+	how := func() qdq.How { return search(t, m, o).Plan.Nodes[0].How }
+	if got := how(); got != qdq.Dynamic {
+		t.Errorf("the cell is %q, want %q", got, qdq.Dynamic)
+	}
+	least := 60.0
+	o.Contract.MinSQNR = &least
+	if got := how(); got != "" {
+		t.Errorf("for %v dB, the cell is %q, want float", least, got)
 	}
 }

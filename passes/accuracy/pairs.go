@@ -33,8 +33,9 @@ type PairSums struct {
 
 // Pairs foresees the pair sums of the nodes of m that the plan runs on u8
 // activations and i8 weights, from the parameters that Resolve gave and the
-// bounds of activation channels; where bounds gives nil, a channel may take any
-// code. Depthwise convolutions are left out: their kernels add in 32 bits.
+// bounds of activation channels; where bounds gives nil, and where activations
+// are quantized as they come, a channel may take any code. Depthwise
+// convolutions are left out: their kernels add in 32 bits.
 func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds) ([]PairSums, error) {
 	values, err := plan.Values(m)
 	if err != nil {
@@ -50,22 +51,31 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds)
 	i := 0
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
-			e := &plan.Nodes[i]
+			how := plan.Nodes[i].How
 			i++
-			if e.How != qdq.Integer && e.How != qdq.FloatOutput || n.NumInputs() < 2 || n.Input(0) == nil || floats(n.Input(1)) == nil {
+			if how != qdq.Integer && how != qdq.FloatOutput && how != qdq.Dynamic || n.NumInputs() < 2 || n.Input(0) == nil {
 				continue
 			}
-			x, w := n.Input(0), n.Input(1)
-			if at[x.ID] == 0 || at[w.ID] == 0 {
-				continue
+			ports := []int{1}
+			if n.Op.Type == "LSTM" {
+				ports = []int{1, 2}
 			}
-			px, pw := &params[at[x.ID]-1], &params[at[w.ID]-1]
-			if px.Type.DType != tensor.Uint8 || pw.Type.DType != tensor.Int8 {
-				continue
-			}
-			s := PairSums{Node: n, weight: at[w.ID] - 1}
-			if s.find(px, pw, bounds) {
-				out = append(out, s)
+			for _, port := range ports {
+				x, w := n.Input(0), n.Input(port)
+				if floats(w) == nil || at[w.ID] == 0 || params[at[w.ID]-1].Type.DType != tensor.Int8 {
+					continue
+				}
+				s := PairSums{Node: n, weight: at[w.ID] - 1}
+				var px *quant.Params
+				if how != qdq.Dynamic {
+					if at[x.ID] == 0 || params[at[x.ID]-1].Type.DType != tensor.Uint8 {
+						continue
+					}
+					px = &params[at[x.ID]-1]
+				}
+				if s.find(port, px, &params[s.weight], bounds) {
+					out = append(out, s)
+				}
 			}
 		}
 	}
@@ -75,10 +85,11 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds)
 // half is the share of a step by which a code may lie off its weight.
 const half = 0.5
 
-// find fills s in; it reports whether the kernel adds in pairs.
-func (s *PairSums) find(px, pw *quant.Params, bounds Bounds) bool {
+// find fills s in for the weight at a port; it reports whether the kernel adds
+// in pairs.
+func (s *PairSums) find(port int, px, pw *quant.Params, bounds Bounds) bool {
 	n := s.Node
-	w, shape := floats(n.Input(1)), n.Input(1).Const.Shape()
+	w, shape := floats(n.Input(port)), n.Input(port).Const.Shape()
 	var outs, k, channels int // output channels, inputs of one, channels among them
 	var index func(o, i int) int
 	group := func(int) int { return 0 }
@@ -102,15 +113,22 @@ func (s *PairSums) find(px, pw *quant.Params, bounds Bounds) bool {
 			index = func(o, i int) int { return o*k + i }
 		}
 		channels = k
+	case n.Op.Type == "LSTM" && len(shape) == 3:
+		outs, k = shape[0]*shape[1], shape[2] // of all directions
+		index = func(o, i int) int { return o*k + i }
+		channels = k
 	default:
 		return false
 	}
-	lo, hi := codeBounds(px, pad, bounds, n)
+	var lo, hi []float64
+	if px != nil {
+		lo, hi = codeBounds(px, pad, bounds, n)
+	}
 	s.Need = make([]float64, outs)
 	for o := range outs {
 		scale := float64(pw.Scale[0])
 		if pw.Axis >= 0 {
-			scale = float64(pw.Scale[o])
+			scale = float64(pw.Scale[o%len(pw.Scale)])
 		}
 		first := group(o)
 		for i := 0; i < k; i += 2 {
@@ -174,11 +192,15 @@ func FitPairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Boun
 		return 0, 0, err
 	}
 	raise := map[int][]float64{} // by index in plan.Tensors: a weight may have several readers
+	var last *graph.Node
 	for _, s := range list {
 		if s.Over == 0 {
 			continue
 		}
-		nodes++
+		if s.Node != last {
+			nodes++
+			last = s.Node
+		}
 		p := &params[s.weight]
 		if raise[s.weight] == nil {
 			raise[s.weight] = make([]float64, len(p.Scale))
@@ -187,9 +209,7 @@ func FitPairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Boun
 			if need > 1 {
 				channels++
 			}
-			if p.Axis < 0 {
-				o = 0
-			}
+			o %= len(p.Scale)
 			raise[s.weight][o] = math.Max(raise[s.weight][o], need)
 		}
 	}

@@ -61,6 +61,47 @@ func patches(n *graph.Node, x *tensor.Tensor, code func(float32) int, f func(o i
 	}
 }
 
+// Where activations are quantized as they come, any codes may meet: the sums of
+// any two neighbours in a row of weights fit, with 255 times each.
+func TestFitPairsDynamic(t *testing.T) {
+	m := parse(t, head+`(float[5,1,16] x) => (float[5,2,1,16] y) <float[2,64,16] w = {...}, float[2,64,16] r = {...}>
+	{ y = LSTM <hidden_size = 16, direction = "bidirectional"> (x, w, r) }`)
+	target, err := targets.Get("ort-cpu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := qdq.Annotate(m, target, qdq.Options{Dynamic: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	params, _, err := p.Resolve(m, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := func(*graph.Value) (lo, hi []float32) { return nil, nil }
+	channels, nodes, err := accuracy.FitPairs(m, p, params, none)
+	if err != nil || channels == 0 || nodes != 1 {
+		t.Errorf("%d channels of %d nodes, %v", channels, nodes, err)
+	}
+	values, err := p.Values(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range values {
+		codes, err := params[i].Quantize(v.Const)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row := tensor.As[int8](codes)
+		for k := 0; k < len(row); k += 2 {
+			up, down := max(int(row[k]), 0)+max(int(row[k+1]), 0), min(int(row[k]), 0)+min(int(row[k+1]), 0)
+			if 255*up > math.MaxInt16 || 255*down < math.MinInt16 {
+				t.Fatalf("%s: codes %d and %d", v.Name(), row[k], row[k+1])
+			}
+		}
+	}
+}
+
 // Before, sums of two products leave 16 bits; after, none does on the samples
 // that the bounds come from, channels that fitted are as they were, and no
 // scale has more than doubled.
