@@ -105,6 +105,25 @@ func DequantizeI16(dst []float32, src []int16, scale float32, zero int16) {
 	dequantizeTwin(dst[n:], src[n:], scale, int32(zero))
 }
 
+// CodeSum stores a·ra + (b·rb + c) in dst, each product with its sum rounded
+// once, the same bits at every level. dst, a and b have the same length.
+func CodeSum[T uint8 | int8](dst []float32, a, b []T, ra, rb, c float32) {
+	a, b = a[:len(dst)], b[:len(dst)]
+	if len(dst) == 0 {
+		return
+	}
+	n := 0
+	switch x := any(&a[0]).(type) {
+	case *uint8:
+		n = codeSumU8Vec(&dst[0], x, any(&b[0]).(*uint8), len(dst), ra, rb, c)
+	case *int8:
+		n = codeSumI8Vec(&dst[0], x, any(&b[0]).(*int8), len(dst), ra, rb, c)
+	}
+	for i := n; i < len(dst); i++ {
+		dst[i] = fma(float32(a[i]), ra, fma(float32(b[i]), rb, c))
+	}
+}
+
 // DequantizeI32 stores float32(src[i])*scale in dst[i]; the zero point of int32
 // is 0 by the specification. dst is at least as long as src.
 func DequantizeI32(dst []float32, src []int32, scale float32) {

@@ -70,6 +70,32 @@ func dequantizeI8Vec(dst *float32, src *int8, n int, scale float32, zero int32) 
 	return n
 }
 
+func codeSumU8Vec(dst *float32, a, b *uint8, n int, ra, rb, c float32) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		codeSumU8AVX2(dst, a, b, n, ra, rb, c)
+	default:
+		codeSumU8AVX512(dst, a, b, n, ra, rb, c)
+	}
+	return n
+}
+
+func codeSumI8Vec(dst *float32, a, b *int8, n int, ra, rb, c float32) int {
+	switch level {
+	case Generic:
+		return 0
+	case AVX2:
+		n &^= 7
+		codeSumI8AVX2(dst, a, b, n, ra, rb, c)
+	default:
+		codeSumI8AVX512(dst, a, b, n, ra, rb, c)
+	}
+	return n
+}
+
 func dequantizeU16Vec(dst *float32, src *uint16, n int, scale float32, zero int32) int {
 	switch level {
 	case Generic:

@@ -482,6 +482,144 @@ end28:
 	VZEROUPPER
 	RET
 
+// func codeSumU8AVX2(dst *float32, a *uint8, b *uint8, n int, ra float32, rb float32, c float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·codeSumU8AVX2(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         b+16(FP), DX
+	MOVQ         n+24(FP), BX
+	VBROADCASTSS ra+32(FP), Y0
+	VBROADCASTSS rb+36(FP), Y1
+	VBROADCASTSS c+40(FP), Y2
+
+loop29:
+	CMPQ        BX, $0x00000020
+	JL          end30
+	VPMOVZXBD   (CX), Y3
+	VPMOVZXBD   (DX), Y4
+	VCVTDQ2PS   Y3, Y3
+	VCVTDQ2PS   Y4, Y4
+	VFMADD213PS Y2, Y1, Y4
+	VFMADD213PS Y4, Y0, Y3
+	VMOVUPS     Y3, (AX)
+	VPMOVZXBD   8(CX), Y3
+	VPMOVZXBD   8(DX), Y4
+	VCVTDQ2PS   Y3, Y3
+	VCVTDQ2PS   Y4, Y4
+	VFMADD213PS Y2, Y1, Y4
+	VFMADD213PS Y4, Y0, Y3
+	VMOVUPS     Y3, 32(AX)
+	VPMOVZXBD   16(CX), Y3
+	VPMOVZXBD   16(DX), Y4
+	VCVTDQ2PS   Y3, Y3
+	VCVTDQ2PS   Y4, Y4
+	VFMADD213PS Y2, Y1, Y4
+	VFMADD213PS Y4, Y0, Y3
+	VMOVUPS     Y3, 64(AX)
+	VPMOVZXBD   24(CX), Y3
+	VPMOVZXBD   24(DX), Y4
+	VCVTDQ2PS   Y3, Y3
+	VCVTDQ2PS   Y4, Y4
+	VFMADD213PS Y2, Y1, Y4
+	VFMADD213PS Y4, Y0, Y3
+	VMOVUPS     Y3, 96(AX)
+	ADDQ        $0x00000020, CX
+	ADDQ        $0x00000020, DX
+	ADDQ        $0x00000080, AX
+	SUBQ        $0x00000020, BX
+	JMP         loop29
+
+end30:
+loop31:
+	CMPQ        BX, $0x00000008
+	JL          end32
+	VPMOVZXBD   (CX), Y3
+	VPMOVZXBD   (DX), Y4
+	VCVTDQ2PS   Y3, Y3
+	VCVTDQ2PS   Y4, Y4
+	VFMADD213PS Y2, Y1, Y4
+	VFMADD213PS Y4, Y0, Y3
+	VMOVUPS     Y3, (AX)
+	ADDQ        $0x00000008, CX
+	ADDQ        $0x00000008, DX
+	ADDQ        $0x00000020, AX
+	SUBQ        $0x00000008, BX
+	JMP         loop31
+
+end32:
+	VZEROUPPER
+	RET
+
+// func codeSumI8AVX2(dst *float32, a *int8, b *int8, n int, ra float32, rb float32, c float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·codeSumI8AVX2(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         b+16(FP), DX
+	MOVQ         n+24(FP), BX
+	VBROADCASTSS ra+32(FP), Y0
+	VBROADCASTSS rb+36(FP), Y1
+	VBROADCASTSS c+40(FP), Y2
+
+loop33:
+	CMPQ        BX, $0x00000020
+	JL          end34
+	VPMOVSXBD   (CX), Y3
+	VPMOVSXBD   (DX), Y4
+	VCVTDQ2PS   Y3, Y3
+	VCVTDQ2PS   Y4, Y4
+	VFMADD213PS Y2, Y1, Y4
+	VFMADD213PS Y4, Y0, Y3
+	VMOVUPS     Y3, (AX)
+	VPMOVSXBD   8(CX), Y3
+	VPMOVSXBD   8(DX), Y4
+	VCVTDQ2PS   Y3, Y3
+	VCVTDQ2PS   Y4, Y4
+	VFMADD213PS Y2, Y1, Y4
+	VFMADD213PS Y4, Y0, Y3
+	VMOVUPS     Y3, 32(AX)
+	VPMOVSXBD   16(CX), Y3
+	VPMOVSXBD   16(DX), Y4
+	VCVTDQ2PS   Y3, Y3
+	VCVTDQ2PS   Y4, Y4
+	VFMADD213PS Y2, Y1, Y4
+	VFMADD213PS Y4, Y0, Y3
+	VMOVUPS     Y3, 64(AX)
+	VPMOVSXBD   24(CX), Y3
+	VPMOVSXBD   24(DX), Y4
+	VCVTDQ2PS   Y3, Y3
+	VCVTDQ2PS   Y4, Y4
+	VFMADD213PS Y2, Y1, Y4
+	VFMADD213PS Y4, Y0, Y3
+	VMOVUPS     Y3, 96(AX)
+	ADDQ        $0x00000020, CX
+	ADDQ        $0x00000020, DX
+	ADDQ        $0x00000080, AX
+	SUBQ        $0x00000020, BX
+	JMP         loop33
+
+end34:
+loop35:
+	CMPQ        BX, $0x00000008
+	JL          end36
+	VPMOVSXBD   (CX), Y3
+	VPMOVSXBD   (DX), Y4
+	VCVTDQ2PS   Y3, Y3
+	VCVTDQ2PS   Y4, Y4
+	VFMADD213PS Y2, Y1, Y4
+	VFMADD213PS Y4, Y0, Y3
+	VMOVUPS     Y3, (AX)
+	ADDQ        $0x00000008, CX
+	ADDQ        $0x00000008, DX
+	ADDQ        $0x00000020, AX
+	SUBQ        $0x00000008, BX
+	JMP         loop35
+
+end36:
+	VZEROUPPER
+	RET
+
 // func quantizeColumns8AVX2(dst *uint8, src *float32, scale *float32, zero *int32, n int, lo int32, hi int32)
 // Requires: AVX, AVX2
 TEXT ·quantizeColumns8AVX2(SB), NOSPLIT, $0-48
@@ -493,9 +631,9 @@ TEXT ·quantizeColumns8AVX2(SB), NOSPLIT, $0-48
 	VBROADCASTSS lo+40(FP), Y0
 	VBROADCASTSS hi+44(FP), Y1
 
-loop29:
+loop37:
 	CMPQ      SI, $0x00000008
-	JL        end30
+	JL        end38
 	VMOVUPS   (CX), Y2
 	VMOVUPS   (DX), Y3
 	VMOVUPS   (BX), Y4
@@ -518,9 +656,9 @@ loop29:
 	ADDQ      $0x00000020, DX
 	ADDQ      $0x00000020, BX
 	SUBQ      $0x00000008, SI
-	JMP       loop29
+	JMP       loop37
 
-end30:
+end38:
 	VZEROUPPER
 	RET
 
@@ -535,9 +673,9 @@ TEXT ·quantizeColumns16AVX2(SB), NOSPLIT, $0-48
 	VBROADCASTSS lo+40(FP), Y0
 	VBROADCASTSS hi+44(FP), Y1
 
-loop31:
+loop39:
 	CMPQ      SI, $0x00000008
-	JL        end32
+	JL        end40
 	VMOVUPS   (CX), Y2
 	VMOVUPS   (DX), Y3
 	VMOVUPS   (BX), Y4
@@ -559,9 +697,9 @@ loop31:
 	ADDQ      $0x00000020, DX
 	ADDQ      $0x00000020, BX
 	SUBQ      $0x00000008, SI
-	JMP       loop31
+	JMP       loop39
 
-end32:
+end40:
 	VZEROUPPER
 	RET
 
@@ -574,9 +712,9 @@ TEXT ·dequantizeColumnsU8AVX2(SB), NOSPLIT, $0-40
 	MOVQ zero+24(FP), BX
 	MOVQ n+32(FP), SI
 
-loop33:
+loop41:
 	CMPQ      SI, $0x00000008
-	JL        end34
+	JL        end42
 	VPMOVZXBD (CX), Y0
 	VMOVUPS   (DX), Y1
 	VMOVUPS   (BX), Y2
@@ -589,9 +727,9 @@ loop33:
 	ADDQ      $0x00000020, DX
 	ADDQ      $0x00000020, BX
 	SUBQ      $0x00000008, SI
-	JMP       loop33
+	JMP       loop41
 
-end34:
+end42:
 	VZEROUPPER
 	RET
 
@@ -604,9 +742,9 @@ TEXT ·dequantizeColumnsI8AVX2(SB), NOSPLIT, $0-40
 	MOVQ zero+24(FP), BX
 	MOVQ n+32(FP), SI
 
-loop35:
+loop43:
 	CMPQ      SI, $0x00000008
-	JL        end36
+	JL        end44
 	VPMOVSXBD (CX), Y0
 	VMOVUPS   (DX), Y1
 	VMOVUPS   (BX), Y2
@@ -619,9 +757,9 @@ loop35:
 	ADDQ      $0x00000020, DX
 	ADDQ      $0x00000020, BX
 	SUBQ      $0x00000008, SI
-	JMP       loop35
+	JMP       loop43
 
-end36:
+end44:
 	VZEROUPPER
 	RET
 
@@ -634,9 +772,9 @@ TEXT ·dequantizeColumnsU16AVX2(SB), NOSPLIT, $0-40
 	MOVQ zero+24(FP), BX
 	MOVQ n+32(FP), SI
 
-loop37:
+loop45:
 	CMPQ      SI, $0x00000008
-	JL        end38
+	JL        end46
 	VPMOVZXWD (CX), Y0
 	VMOVUPS   (DX), Y1
 	VMOVUPS   (BX), Y2
@@ -649,9 +787,9 @@ loop37:
 	ADDQ      $0x00000020, DX
 	ADDQ      $0x00000020, BX
 	SUBQ      $0x00000008, SI
-	JMP       loop37
+	JMP       loop45
 
-end38:
+end46:
 	VZEROUPPER
 	RET
 
@@ -664,9 +802,9 @@ TEXT ·dequantizeColumnsI16AVX2(SB), NOSPLIT, $0-40
 	MOVQ zero+24(FP), BX
 	MOVQ n+32(FP), SI
 
-loop39:
+loop47:
 	CMPQ      SI, $0x00000008
-	JL        end40
+	JL        end48
 	VPMOVSXWD (CX), Y0
 	VMOVUPS   (DX), Y1
 	VMOVUPS   (BX), Y2
@@ -679,9 +817,9 @@ loop39:
 	ADDQ      $0x00000020, DX
 	ADDQ      $0x00000020, BX
 	SUBQ      $0x00000008, SI
-	JMP       loop39
+	JMP       loop47
 
-end40:
+end48:
 	VZEROUPPER
 	RET
 
@@ -1265,6 +1403,176 @@ done40:
 	VZEROUPPER
 	RET
 
+// func codeSumU8AVX512(dst *float32, a *uint8, b *uint8, n int, ra float32, rb float32, c float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·codeSumU8AVX512(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         b+16(FP), DX
+	MOVQ         n+24(FP), BX
+	VBROADCASTSS ra+32(FP), Z0
+	VBROADCASTSS rb+36(FP), Z1
+	VBROADCASTSS c+40(FP), Z2
+
+loop41:
+	CMPQ        BX, $0x00000040
+	JL          end42
+	VPMOVZXBD   (CX), Z3
+	VPMOVZXBD   (DX), Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, (AX)
+	VPMOVZXBD   16(CX), Z3
+	VPMOVZXBD   16(DX), Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, 64(AX)
+	VPMOVZXBD   32(CX), Z3
+	VPMOVZXBD   32(DX), Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, 128(AX)
+	VPMOVZXBD   48(CX), Z3
+	VPMOVZXBD   48(DX), Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, 192(AX)
+	ADDQ        $0x00000040, CX
+	ADDQ        $0x00000040, DX
+	ADDQ        $0x00000100, AX
+	SUBQ        $0x00000040, BX
+	JMP         loop41
+
+end42:
+loop43:
+	CMPQ        BX, $0x00000010
+	JL          end44
+	VPMOVZXBD   (CX), Z3
+	VPMOVZXBD   (DX), Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, (AX)
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000010, DX
+	ADDQ        $0x00000040, AX
+	SUBQ        $0x00000010, BX
+	JMP         loop43
+
+end44:
+	TESTQ       BX, BX
+	JE          done45
+	MOVL        $0x0000ffff, SI
+	BZHIL       BX, SI, SI
+	KMOVW       SI, K1
+	VMOVDQU8.Z  (CX), K1, X3
+	VPMOVZXBD   X3, Z3
+	VMOVDQU8.Z  (DX), K1, X4
+	VPMOVZXBD   X4, Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, K1, (AX)
+
+done45:
+	VZEROUPPER
+	RET
+
+// func codeSumI8AVX512(dst *float32, a *int8, b *int8, n int, ra float32, rb float32, c float32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI2
+TEXT ·codeSumI8AVX512(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         b+16(FP), DX
+	MOVQ         n+24(FP), BX
+	VBROADCASTSS ra+32(FP), Z0
+	VBROADCASTSS rb+36(FP), Z1
+	VBROADCASTSS c+40(FP), Z2
+
+loop46:
+	CMPQ        BX, $0x00000040
+	JL          end47
+	VPMOVSXBD   (CX), Z3
+	VPMOVSXBD   (DX), Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, (AX)
+	VPMOVSXBD   16(CX), Z3
+	VPMOVSXBD   16(DX), Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, 64(AX)
+	VPMOVSXBD   32(CX), Z3
+	VPMOVSXBD   32(DX), Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, 128(AX)
+	VPMOVSXBD   48(CX), Z3
+	VPMOVSXBD   48(DX), Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, 192(AX)
+	ADDQ        $0x00000040, CX
+	ADDQ        $0x00000040, DX
+	ADDQ        $0x00000100, AX
+	SUBQ        $0x00000040, BX
+	JMP         loop46
+
+end47:
+loop48:
+	CMPQ        BX, $0x00000010
+	JL          end49
+	VPMOVSXBD   (CX), Z3
+	VPMOVSXBD   (DX), Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, (AX)
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000010, DX
+	ADDQ        $0x00000040, AX
+	SUBQ        $0x00000010, BX
+	JMP         loop48
+
+end49:
+	TESTQ       BX, BX
+	JE          done50
+	MOVL        $0x0000ffff, SI
+	BZHIL       BX, SI, SI
+	KMOVW       SI, K1
+	VMOVDQU8.Z  (CX), K1, X3
+	VPMOVSXBD   X3, Z3
+	VMOVDQU8.Z  (DX), K1, X4
+	VPMOVSXBD   X4, Z4
+	VCVTDQ2PS   Z3, Z3
+	VCVTDQ2PS   Z4, Z4
+	VFMADD213PS Z2, Z1, Z4
+	VFMADD213PS Z4, Z0, Z3
+	VMOVUPS     Z3, K1, (AX)
+
+done50:
+	VZEROUPPER
+	RET
+
 // func quantizeColumns8AVX512(dst *uint8, src *float32, scale *float32, zero *int32, n int, lo int32, hi int32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·quantizeColumns8AVX512(SB), NOSPLIT, $0-48
@@ -1276,9 +1584,9 @@ TEXT ·quantizeColumns8AVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS lo+40(FP), Z0
 	VBROADCASTSS hi+44(FP), Z1
 
-loop41:
+loop51:
 	CMPQ      SI, $0x00000010
-	JL        end42
+	JL        end52
 	VMOVUPS   (CX), Z2
 	VMOVUPS   (DX), Z3
 	VMOVUPS   (BX), Z4
@@ -1297,11 +1605,11 @@ loop41:
 	ADDQ      $0x00000040, DX
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000010, SI
-	JMP       loop41
+	JMP       loop51
 
-end42:
+end52:
 	TESTQ     SI, SI
-	JE        done43
+	JE        done53
 	MOVL      $0x0000ffff, DI
 	BZHIL     SI, DI, DI
 	KMOVW     DI, K1
@@ -1319,7 +1627,7 @@ end42:
 	VPADDD    Z4, Z0, Z0
 	VPMOVDB   Z0, K1, (AX)
 
-done43:
+done53:
 	VZEROUPPER
 	RET
 
@@ -1334,9 +1642,9 @@ TEXT ·quantizeColumns16AVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS lo+40(FP), Z0
 	VBROADCASTSS hi+44(FP), Z1
 
-loop44:
+loop54:
 	CMPQ      SI, $0x00000010
-	JL        end45
+	JL        end55
 	VMOVUPS   (CX), Z2
 	VMOVUPS   (DX), Z3
 	VMOVUPS   (BX), Z4
@@ -1355,11 +1663,11 @@ loop44:
 	ADDQ      $0x00000040, DX
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000010, SI
-	JMP       loop44
+	JMP       loop54
 
-end45:
+end55:
 	TESTQ     SI, SI
-	JE        done46
+	JE        done56
 	MOVL      $0x0000ffff, DI
 	BZHIL     SI, DI, DI
 	KMOVW     DI, K1
@@ -1377,7 +1685,7 @@ end45:
 	VPADDD    Z4, Z0, Z0
 	VPMOVDW   Z0, K1, (AX)
 
-done46:
+done56:
 	VZEROUPPER
 	RET
 
@@ -1390,9 +1698,9 @@ TEXT ·dequantizeColumnsU8AVX512(SB), NOSPLIT, $0-40
 	MOVQ zero+24(FP), BX
 	MOVQ n+32(FP), SI
 
-loop47:
+loop57:
 	CMPQ      SI, $0x00000010
-	JL        end48
+	JL        end58
 	VPMOVZXBD (CX), Z0
 	VMOVUPS   (DX), Z1
 	VMOVUPS   (BX), Z2
@@ -1405,11 +1713,11 @@ loop47:
 	ADDQ      $0x00000040, DX
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000010, SI
-	JMP       loop47
+	JMP       loop57
 
-end48:
+end58:
 	TESTQ      SI, SI
-	JE         done49
+	JE         done59
 	MOVL       $0x0000ffff, DI
 	BZHIL      SI, DI, DI
 	KMOVW      DI, K1
@@ -1422,7 +1730,7 @@ end48:
 	VMULPS     Z1, Z0, Z0
 	VMOVUPS    Z0, K1, (AX)
 
-done49:
+done59:
 	VZEROUPPER
 	RET
 
@@ -1435,9 +1743,9 @@ TEXT ·dequantizeColumnsI8AVX512(SB), NOSPLIT, $0-40
 	MOVQ zero+24(FP), BX
 	MOVQ n+32(FP), SI
 
-loop50:
+loop60:
 	CMPQ      SI, $0x00000010
-	JL        end51
+	JL        end61
 	VPMOVSXBD (CX), Z0
 	VMOVUPS   (DX), Z1
 	VMOVUPS   (BX), Z2
@@ -1450,11 +1758,11 @@ loop50:
 	ADDQ      $0x00000040, DX
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000010, SI
-	JMP       loop50
+	JMP       loop60
 
-end51:
+end61:
 	TESTQ      SI, SI
-	JE         done52
+	JE         done62
 	MOVL       $0x0000ffff, DI
 	BZHIL      SI, DI, DI
 	KMOVW      DI, K1
@@ -1467,7 +1775,7 @@ end51:
 	VMULPS     Z1, Z0, Z0
 	VMOVUPS    Z0, K1, (AX)
 
-done52:
+done62:
 	VZEROUPPER
 	RET
 
@@ -1480,9 +1788,9 @@ TEXT ·dequantizeColumnsU16AVX512(SB), NOSPLIT, $0-40
 	MOVQ zero+24(FP), BX
 	MOVQ n+32(FP), SI
 
-loop53:
+loop63:
 	CMPQ      SI, $0x00000010
-	JL        end54
+	JL        end64
 	VPMOVZXWD (CX), Z0
 	VMOVUPS   (DX), Z1
 	VMOVUPS   (BX), Z2
@@ -1495,11 +1803,11 @@ loop53:
 	ADDQ      $0x00000040, DX
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000010, SI
-	JMP       loop53
+	JMP       loop63
 
-end54:
+end64:
 	TESTQ       SI, SI
-	JE          done55
+	JE          done65
 	MOVL        $0x0000ffff, DI
 	BZHIL       SI, DI, DI
 	KMOVW       DI, K1
@@ -1512,7 +1820,7 @@ end54:
 	VMULPS      Z1, Z0, Z0
 	VMOVUPS     Z0, K1, (AX)
 
-done55:
+done65:
 	VZEROUPPER
 	RET
 
@@ -1525,9 +1833,9 @@ TEXT ·dequantizeColumnsI16AVX512(SB), NOSPLIT, $0-40
 	MOVQ zero+24(FP), BX
 	MOVQ n+32(FP), SI
 
-loop56:
+loop66:
 	CMPQ      SI, $0x00000010
-	JL        end57
+	JL        end67
 	VPMOVSXWD (CX), Z0
 	VMOVUPS   (DX), Z1
 	VMOVUPS   (BX), Z2
@@ -1540,11 +1848,11 @@ loop56:
 	ADDQ      $0x00000040, DX
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000010, SI
-	JMP       loop56
+	JMP       loop66
 
-end57:
+end67:
 	TESTQ       SI, SI
-	JE          done58
+	JE          done68
 	MOVL        $0x0000ffff, DI
 	BZHIL       SI, DI, DI
 	KMOVW       DI, K1
@@ -1557,6 +1865,6 @@ end57:
 	VMULPS      Z1, Z0, Z0
 	VMOVUPS     Z0, K1, (AX)
 
-done58:
+done68:
 	VZEROUPPER
 	RET

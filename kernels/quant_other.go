@@ -4,6 +4,10 @@ package kernels
 
 func quantize8Vec(dst *uint8, src *float32, n int, scale, lo, hi float32, zero int32) int { return 0 }
 
+func codeSumU8Vec(dst *float32, a, b *uint8, n int, ra, rb, c float32) int { return 0 }
+
+func codeSumI8Vec(dst *float32, a, b *int8, n int, ra, rb, c float32) int { return 0 }
+
 func quantize16Vec(dst *uint16, src *float32, n int, scale, lo, hi float32, zero int32) int { return 0 }
 
 func fakeQuantizeVec(dst, src *float32, n int, scale, lo, hi float32) int { return 0 }

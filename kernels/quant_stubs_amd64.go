@@ -44,6 +44,16 @@ func dequantizeI16AVX2(dst *float32, src *int16, n int, scale float32, zero int3
 //go:noescape
 func dequantizeI32AVX2(dst *float32, src *int32, n int, scale float32)
 
+// codeSumU8AVX2 stores a*ra + (b*rb + c), each product with its sum rounded once; n is a multiple of 8.
+//
+//go:noescape
+func codeSumU8AVX2(dst *float32, a *uint8, b *uint8, n int, ra float32, rb float32, c float32)
+
+// codeSumI8AVX2 stores a*ra + (b*rb + c), each product with its sum rounded once; n is a multiple of 8.
+//
+//go:noescape
+func codeSumI8AVX2(dst *float32, a *int8, b *int8, n int, ra float32, rb float32, c float32)
+
 // quantizeColumns8AVX2 stores src/scale rounded half to even plus zero, clamped to lo and hi; n is a multiple of 8.
 //
 //go:noescape
@@ -113,6 +123,16 @@ func dequantizeI16AVX512(dst *float32, src *int16, n int, scale float32, zero in
 //
 //go:noescape
 func dequantizeI32AVX512(dst *float32, src *int32, n int, scale float32)
+
+// codeSumU8AVX512 stores a*ra + (b*rb + c), each product with its sum rounded once.
+//
+//go:noescape
+func codeSumU8AVX512(dst *float32, a *uint8, b *uint8, n int, ra float32, rb float32, c float32)
+
+// codeSumI8AVX512 stores a*ra + (b*rb + c), each product with its sum rounded once.
+//
+//go:noescape
+func codeSumI8AVX512(dst *float32, a *int8, b *int8, n int, ra float32, rb float32, c float32)
 
 // quantizeColumns8AVX512 stores src/scale rounded half to even plus zero, clamped to lo and hi.
 //

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 )
@@ -251,6 +252,32 @@ func FuzzQuantize(f *testing.F) {
 			for i, x := range src {
 				if want := wantCode(x, scale, int(zero), 0, 255); int(dst[i]) != want {
 					t.Fatalf("%v: %g/%g + %d = %d, want %d", level, x, scale, zero, dst[i], want)
+				}
+			}
+		}
+	})
+}
+
+func TestCodeSum(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(51, 52))
+		for n := range 100 {
+			a, b := guarded[uint8](t, n), guarded[uint8](t, n)
+			sa, sb := guarded[int8](t, n), guarded[int8](t, n)
+			for i := range a {
+				a[i], b[i] = uint8(r.Uint32()), uint8(r.Uint32())
+				sa[i], sb[i] = int8(a[i]), int8(b[i])
+			}
+			ra, rb, c := float32(r.NormFloat64()), float32(r.NormFloat64()), float32(100*r.NormFloat64())
+			u, s := guarded[float32](t, n), guarded[float32](t, n)
+			CodeSum(u, a, b, ra, rb, c)
+			CodeSum(s, sa, sb, ra, rb, c)
+			for i := range a {
+				if want := FMA(float32(a[i]), ra, FMA(float32(b[i]), rb, c)); u[i] != want {
+					t.Fatalf("n=%d: uint8 %d and %d give %v, want %v", n, a[i], b[i], u[i], want)
+				}
+				if want := FMA(float32(sa[i]), ra, FMA(float32(sb[i]), rb, c)); s[i] != want {
+					t.Fatalf("n=%d: int8 %d and %d give %v, want %v", n, sa[i], sb[i], s[i], want)
 				}
 			}
 		}

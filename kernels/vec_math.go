@@ -16,7 +16,10 @@ const (
 	magic = 0x1.8p23 // adding it rounds to an integer, held in the low bits
 )
 
-// fma returns x*y + z rounded once.
+// FMA returns x·y + z rounded once.
+func FMA(x, y, z float32) float32 { return fma(x, y, z) }
+
+// fma is FMA.
 func fma(x, y, z float32) float32 {
 	p := float64(x) * float64(y) // exact
 	s := p + float64(z)

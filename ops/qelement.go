@@ -180,14 +180,15 @@ func compileQBinary(s *Site) (Kernel, error) {
 		}
 		value := func(b byte) int32 { return int32(b^byte(flip)) - flip }
 		ra, rb := p[0].scale/p[2].scale, p[1].scale/p[2].scale
-		fixed := float32(p[2].zero) - (ra*float32(p[0].zero) + rb*float32(p[1].zero))
+		// Of the fused operations that the runtime's kernel is compiled to.
+		fixed := float32(p[2].zero) - kernels.FMA(ra, float32(p[0].zero), float32(rb*float32(p[1].zero)))
 		product := p[0].scale * p[1].scale / p[2].scale
 		one := func(x, w byte) byte {
 			if mul {
 				v := float32((value(x)-p[0].zero)*(value(w)-p[1].zero)) * product
 				return byte(codeOf(v, p[2].zero, int32(lo), int32(hi)))
 			}
-			v := fixed + ra*float32(value(x)) + rb*float32(value(w))
+			v := kernels.FMA(ra, float32(value(x)), kernels.FMA(rb, float32(value(w)), fixed))
 			return byte(codeOf(v, 0, int32(lo), int32(hi)))
 		}
 		if equalInts(a.Shape(), b.Shape()) {
@@ -198,18 +199,19 @@ func compileQBinary(s *Site) (Kernel, error) {
 				for n := 0; lo < hi; lo += n {
 					n = min(len(u), hi-lo)
 					s, t := u[:n], v[:n]
-					if mul {
+					switch {
+					case mul:
 						codeParams{1, p[0].zero}.values(a.DType(), s, x[lo:lo+n])
 						codeParams{1, p[1].zero}.values(a.DType(), t, w[lo:lo+n])
 						kernels.Binary(kernels.Mul, s, s, t)
 						kernels.Binary(kernels.Mul, s, s, []float32{product})
 						codeParams{1, p[2].zero}.codes(a.DType(), out[lo:lo+n], s)
 						continue
+					case a.DType() == tensor.Int8:
+						kernels.CodeSum(s, tensor.As[int8](a)[lo:lo+n], tensor.As[int8](b)[lo:lo+n], ra, rb, fixed)
+					default:
+						kernels.CodeSum(s, x[lo:lo+n], w[lo:lo+n], ra, rb, fixed)
 					}
-					codeParams{ra, 0}.values(a.DType(), s, x[lo:lo+n])
-					codeParams{rb, 0}.values(a.DType(), t, w[lo:lo+n])
-					kernels.Binary(kernels.Add, s, s, []float32{fixed})
-					kernels.Binary(kernels.Add, s, s, t)
 					codeParams{1, 0}.codes(a.DType(), out[lo:lo+n], s)
 				}
 			})

@@ -92,3 +92,46 @@ func TestSaturation(t *testing.T) {
 		}
 	}
 }
+
+// TestCodeSums adds a million pairs of codes under random parameters, as the
+// runtime does to the last code.
+func TestCodeSums(t *testing.T) {
+	e := open(t)
+	r := rand.New(rand.NewPCG(43, 44))
+	for trial := range 16 {
+		d := []tensor.DType{tensor.Uint8, tensor.Int8}[trial%2]
+		m := graph.NewModel(8, graph.Opset{Version: 17}, graph.Opset{Domain: "com.microsoft", Version: 1})
+		g := m.Graph
+		var in []*graph.Value
+		feed := map[string]ops.Data{}
+		for _, name := range []string{"a", "b", "y"} {
+			if name != "y" {
+				v := g.NewValue(name, graph.Type{Kind: graph.KindTensor, Elem: d})
+				g.AddInput(v)
+				in = append(in, v)
+				x := tensor.New(d, 1<<16)
+				for i := range x.Bytes() {
+					x.Bytes()[i] = byte(r.Uint32())
+				}
+				feed[name] = x
+			}
+			zero := tensor.New(d)
+			zero.Bytes()[0] = byte(r.Uint32())
+			in = append(in, g.NewInitializer(name+"_scale", tensor.Scalar(.005+.05*r.Float32())), g.NewInitializer(name+"_zero", zero))
+		}
+		y := g.NewValue("y", graph.Type{Kind: graph.KindTensor, Elem: d})
+		g.Append(g.NewNode(graph.OpKey{Domain: "com.microsoft", Type: "QLinearAdd"}, "add", in, []*graph.Value{y}))
+		g.AddOutput(y)
+		var got [2]ops.Data
+		for i, e := range []exec.Engine{e, exec.Embedded{}} {
+			out, err := start(t, e, m, exec.Options{}, exec.SessionOptions{Threads: 1}).Run(t.Context(), feed, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[i] = out[0]
+		}
+		if runtime.GOARCH == "amd64" && !got[0].(*tensor.Tensor).Equal(got[1].(*tensor.Tensor)) {
+			t.Errorf("trial %d: the codes differ", trial)
+		}
+	}
+}

@@ -17,6 +17,8 @@ func quant(c *build.Context) {
 		g.dequantize("dequantizeU16", "uint16", 2, g.VPMOVZXWD)
 		g.dequantize("dequantizeI16", "int16", 2, g.VPMOVSXWD)
 		g.dequantizeI32()
+		g.codeSum("codeSumU8", "uint8", g.VPMOVZXBD)
+		g.codeSum("codeSumI8", "int8", g.VPMOVSXBD)
 		g.quantizeColumns("quantizeColumns8", "uint8", 1)
 		g.quantizeColumns("quantizeColumns16", "uint16", 2)
 		g.dequantizeColumns("dequantizeColumnsU8", "uint8", 1, g.VPMOVZXBD)
@@ -128,6 +130,28 @@ func (g *gen) dequantize(base, elem string, size int, widen func(...Op)) {
 	}
 	g.rest(n, func(k reg.Register) {
 		g.VMOVUPS(value(g.widenMasked(src, k, size, widen)), k, Mem{Base: dst})
+	})
+	g.ret()
+}
+
+func (g *gen) codeSum(base, elem string, widen func(...Op)) {
+	g.fn(base, "func(dst *float32, a, b *"+elem+", n int, ra, rb, c float32)",
+		"stores a*ra + (b*rb + c), each product with its sum rounded once"+g.multiple(8)+".")
+	dst, a, b, n := g.param("dst"), g.param("a"), g.param("b"), g.param("n")
+	ra, rb, fixed := g.broadcast("ra"), g.broadcast("rb"), g.broadcast("c")
+	sum := func(x, y V) V { return g.fma(g.fromInt(x), ra, g.fma(g.fromInt(y), rb, fixed)) }
+	for _, vectors := range []int{4, 1} {
+		g.each(n, vectors*g.lanes(), func() {
+			for i := range vectors {
+				x, y := g.reg(), g.reg()
+				widen(Mem{Base: a, Disp: i * g.lanes()}, x)
+				widen(Mem{Base: b, Disp: i * g.lanes()}, y)
+				g.VMOVUPS(sum(x, y), g.at(dst, i))
+			}
+		}, stream{a, 1}, stream{b, 1}, stream{dst, 4})
+	}
+	g.rest(n, func(k reg.Register) {
+		g.VMOVUPS(sum(g.widenMasked(a, k, 1, widen), g.widenMasked(b, k, 1, widen)), k, Mem{Base: dst})
 	})
 	g.ret()
 }
