@@ -9673,39 +9673,39 @@ run1:
 	JLT  rest1
 
 four1:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y0, Y0
 	VPADDD       Y14, Y1, Y1
-	VMOVUPS      64(BX), Y12
-	VMOVUPS      96(BX), Y13
-	PREFETCHT0   1088(BX)
+	VPMOVSXBW    32(BX), Y12
+	VPMOVSXBW    48(BX), Y13
+	PREFETCHT0   1056(BX)
 	VPBROADCASTD 4(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y0, Y0
 	VPADDD       Y14, Y1, Y1
-	VMOVUPS      128(BX), Y12
-	VMOVUPS      160(BX), Y13
-	PREFETCHT0   1152(BX)
+	VPMOVSXBW    64(BX), Y12
+	VPMOVSXBW    80(BX), Y13
+	PREFETCHT0   1088(BX)
 	VPBROADCASTD 8(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y0, Y0
 	VPADDD       Y14, Y1, Y1
-	VMOVUPS      192(BX), Y12
-	VMOVUPS      224(BX), Y13
-	PREFETCHT0   1216(BX)
+	VPMOVSXBW    96(BX), Y12
+	VPMOVSXBW    112(BX), Y13
+	PREFETCHT0   1120(BX)
 	VPBROADCASTD 12(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y0, Y0
 	VPADDD       Y14, Y1, Y1
-	ADDQ         $+256, BX
+	ADDQ         $+128, BX
 	ADDQ         $0x10, R10
 	SUBQ         $0x04, R9
 	JGE          four1
@@ -9715,15 +9715,15 @@ rest1:
 	JZ   ran1
 
 one1:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y0, Y0
 	VPADDD       Y14, Y1, Y1
-	ADDQ         $+64, BX
+	ADDQ         $0x20, BX
 	ADDQ         $0x04, R10
 	DECQ         R9
 	JNZ          one1
@@ -9870,8 +9870,8 @@ run2:
 	JLT  rest2
 
 four2:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
@@ -9883,9 +9883,9 @@ four2:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y2, Y2
 	VPADDD       Y14, Y3, Y3
-	VMOVUPS      64(BX), Y12
-	VMOVUPS      96(BX), Y13
-	PREFETCHT0   1088(BX)
+	VPMOVSXBW    32(BX), Y12
+	VPMOVSXBW    48(BX), Y13
+	PREFETCHT0   1056(BX)
 	VPBROADCASTD 4(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -9896,9 +9896,9 @@ four2:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y2, Y2
 	VPADDD       Y14, Y3, Y3
-	VMOVUPS      128(BX), Y12
-	VMOVUPS      160(BX), Y13
-	PREFETCHT0   1152(BX)
+	VPMOVSXBW    64(BX), Y12
+	VPMOVSXBW    80(BX), Y13
+	PREFETCHT0   1088(BX)
 	VPBROADCASTD 8(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -9909,9 +9909,9 @@ four2:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y2, Y2
 	VPADDD       Y14, Y3, Y3
-	VMOVUPS      192(BX), Y12
-	VMOVUPS      224(BX), Y13
-	PREFETCHT0   1216(BX)
+	VPMOVSXBW    96(BX), Y12
+	VPMOVSXBW    112(BX), Y13
+	PREFETCHT0   1120(BX)
 	VPBROADCASTD 12(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -9922,7 +9922,7 @@ four2:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y2, Y2
 	VPADDD       Y14, Y3, Y3
-	ADDQ         $+256, BX
+	ADDQ         $+128, BX
 	ADDQ         $0x10, R10
 	SUBQ         $0x04, R9
 	JGE          four2
@@ -9932,8 +9932,8 @@ rest2:
 	JZ   ran2
 
 one2:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
@@ -9945,7 +9945,7 @@ one2:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y2, Y2
 	VPADDD       Y14, Y3, Y3
-	ADDQ         $+64, BX
+	ADDQ         $0x20, BX
 	ADDQ         $0x04, R10
 	DECQ         R9
 	JNZ          one2
@@ -10157,8 +10157,8 @@ run3:
 	JLT  rest3
 
 four3:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
@@ -10175,9 +10175,9 @@ four3:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y4, Y4
 	VPADDD       Y14, Y5, Y5
-	VMOVUPS      64(BX), Y12
-	VMOVUPS      96(BX), Y13
-	PREFETCHT0   1088(BX)
+	VPMOVSXBW    32(BX), Y12
+	VPMOVSXBW    48(BX), Y13
+	PREFETCHT0   1056(BX)
 	VPBROADCASTD 4(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -10193,9 +10193,9 @@ four3:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y4, Y4
 	VPADDD       Y14, Y5, Y5
-	VMOVUPS      128(BX), Y12
-	VMOVUPS      160(BX), Y13
-	PREFETCHT0   1152(BX)
+	VPMOVSXBW    64(BX), Y12
+	VPMOVSXBW    80(BX), Y13
+	PREFETCHT0   1088(BX)
 	VPBROADCASTD 8(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -10211,9 +10211,9 @@ four3:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y4, Y4
 	VPADDD       Y14, Y5, Y5
-	VMOVUPS      192(BX), Y12
-	VMOVUPS      224(BX), Y13
-	PREFETCHT0   1216(BX)
+	VPMOVSXBW    96(BX), Y12
+	VPMOVSXBW    112(BX), Y13
+	PREFETCHT0   1120(BX)
 	VPBROADCASTD 12(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -10229,7 +10229,7 @@ four3:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y4, Y4
 	VPADDD       Y14, Y5, Y5
-	ADDQ         $+256, BX
+	ADDQ         $+128, BX
 	ADDQ         $0x10, R10
 	SUBQ         $0x04, R9
 	JGE          four3
@@ -10239,8 +10239,8 @@ rest3:
 	JZ   ran3
 
 one3:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
@@ -10257,7 +10257,7 @@ one3:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y4, Y4
 	VPADDD       Y14, Y5, Y5
-	ADDQ         $+64, BX
+	ADDQ         $0x20, BX
 	ADDQ         $0x04, R10
 	DECQ         R9
 	JNZ          one3
@@ -10537,8 +10537,8 @@ run4:
 	JLT  rest4
 
 four4:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
@@ -10560,9 +10560,9 @@ four4:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y6, Y6
 	VPADDD       Y14, Y7, Y7
-	VMOVUPS      64(BX), Y12
-	VMOVUPS      96(BX), Y13
-	PREFETCHT0   1088(BX)
+	VPMOVSXBW    32(BX), Y12
+	VPMOVSXBW    48(BX), Y13
+	PREFETCHT0   1056(BX)
 	VPBROADCASTD 4(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -10583,9 +10583,9 @@ four4:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y6, Y6
 	VPADDD       Y14, Y7, Y7
-	VMOVUPS      128(BX), Y12
-	VMOVUPS      160(BX), Y13
-	PREFETCHT0   1152(BX)
+	VPMOVSXBW    64(BX), Y12
+	VPMOVSXBW    80(BX), Y13
+	PREFETCHT0   1088(BX)
 	VPBROADCASTD 8(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -10606,9 +10606,9 @@ four4:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y6, Y6
 	VPADDD       Y14, Y7, Y7
-	VMOVUPS      192(BX), Y12
-	VMOVUPS      224(BX), Y13
-	PREFETCHT0   1216(BX)
+	VPMOVSXBW    96(BX), Y12
+	VPMOVSXBW    112(BX), Y13
+	PREFETCHT0   1120(BX)
 	VPBROADCASTD 12(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -10629,7 +10629,7 @@ four4:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y6, Y6
 	VPADDD       Y14, Y7, Y7
-	ADDQ         $+256, BX
+	ADDQ         $+128, BX
 	ADDQ         $0x10, R10
 	ADDQ         $0x10, R8
 	SUBQ         $0x04, R9
@@ -10640,8 +10640,8 @@ rest4:
 	JZ   ran4
 
 one4:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
@@ -10663,7 +10663,7 @@ one4:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y6, Y6
 	VPADDD       Y14, Y7, Y7
-	ADDQ         $+64, BX
+	ADDQ         $0x20, BX
 	ADDQ         $0x04, R10
 	ADDQ         $0x04, R8
 	DECQ         R9
@@ -11009,8 +11009,8 @@ run5:
 	JLT  rest5
 
 four5:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
@@ -11037,9 +11037,9 @@ four5:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y8, Y8
 	VPADDD       Y14, Y9, Y9
-	VMOVUPS      64(BX), Y12
-	VMOVUPS      96(BX), Y13
-	PREFETCHT0   1088(BX)
+	VPMOVSXBW    32(BX), Y12
+	VPMOVSXBW    48(BX), Y13
+	PREFETCHT0   1056(BX)
 	VPBROADCASTD 4(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -11065,9 +11065,9 @@ four5:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y8, Y8
 	VPADDD       Y14, Y9, Y9
-	VMOVUPS      128(BX), Y12
-	VMOVUPS      160(BX), Y13
-	PREFETCHT0   1152(BX)
+	VPMOVSXBW    64(BX), Y12
+	VPMOVSXBW    80(BX), Y13
+	PREFETCHT0   1088(BX)
 	VPBROADCASTD 8(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -11093,9 +11093,9 @@ four5:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y8, Y8
 	VPADDD       Y14, Y9, Y9
-	VMOVUPS      192(BX), Y12
-	VMOVUPS      224(BX), Y13
-	PREFETCHT0   1216(BX)
+	VPMOVSXBW    96(BX), Y12
+	VPMOVSXBW    112(BX), Y13
+	PREFETCHT0   1120(BX)
 	VPBROADCASTD 12(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -11121,7 +11121,7 @@ four5:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y8, Y8
 	VPADDD       Y14, Y9, Y9
-	ADDQ         $+256, BX
+	ADDQ         $+128, BX
 	ADDQ         $0x10, R10
 	ADDQ         $0x10, R8
 	SUBQ         $0x04, R9
@@ -11132,8 +11132,8 @@ rest5:
 	JZ   ran5
 
 one5:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
@@ -11160,7 +11160,7 @@ one5:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y8, Y8
 	VPADDD       Y14, Y9, Y9
-	ADDQ         $+64, BX
+	ADDQ         $0x20, BX
 	ADDQ         $0x04, R10
 	ADDQ         $0x04, R8
 	DECQ         R9
@@ -11572,8 +11572,8 @@ run6:
 	JLT  rest6
 
 four6:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
@@ -11605,9 +11605,9 @@ four6:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y10, Y10
 	VPADDD       Y14, Y11, Y11
-	VMOVUPS      64(BX), Y12
-	VMOVUPS      96(BX), Y13
-	PREFETCHT0   1088(BX)
+	VPMOVSXBW    32(BX), Y12
+	VPMOVSXBW    48(BX), Y13
+	PREFETCHT0   1056(BX)
 	VPBROADCASTD 4(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -11638,9 +11638,9 @@ four6:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y10, Y10
 	VPADDD       Y14, Y11, Y11
-	VMOVUPS      128(BX), Y12
-	VMOVUPS      160(BX), Y13
-	PREFETCHT0   1152(BX)
+	VPMOVSXBW    64(BX), Y12
+	VPMOVSXBW    80(BX), Y13
+	PREFETCHT0   1088(BX)
 	VPBROADCASTD 8(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -11671,9 +11671,9 @@ four6:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y10, Y10
 	VPADDD       Y14, Y11, Y11
-	VMOVUPS      192(BX), Y12
-	VMOVUPS      224(BX), Y13
-	PREFETCHT0   1216(BX)
+	VPMOVSXBW    96(BX), Y12
+	VPMOVSXBW    112(BX), Y13
+	PREFETCHT0   1120(BX)
 	VPBROADCASTD 12(R10), Y14
 	VPMADDWD     Y12, Y14, Y15
 	VPMADDWD     Y13, Y14, Y14
@@ -11704,7 +11704,7 @@ four6:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y10, Y10
 	VPADDD       Y14, Y11, Y11
-	ADDQ         $+256, BX
+	ADDQ         $+128, BX
 	ADDQ         $0x10, R10
 	ADDQ         $0x10, R8
 	SUBQ         $0x04, R9
@@ -11715,8 +11715,8 @@ rest6:
 	JZ   ran6
 
 one6:
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VPMOVSXBW    (BX), Y12
+	VPMOVSXBW    16(BX), Y13
 	PREFETCHT0   1024(BX)
 	VPBROADCASTD (R10), Y14
 	VPMADDWD     Y12, Y14, Y15
@@ -11748,7 +11748,7 @@ one6:
 	VPMADDWD     Y13, Y14, Y14
 	VPADDD       Y15, Y10, Y10
 	VPADDD       Y14, Y11, Y11
-	ADDQ         $+64, BX
+	ADDQ         $0x20, BX
 	ADDQ         $0x04, R10
 	ADDQ         $0x04, R8
 	DECQ         R9
@@ -12322,7 +12322,7 @@ one1:
 	VPMADDUBSW   Y13, Y14, Y15
 	VPMADDWD     wordOnes<>+0(SB), Y15, Y15
 	VPADDD       Y15, Y1, Y1
-	ADDQ         $+64, BX
+	ADDQ         $0x40, BX
 	ADDQ         $0x04, R10
 	DECQ         R9
 	JNZ          one1
@@ -12564,7 +12564,7 @@ one2:
 	VPMADDUBSW   Y13, Y14, Y15
 	VPMADDWD     wordOnes<>+0(SB), Y15, Y15
 	VPADDD       Y15, Y3, Y3
-	ADDQ         $+64, BX
+	ADDQ         $0x40, BX
 	ADDQ         $0x04, R10
 	DECQ         R9
 	JNZ          one2
@@ -12906,7 +12906,7 @@ one3:
 	VPMADDUBSW   Y13, Y14, Y15
 	VPMADDWD     wordOnes<>+0(SB), Y15, Y15
 	VPADDD       Y15, Y5, Y5
-	ADDQ         $+64, BX
+	ADDQ         $0x40, BX
 	ADDQ         $0x04, R10
 	DECQ         R9
 	JNZ          one3
@@ -13352,7 +13352,7 @@ one4:
 	VPMADDUBSW   Y13, Y14, Y15
 	VPMADDWD     wordOnes<>+0(SB), Y15, Y15
 	VPADDD       Y15, Y7, Y7
-	ADDQ         $+64, BX
+	ADDQ         $0x40, BX
 	ADDQ         $0x04, R10
 	ADDQ         $0x04, R8
 	DECQ         R9
@@ -13899,7 +13899,7 @@ one5:
 	VPMADDUBSW   Y13, Y14, Y15
 	VPMADDWD     wordOnes<>+0(SB), Y15, Y15
 	VPADDD       Y15, Y9, Y9
-	ADDQ         $+64, BX
+	ADDQ         $0x40, BX
 	ADDQ         $0x04, R10
 	ADDQ         $0x04, R8
 	DECQ         R9
@@ -14547,7 +14547,7 @@ one6:
 	VPMADDUBSW   Y13, Y14, Y15
 	VPMADDWD     wordOnes<>+0(SB), Y15, Y15
 	VPADDD       Y15, Y11, Y11
-	ADDQ         $+64, BX
+	ADDQ         $0x40, BX
 	ADDQ         $0x04, R10
 	ADDQ         $0x04, R8
 	DECQ         R9
@@ -15143,7 +15143,7 @@ one1:
 	VPMADDWD     Z25, Z26, Z30
 	VPADDD       Z28, Z0, Z0
 	VPADDD       Z30, Z1, Z1
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	DECQ         R8
 	JNZ          one1
@@ -15332,7 +15332,7 @@ one2:
 	VPMADDWD     Z25, Z27, Z30
 	VPADDD       Z29, Z2, Z2
 	VPADDD       Z30, Z3, Z3
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	DECQ         R8
 	JNZ          one2
@@ -15585,7 +15585,7 @@ one3:
 	VPMADDWD     Z25, Z26, Z30
 	VPADDD       Z28, Z4, Z4
 	VPADDD       Z30, Z5, Z5
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	DECQ         R8
 	JNZ          one3
@@ -15906,7 +15906,7 @@ one4:
 	VPMADDWD     Z25, Z27, Z30
 	VPADDD       Z29, Z6, Z6
 	VPADDD       Z30, Z7, Z7
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	ADDQ         $0x02, DI
 	DECQ         R8
@@ -16292,7 +16292,7 @@ one5:
 	VPMADDWD     Z25, Z26, Z30
 	VPADDD       Z28, Z8, Z8
 	VPADDD       Z30, Z9, Z9
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	ADDQ         $0x02, DI
 	DECQ         R8
@@ -16743,7 +16743,7 @@ one6:
 	VPMADDWD     Z25, Z27, Z30
 	VPADDD       Z29, Z10, Z10
 	VPADDD       Z30, Z11, Z11
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	ADDQ         $0x02, DI
 	DECQ         R8
@@ -17261,7 +17261,7 @@ one7:
 	VPMADDWD     Z25, Z26, Z30
 	VPADDD       Z28, Z12, Z12
 	VPADDD       Z30, Z13, Z13
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	ADDQ         $0x02, DI
 	ADDQ         $0x02, R10
@@ -17845,7 +17845,7 @@ one8:
 	VPMADDWD     Z25, Z27, Z30
 	VPADDD       Z29, Z14, Z14
 	VPADDD       Z30, Z15, Z15
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	ADDQ         $0x02, DI
 	ADDQ         $0x02, R10
@@ -18493,7 +18493,7 @@ one9:
 	VPMADDWD     Z25, Z26, Z30
 	VPADDD       Z28, Z16, Z16
 	VPADDD       Z30, Z17, Z17
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	ADDQ         $0x02, DI
 	ADDQ         $0x02, R10
@@ -19209,7 +19209,7 @@ one10:
 	VPMADDWD     Z25, Z27, Z30
 	VPADDD       Z29, Z18, Z18
 	VPADDD       Z30, Z19, Z19
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	ADDQ         $0x02, DI
 	ADDQ         $0x02, R10
@@ -19990,7 +19990,7 @@ one11:
 	VPMADDWD     Z25, Z26, Z30
 	VPADDD       Z28, Z20, Z20
 	VPADDD       Z30, Z21, Z21
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	ADDQ         $0x02, DI
 	ADDQ         $0x02, R10
@@ -20836,7 +20836,7 @@ one12:
 	VPMADDWD     Z25, Z27, Z30
 	VPADDD       Z29, Z22, Z22
 	VPADDD       Z30, Z23, Z23
-	ADDQ         $+128, DX
+	ADDQ         $0x80, DX
 	ADDQ         $0x02, R9
 	ADDQ         $0x02, DI
 	ADDQ         $0x02, R10
@@ -21351,7 +21351,7 @@ one1:
 	VPXORD.BCST (R9), Z31, Z26
 	VPDPBUSD    Z24, Z26, Z0
 	VPDPBUSD    Z25, Z26, Z1
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	DECQ        R8
 	JNZ         one1
@@ -21500,7 +21500,7 @@ one2:
 	VPXORD.BCST (R9)(CX*1), Z31, Z27
 	VPDPBUSD    Z24, Z27, Z2
 	VPDPBUSD    Z25, Z27, Z3
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	DECQ        R8
 	JNZ         one2
@@ -21693,7 +21693,7 @@ one3:
 	VPXORD.BCST (R9)(CX*2), Z31, Z28
 	VPDPBUSD    Z24, Z28, Z4
 	VPDPBUSD    Z25, Z28, Z5
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	DECQ        R8
 	JNZ         one3
@@ -21934,7 +21934,7 @@ one4:
 	VPXORD.BCST (DI), Z31, Z29
 	VPDPBUSD    Z24, Z29, Z6
 	VPDPBUSD    Z25, Z29, Z7
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	ADDQ        $0x04, DI
 	DECQ        R8
@@ -22220,7 +22220,7 @@ one5:
 	VPXORD.BCST (DI)(CX*1), Z31, Z30
 	VPDPBUSD    Z24, Z30, Z8
 	VPDPBUSD    Z25, Z30, Z9
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	ADDQ        $0x04, DI
 	DECQ        R8
@@ -22551,7 +22551,7 @@ one6:
 	VPXORD.BCST (DI)(CX*2), Z31, Z26
 	VPDPBUSD    Z24, Z26, Z10
 	VPDPBUSD    Z25, Z26, Z11
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	ADDQ        $0x04, DI
 	DECQ        R8
@@ -22929,7 +22929,7 @@ one7:
 	VPXORD.BCST (R10), Z31, Z27
 	VPDPBUSD    Z24, Z27, Z12
 	VPDPBUSD    Z25, Z27, Z13
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	ADDQ        $0x04, DI
 	ADDQ        $0x04, R10
@@ -23353,7 +23353,7 @@ one8:
 	VPXORD.BCST (R10)(CX*1), Z31, Z28
 	VPDPBUSD    Z24, Z28, Z14
 	VPDPBUSD    Z25, Z28, Z15
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	ADDQ        $0x04, DI
 	ADDQ        $0x04, R10
@@ -23821,7 +23821,7 @@ one9:
 	VPXORD.BCST (R10)(CX*2), Z31, Z29
 	VPDPBUSD    Z24, Z29, Z16
 	VPDPBUSD    Z25, Z29, Z17
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	ADDQ        $0x04, DI
 	ADDQ        $0x04, R10
@@ -24337,7 +24337,7 @@ one10:
 	VPXORD.BCST (R11), Z31, Z30
 	VPDPBUSD    Z24, Z30, Z18
 	VPDPBUSD    Z25, Z30, Z19
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	ADDQ        $0x04, DI
 	ADDQ        $0x04, R10
@@ -24898,7 +24898,7 @@ one11:
 	VPXORD.BCST (R11)(CX*1), Z31, Z26
 	VPDPBUSD    Z24, Z26, Z20
 	VPDPBUSD    Z25, Z26, Z21
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	ADDQ        $0x04, DI
 	ADDQ        $0x04, R10
@@ -25504,7 +25504,7 @@ one12:
 	VPXORD.BCST (R11)(CX*2), Z31, Z27
 	VPDPBUSD    Z24, Z27, Z22
 	VPDPBUSD    Z25, Z27, Z23
-	ADDQ        $+128, DX
+	ADDQ        $0x80, DX
 	ADDQ        $0x04, R9
 	ADDQ        $0x04, DI
 	ADDQ        $0x04, R10

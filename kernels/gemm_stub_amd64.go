@@ -152,7 +152,7 @@ func transpose8AVX2(dst *float32, dstStep int, dstNext int, src *float32, srcSte
 //go:noescape
 func byteSumAVX2(p *byte, n int, flip byte) int64
 
-// widenAVX2 writes src[i]^flip, i below n, as 16 bits each.
+// widenAVX2 writes src[i], i below n, as 16 bits each, exclusive-ored with flip.
 //
 //go:noescape
 func widenAVX2(dst *byte, src *byte, n int, flip byte)

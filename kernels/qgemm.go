@@ -47,10 +47,13 @@ type PackedQB struct {
 // qUnit is the number of consecutive factors that a kernel takes at once, and
 // the bytes that each takes in a packed matrix.
 func qUnit(l Level, saturating bool) (unit, size int) {
-	if !saturating && (l == AVX2 || l == AVX512) {
-		return 2, 2
+	switch {
+	case saturating || l != AVX2 && l != AVX512:
+		return 4, 1
+	case l == AVX2:
+		return 2, 1
 	}
-	return 4, 1
+	return 2, 2
 }
 
 // qWideWords is the most words that a block of A is widened to.
@@ -58,7 +61,7 @@ const qWideWords = 96 << 10
 
 // qWide is the number of bytes that a kernel reads for each byte of A: AVX2
 // multiplies words only, and making them once for all panels of B saves the
-// kernel half of its instructions.
+// kernel half of its instructions. Those of B it makes itself, once for six rows.
 func qWide(l Level, saturating bool) int {
 	if l == AVX2 && !saturating {
 		return 2
@@ -100,7 +103,7 @@ func PackQB(k, n int, b QMatrix, zero []int32, saturate bool) *PackedQB {
 			for j := range w {
 				row := b.Data[(j0+j)*b.Ld:][:k]
 				p.sums[j0+j] = byteSum(l, row, b.flip()) - 128*int32(k)
-				packUnits(panel[j*unit*size:], nr*unit*size, row, stored, unit)
+				packUnits(panel[j*unit*size:], nr*unit*size, row, stored, unit, size)
 			}
 			continue
 		}
@@ -113,7 +116,7 @@ func PackQB(k, n int, b QMatrix, zero []int32, saturate bool) *PackedQB {
 					rows[r] = b.Data[i*b.Ld+j0:][:w]
 				}
 			}
-			packRowUnit(panel[u*nr*unit*size:], rows, sums, stored)
+			packRowUnit(panel[u*nr*unit*size:], rows, sums, stored, size)
 		}
 	}
 	for j := range n {
@@ -139,8 +142,8 @@ func saturatingLevel(l Level) Level {
 }
 
 // packUnits writes the int8 values of row, each byte exclusive-ored with flip,
-// in units of unit factors that lie step bytes apart.
-func packUnits(dst []byte, step int, row []byte, flip byte, unit int) {
+// in units of unit factors, of size bytes each, that lie step bytes apart.
+func packUnits(dst []byte, step int, row []byte, flip byte, unit, size int) {
 	i, at := 0, 0
 	if unit == 4 {
 		mask := uint32(flip) * 0x01010101
@@ -153,6 +156,13 @@ func packUnits(dst []byte, step int, row []byte, flip byte, unit int) {
 		}
 		return
 	}
+	for ; i < len(row) && size == 1; i += 2 {
+		dst[at] = row[i] ^ flip
+		if i+1 < len(row) {
+			dst[at+1] = row[i+1] ^ flip
+		}
+		at += step
+	}
 	for ; i < len(row); i += 2 {
 		binary.LittleEndian.PutUint16(dst[at:], uint16(int8(row[i]^flip)))
 		if i+1 < len(row) {
@@ -162,18 +172,19 @@ func packUnits(dst []byte, step int, row []byte, flip byte, unit int) {
 	}
 }
 
-// packRowUnit writes one unit of each column, one factor from each of rows, and
-// adds the values to sums. A nil row is zeros.
-func packRowUnit(dst []byte, rows [][]byte, sums []int32, flip byte) {
+// packRowUnit writes one unit of each column, one factor of size bytes from each
+// of rows, and adds the values to sums. A nil row is zeros.
+func packRowUnit(dst []byte, rows [][]byte, sums []int32, flip byte, size int) {
 	for r, row := range rows {
 		if row == nil {
 			continue
 		}
 		row = row[:len(sums)]
-		if len(rows) == 4 {
+		if size == 1 {
+			unit := len(rows)
 			for j := range sums {
 				v := row[j] ^ flip
-				dst[4*j+r] = v
+				dst[unit*j+r] = v
 				sums[j] += int32(int8(v))
 			}
 			continue

@@ -55,7 +55,7 @@ func vpdpbusd(b, a, dst reg.VecPhysical) {
 
 // How a kernel of qgemmRows multiplies.
 const (
-	qPairs      = iota // units of two factors, 16 bits wide in B and, at AVX2, in A
+	qPairs      = iota // units of two factors, 16 bits wide in B, or, at AVX2, in A
 	qQuads             // units of four bytes, by VNNI
 	qSaturating        // units of four bytes, pairs of which are added in 16 bits
 )
@@ -78,6 +78,11 @@ func qgemmRows(v isa, how int) {
 		name = "VNNI"
 	case qSaturating:
 		name = "Saturating"
+	}
+	unitB := 2 * v.bytes() // bytes of a unit of the panel
+	signed := how == qPairs && v.lanes == 8 // B is bytes, of which the kernel makes words
+	if signed {
+		unitB /= 2
 	}
 	TEXT("qgemmRows"+name, NOSPLIT, "func(t *byte)")
 	Doc(fmt.Sprintf("qgemmRows%s computes the qTile t of at most %d columns.", name, 2*v.lanes))
@@ -137,12 +142,17 @@ func qgemmRows(v isa, how int) {
 		}
 
 		step := func(u int) {
-			at := Mem{Base: kb, Disp: u * 2 * v.bytes()}
-			VMOVUPS(at, b0)
-			at.Disp += v.bytes()
-			VMOVUPS(at, b1)
+			at := Mem{Base: kb, Disp: u * unitB}
+			for _, b := range []reg.VecPhysical{b0, b1} {
+				if signed {
+					VPMOVSXBW(at, b)
+				} else {
+					VMOVUPS(at, b)
+				}
+				at.Disp += unitB / 2
+			}
 			if v.lanes == 8 {
-				PREFETCHT0(Mem{Base: kb, Disp: u*2*v.bytes() + qgemmAhead})
+				PREFETCHT0(Mem{Base: kb, Disp: u*unitB + qgemmAhead})
 			}
 			for i := range mr {
 				a := rowAddr(ptrs, lda, i, unit*u)
@@ -184,7 +194,7 @@ func qgemmRows(v isa, how int) {
 		for u := range 4 {
 			step(u)
 		}
-		ADDQ(I32(int32(8*v.bytes())), kb)
+		ADDQ(I32(int32(4*unitB)), kb)
 		for _, p := range ptrs {
 			ADDQ(Imm(uint64(4*unit)), p)
 		}
@@ -195,7 +205,7 @@ func qgemmRows(v isa, how int) {
 		JZ(LabelRef(l("ran")))
 		Label(l("one"))
 		step(0)
-		ADDQ(I32(int32(2*v.bytes())), kb)
+		ADDQ(Imm(uint64(unitB)), kb)
 		for _, p := range ptrs {
 			ADDQ(Imm(uint64(unit)), p)
 		}
@@ -361,7 +371,7 @@ func storeBytes(id string, x reg.VecPhysical, out, n reg.GPVirtual) {
 // widen writes the kernel that makes words of bytes.
 func widen() {
 	TEXT("widenAVX2", NOSPLIT, "func(dst *byte, src *byte, n int, flip byte)")
-	Doc("widenAVX2 writes src[i]^flip, i below n, as 16 bits each.")
+	Doc("widenAVX2 writes src[i], i below n, as 16 bits each, exclusive-ored with flip.")
 	Pragma("noescape")
 	dst := Load(Param("dst"), GP64()).(reg.GPVirtual)
 	src := Load(Param("src"), GP64()).(reg.GPVirtual)
