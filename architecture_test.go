@@ -15,7 +15,7 @@ var layers = []string{
 	"internal/par", "internal/atomicfile", "internal/onnxpb", "internal/orttest",
 	"tensor", "kernels", "quant", "graph", "graph/onnxfile",
 	"ops", "fusion", "exec", "exec/ort", "interop/onnxgo", "validate", "passes", "targets", "qdq",
-	"calibration/npy", "calibration/images", "calibration", "passes/accuracy", "eval", "auto",
+	"calibration/npy", "calibration/images", "calibration", "passes/accuracy", "eval", "report", "auto",
 	".",
 	"models", "internal/opdoc", "internal/demo", "cmd/onnxq",
 }

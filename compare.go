@@ -34,6 +34,10 @@ type Difference struct {
 	Values []eval.Value `json:"values"`
 	// Nodes lists what each node adds to the error, the largest share first.
 	Nodes []eval.NodeError `json:"nodes"`
+	// Tensors lists the activations that are quantized, Weights the constants
+	// that both models have.
+	Tensors []eval.Tensor `json:"tensors"`
+	Weights []eval.Weight `json:"weights"`
 	// Unmatched counts values of the float model that the quantized one does not
 	// have under any name that is understood.
 	Unmatched int     `json:"unmatched"`
@@ -98,6 +102,7 @@ func diff(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o
 		trace = t
 	}
 	d.SQNR, d.Values, d.Nodes, d.Unmatched = eval.Worst(d.Outputs), trace.Values(), trace.Nodes(), trace.Unmatched()
+	d.Tensors, d.Weights = trace.Tensors(), trace.Weights()
 	d.Seconds = time.Since(start).Seconds()
 	return d, nil
 }

@@ -140,6 +140,11 @@ type Options struct {
 	EvalLowerIsBetter bool
 	KeepFailed        bool // write the output even if a demand is not met
 
+	// Report is the HTML file that Quantize describes the result in; "": none.
+	// The samples that the outputs are compared on then run once more, to compare
+	// all values along the network.
+	Report string
+
 	// Limits bound what the model file may ask for.
 	Limits onnxfile.Limits
 	// Domains are those of custom operators, which are kept as they are.
@@ -438,16 +443,20 @@ type Result struct {
 	SQNR     *float64      `json:"sqnr_db"` // of the worst output; nil without samples or if exact
 	Outputs  []eval.Output `json:"outputs"`
 	// Measured says on which samples the outputs were compared.
-	Measured string             `json:"measured_on"`
-	Seconds  float64            `json:"seconds"`
-	PeakRSS  int64              `json:"peak_rss_bytes"`
-	Mode     string             `json:"mode"`
-	Target   string             `json:"target"`
-	Notes    []string           `json:"notes,omitempty"`
-	Metric   *Metric            `json:"metric,omitempty"` // of Options.Eval
-	Passes   []passes.Change    `json:"passes"`
-	Plan     *qdq.Plan          `json:"-"`
-	Table    *calibration.Table `json:"-"`
+	Measured string          `json:"measured_on"`
+	Seconds  float64         `json:"seconds"`
+	PeakRSS  int64           `json:"peak_rss_bytes"`
+	Mode     string          `json:"mode"`
+	Target   string          `json:"target"`
+	Notes    []string        `json:"notes,omitempty"`
+	Metric   *Metric         `json:"metric,omitempty"` // of Options.Eval
+	Passes   []passes.Change `json:"passes"`
+	// Difference and Lint are there if Options.Report is set.
+	Difference *Difference     `json:"difference,omitempty"`
+	Lint       *qdq.LintReport `json:"lint,omitempty"`
+
+	Plan  *qdq.Plan          `json:"-"`
+	Table *calibration.Table `json:"-"`
 }
 
 // FloatNode is a node that stays float.
@@ -522,6 +531,11 @@ func Quantize(ctx context.Context, in, out string, o Options) (result *Result, e
 		}
 	}
 	res.Seconds, res.PeakRSS = time.Since(start).Seconds(), peakRSS()
+	if o.Report != "" {
+		if err := res.WriteReport(o.Report, in, out); err != nil {
+			return nil, err
+		}
+	}
 	if broken != nil {
 		return res, broken
 	}
@@ -698,6 +712,11 @@ func (q *quantization) run(ctx context.Context) (*Result, *ContractError, error)
 		if v, err = q.judge(ctx, q.result); err != nil {
 			return nil, nil, err
 		}
+		if q.o.Report != "" {
+			if err := q.see(ctx, res); err != nil {
+				return nil, nil, err
+			}
+		}
 	}
 	if v.outputs != nil {
 		res.Outputs = v.outputs
@@ -707,6 +726,17 @@ func (q *quantization) run(ctx context.Context) (*Result, *ContractError, error)
 		return res, &ContractError{fmt.Sprintf("%.1f %% of the multiply-adds run on integers, %g %% were demanded", 100*res.Int8MACs, *p)}, nil
 	}
 	return res, q.broken(v), nil
+}
+
+// see adds what a report shows besides.
+func (q *quantization) see(ctx context.Context, res *Result) (err error) {
+	if q.eval != nil && q.eval.Len() > 0 {
+		if res.Difference, err = diff(ctx, q.original, q.result, q.eval, q.o); err != nil {
+			return err
+		}
+	}
+	res.Lint, err = Lint(q.result, q.o)
+	return err
 }
 
 // quantize makes the quantized model: as a given plan and table say, or by

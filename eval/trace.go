@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/onnxq/onnxq/calibration"
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/fusion"
 	"github.com/onnxq/onnxq/graph"
@@ -66,6 +67,7 @@ type Trace struct {
 	pending   int64 // bytes of values that wait for their counterpart
 	limit     int64
 	rescaled  bool
+	samples   int
 	waiting   [2]bool
 	done      [2]bool
 	err       error
@@ -98,6 +100,9 @@ type pair struct {
 	gain      []float64    // by which seen is multiplied, along gainAxis
 	gainAxis  int          // counted from the end
 	rank      int
+	codes     *codes // what stands for the value; nil if it is not quantized
+	seenBy    *calibration.Observer
+	clipped   uint64
 	queue     []*[parts]*tensor.Tensor
 	count     [parts]int
 	different bool // shapes differ
@@ -105,8 +110,14 @@ type pair struct {
 
 type noise struct{ signal, noise, got, dot float64 }
 
+// maskLimit is what masks of attention reach down to; they are no signal.
+const maskLimit = -1e30
+
 // gains are sums by channel.
-type gains struct{ ref, got, dot []float64 }
+type gains struct {
+	ref, got, dot []float64
+	varies        bool // with the sample: it is no axis of channels
+}
 
 // pendingLimit is the size in bytes of values that may wait for their
 // counterpart before one of the runs waits for the other.
@@ -120,7 +131,7 @@ func newTrace(ref, got *graph.Model, scaled []*pair) *Trace {
 	t := &Trace{ref: ref, plus: got.Clone(), byRef: map[*graph.Value]*pair{}, limit: pendingLimit}
 	t.arrived = sync.NewCond(&t.mu)
 	b := &builder{Trace: t, position: map[*graph.Node]int{}, tail: map[int]*graph.Node{}, named: map[nameKey]*graph.Value{}, twins: map[*graph.Value]*graph.Value{}, origin: map[*graph.Value][]*pair{}}
-	b.gain = map[*graph.Value]*pair{}
+	b.gain, b.ranges = map[*graph.Value]*pair{}, map[*graph.Value]*codes{}
 	t.rescaled = len(scaled) > 0
 	for _, p := range scaled {
 		b.gain[p.ref] = p
@@ -166,6 +177,7 @@ type builder struct {
 	twins    map[*graph.Value]*graph.Value // by value of ref
 	origin   map[*graph.Value][]*pair      // what the twin of a value is made from
 	gain     map[*graph.Value]*pair
+	ranges   map[*graph.Value]*codes // by value that counterpart returns
 }
 
 // match finds the counterpart of each value of the float model.
@@ -214,7 +226,14 @@ func (b *builder) value(v *graph.Value) {
 		b.unmatched++
 		return
 	}
-	p := &pair{ref: v, seen: seen}
+	p := &pair{ref: v, seen: seen, codes: b.ranges[seen]}
+	if dq := seen.DefNode(); fusion.IsDQ(dq) {
+		// What reads DequantizeLinear might become an integer kernel.
+		g := seen.Graph()
+		p.seen = g.NewValue(b.plus.UniqueName(v.Name()+"_seen"), seen.Type)
+		b.insert(g.NewNode(graph.OpKey{Type: "Identity"}, "", []*graph.Value{seen}, []*graph.Value{p.seen}), dq)
+		seen = p.seen
+	}
 	if known := b.gain[v]; known != nil && v.Graph() == b.ref.Graph {
 		p.gain, p.gainAxis = known.gain, known.gainAxis
 		shape := slices.Repeat([]int{1}, p.gainAxis)
@@ -266,6 +285,12 @@ func (b *builder) counterpart(v *graph.Value) *graph.Value {
 		}
 		return b.decode(q)
 	case w != nil:
+		// Some readers may want codes.
+		for _, u := range w.Uses() {
+			if u.Index == 0 && fusion.IsQ(u.Node) {
+				b.ranges[w] = codesOf(u.Node)
+			}
+		}
 		return w
 	}
 	if n := v.DefNode(); isClamp(n) && n.Input(0).OnlyUse() == n {
@@ -352,6 +377,7 @@ func (b *builder) decode(n *graph.Node) *graph.Value {
 		dq.SetAttr(graph.Int("axis", a.I))
 	}
 	b.insert(dq, n)
+	b.ranges[out] = codesOf(n)
 	return out
 }
 
@@ -509,6 +535,7 @@ func (t *Trace) Run(ctx context.Context, ref, got exec.Runner, refIn, gotIn map[
 	gotOut, err = got.Run(ctx, gotIn, t.tap(1, t.plusSlots), gotTaps)
 	finish(1, err)
 	wait.Wait()
+	t.samples++
 	for _, p := range t.pairs {
 		p.queue, p.count = nil, [parts]int{}
 	}
@@ -560,6 +587,7 @@ func (t *Trace) arrive(s slot, x *tensor.Tensor) {
 		return
 	}
 	p.add(set)
+	p.observe(t.samples, set[inFloat])
 	for i, y := range set {
 		if y != nil && i != s.part {
 			t.pending -= int64(len(y.Bytes()))
@@ -589,7 +617,7 @@ func (p *pair) add(set *[parts]*tensor.Tensor) {
 	for i := range x {
 		r, g, f := float64(x[i]), float64(y[i]), float64(z[i])
 		d := r - g
-		if d-d != 0 { // masks and the like
+		if d-d != 0 || r <= maskLimit {
 			continue
 		}
 		s.signal += r * r
@@ -622,7 +650,7 @@ func (p *pair) add(set *[parts]*tensor.Tensor) {
 
 func (c *gains) add(ref, got []float32, shape []int, axis int) {
 	channels, inner := shape[axis], 1
-	if channels > maxChannels || c.ref != nil && len(c.ref) != channels {
+	if c.varies = c.varies || channels > maxChannels || c.ref != nil && len(c.ref) != channels; c.varies {
 		return
 	}
 	for _, d := range shape[axis+1:] {
@@ -637,7 +665,7 @@ func (c *gains) add(ref, got []float32, shape []int, axis int) {
 		}
 		for i := at; i < at+inner; i++ {
 			r, g := float64(ref[i]), float64(got[i])
-			if d := r - g; d-d == 0 {
+			if d := r - g; d-d == 0 && r > maskLimit {
 				c.ref[ch] += r * r
 				c.got[ch] += g * g
 				c.dot[ch] += r * g
@@ -673,7 +701,7 @@ func (p *pair) rescaled() bool {
 				rest += c.ref[i]
 			}
 		}
-		if len(factors) == 0 {
+		if len(factors) == 0 || c.varies {
 			continue
 		}
 		if gain := 10 * math.Log10(p.noise.noise/math.Max(rest, 1e-12*p.noise.signal)); gain > max(best, rescaleGain) {

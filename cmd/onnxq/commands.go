@@ -72,7 +72,7 @@ func (e *env) quantizeCommand() *cli.Command {
 			&cli.BoolFlag{Name: "keep-failed", Usage: "write the model even if a demand is not met"},
 			externalFlag(), inPlaceFlag(),
 			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "list every node left float, every pass and every weight"},
-		}, planFlags(), methodFlags(), binsFlag(), runFlags(), jsonFlag(), limitFlag(), quietFlag()),
+		}, planFlags(), methodFlags(), binsFlag(), runFlags(), reportFlag(), jsonFlag(), limitFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "MODEL")
 			if err != nil {
@@ -122,6 +122,9 @@ func (e *env) quantizeToStdout(c *cli.Context, in string, o onnxq.Options) (*onn
 	res.BytesOut = onnxfile.Size(q)
 	if info, serr := os.Stat(in); serr == nil {
 		res.BytesIn = info.Size()
+	}
+	if werr == nil && o.Report != "" {
+		werr = res.WriteReport(o.Report, in, "stdout")
 	}
 	if werr != nil {
 		return res, werr

@@ -51,6 +51,10 @@ func jsonFlag() []cli.Flag {
 	return []cli.Flag{&cli.StringFlag{Name: "json", Usage: "also write the result as JSON to `FILE`; - is stdout, which then carries nothing else"}}
 }
 
+func reportFlag() []cli.Flag {
+	return []cli.Flag{&cli.StringFlag{Name: "report", Usage: "also describe the result in `FILE.html`, a page that needs no network"}}
+}
+
 func dataFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "data", Usage: "sample inputs: a folder or file of npz, npy, images, jsonl, safetensors or test_data_set_*, - for npz on stdin, or random:N; may be repeated"},
@@ -159,6 +163,7 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		PowerOfTwo:           c.Bool("power-of-two"),
 		ReduceRange:          c.Bool("reduce-range"),
 		Opset:                c.Int("opset"),
+		Report:               c.String("report"),
 		InPlace:              c.Bool("in-place"),
 		Eval:                 c.String("eval"),
 		EvalLowerIsBetter:    c.Bool("eval-lower-is-better"),

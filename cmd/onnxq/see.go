@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/onnxq/onnxq"
 	"github.com/onnxq/onnxq/graph"
@@ -97,7 +98,7 @@ func (e *env) compareCommand() *cli.Command {
 		Name: "compare", Usage: "say how a quantized model differs from the float one, value by value, and which nodes the error comes from", ArgsUsage: "FLOAT QUANT",
 		Flags: flagList([]cli.Flag{
 			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "list all values and nodes"},
-		}, dataFlags(), runFlags(), jsonFlag(), limitFlag(), quietFlag()),
+		}, dataFlags(), runFlags(), reportFlag(), jsonFlag(), limitFlag(), quietFlag()),
 		Action: func(c *cli.Context) error {
 			a, err := args(c, "FLOAT", "QUANT")
 			if err != nil {
@@ -126,6 +127,11 @@ func (e *env) compareCommand() *cli.Command {
 				return err
 			}
 			e.endProgress()
+			if o.Report != "" {
+				if err := d.WriteReport(o.Report, a[0], a[1]); err != nil {
+					return err
+				}
+			}
 			if path := c.String("json"); path != "" {
 				if err := e.writeJSON(path, d); err != nil {
 					return err
@@ -143,7 +149,7 @@ func decibel(x *float64) string {
 	if x == nil {
 		return "exact"
 	}
-	return fmt.Sprintf("%.1f", *x)
+	return strings.Replace(" "+fmt.Sprintf("%.1f", *x), " -0.0", " 0.0", 1)[1:]
 }
 
 func optional(format string, x *float64) string {
