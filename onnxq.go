@@ -101,7 +101,15 @@ type Options struct {
 	Bins          int // histogram bins on each side of 0; 0: calibration.DefaultBins
 
 	Activations string // storage type: u8 (default), i8, u16, i16, or none: then Mode is Weights
-	Weights     string // storage type: i8 (default) or u8; or f16 in mode Weights
+	// Weights is the storage type of weights: i8 (default) or u8; in mode Weights
+	// any of quant.ParseStorage.
+	Weights string
+	// Block is the number of elements that share a scale, in mode Weights: 0 is
+	// 32 for types of at most 4 bits and else one scale for each output channel,
+	// WholeChannels the latter for all types.
+	Block      int
+	WeightZero string // zero points in blocks: quant.Symmetric (default), quant.Full or quant.Asymmetric
+	ScaleType  string // of scales in mode Weights: f32 (default), f16 or bf16
 	// SymmetricActivations puts the zero point of activations at the middle of
 	// the codes.
 	SymmetricActivations bool
@@ -252,6 +260,7 @@ func open(path string, v validate.Options, opts ...onnxfile.Option) (*graph.Mode
 // the operator set that the target's quantized form needs, constants folded,
 // normalization folded into weights. It computes the same.
 func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []passes.Change, error) {
+	o.settle()
 	need := o.Opset
 	if need == 0 {
 		need, _ = o.lowestOpset()
@@ -267,6 +276,9 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 	if got := p.Opset(graph.OnnxDomain); o.Opset > 0 && got > o.Opset {
 		return nil, nil, optionErrorf("the model is of opset %d and is not lowered to %d", got, o.Opset)
 	}
+	if o.Mode == Weights && o.blocks() != nil {
+		changes = append(changes, passes.Change{Pass: "tie-weights", Count: passes.TieWeights(p)})
+	}
 	return p, changes, o.checkRanges(p)
 }
 
@@ -279,6 +291,8 @@ func (o *Options) lowestOpset() (version int, what string) {
 		return t.WideOpset, "16 bits in activations"
 	case o.PerTensor && o.Mode == Dynamic:
 		return 11, "DynamicQuantizeLinear"
+	case o.Mode == Weights:
+		return o.weightsOpset()
 	case o.PerTensor:
 		return t.PerTensorOpset, "quantization"
 	}
@@ -309,9 +323,7 @@ func (o *Options) checkRanges(m *graph.Model) error {
 
 // MakePlan decides what to quantize in a prepared model.
 func MakePlan(m *graph.Model, o Options) (*qdq.Plan, error) {
-	if o.Activations == NoActivations && o.Mode != Dynamic {
-		o.Mode, o.Activations = Weights, ""
-	}
+	o.settle()
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -326,7 +338,12 @@ func (o *Options) qdq() qdq.Options {
 		PowerOfTwo: o.PowerOfTwo, ReduceRange: o.ReduceRange,
 		Ranges: o.Ranges, WeightsOnly: o.Mode == Weights, Dynamic: o.Mode == Dynamic,
 	}
+	if o.Mode == Weights {
+		q.Blocks = o.blocks()
+	}
 	switch {
+	case q.Blocks != nil:
+		q.Weight, q.Store = "", weightCodes
 	case o.Weights == qdq.Float16:
 		q.Weight, q.Store = "", qdq.Float16
 	case o.Mode != Static:
@@ -348,8 +365,8 @@ func (o *Options) check() error {
 		return optionErrorf("there is no metric of which less could be better: give a command with --eval")
 	case o.Prefer != Balanced && o.Prefer != Speed && o.Prefer != Size:
 		return optionErrorf("preference %q is none of speed, size and balanced", o.Prefer)
-	case o.Weights == qdq.Float16 && o.Mode != Weights:
-		return optionErrorf("weights in f16 are for mode weights: integer kernels read integers")
+	case o.Mode != Weights && o.fewBits():
+		return optionErrorf("weights in %s are for mode weights: integer kernels read 8 bits with scales of float32, one for a channel or tensor", o.weightName())
 	case o.Activations == NoActivations:
 		return optionErrorf("mode %s quantizes activations", o.Mode)
 	case o.Mode == Dynamic && o.Activations != "" && o.Activations != "u8":
@@ -358,8 +375,8 @@ func (o *Options) check() error {
 		return optionErrorf("mode dynamic has no symmetric activations: DynamicQuantizeLinear chooses the zero point")
 	case o.Mode == Dynamic && o.PowerOfTwo:
 		return optionErrorf("mode dynamic has no power-of-two scales: DynamicQuantizeLinear chooses them")
-	case o.Mode == Weights && o.Weights != "" && o.Weights != weightCodes && o.Weights != qdq.Float16:
-		return optionErrorf("mode weights stores weights as %s or %s, not %s", weightCodes, qdq.Float16, o.Weights)
+	case o.Mode == Weights:
+		return o.checkBlocks()
 	}
 	return nil
 }
@@ -630,9 +647,7 @@ func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantizat
 	if o.Mode == Auto && len(o.Data) == 0 && o.Table == nil && o.Plan == nil {
 		o.Mode = Weights
 	}
-	if o.Activations == NoActivations && o.Mode != Dynamic {
-		o.Mode, o.Activations = Weights, ""
-	}
+	o.settle()
 	q := &quantization{o: o, original: m, path: o.path}
 	if err := o.check(); err != nil {
 		return nil, err
@@ -773,6 +788,9 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	}
 	if q.o.Plan != nil {
 		return q.follow(ctx, q.o.Plan, o)
+	}
+	if o.Qdq.Blocks != nil {
+		return q.inBlocks(ctx, o.Qdq)
 	}
 	if o.Qdq.Dynamic {
 		o.Method, o.Equalize, o.Smooth, o.Round = calibration.MinMax, false, false, false // no range is known beforehand
@@ -1089,21 +1107,10 @@ func (r *Result) weights(n *graph.Node, stored map[[2]string]*qdq.TensorPlan) {
 		if slices.ContainsFunc(r.Weights, func(w WeightSize) bool { return w.Name == v.Name() }) {
 			continue
 		}
-		w := WeightSize{Name: v.Name(), Op: n.Op.String(), BytesIn: int64(len(v.Const.Bytes()))}
+		w := WeightSize{Name: v.Name(), Op: n.Op.String(), BytesIn: int64(v.Const.Size())}
 		w.BytesOut = w.BytesIn
 		if t := stored[[2]string{v.Graph().Scope(), v.Name()}]; t != nil {
-			each, scale := int64(1), int64(4) // a code and a scale
-			switch {
-			case t.Type == qdq.Float16:
-				each, scale = 2, 0
-			case !t.AtLoad:
-				scale++ // its zero point
-			}
-			scales := int64(1)
-			if t.Axis >= 0 {
-				scales = int64(v.Const.Shape()[t.Axis])
-			}
-			w.BytesOut = each*int64(v.Const.Len()) + scales*scale
+			w.BytesOut = t.StoredBytes(v.Const)
 		}
 		r.Weights = append(r.Weights, w)
 		r.WeightBytesIn += w.BytesIn

@@ -151,8 +151,11 @@ func TestErrorsNameTheirPlace(t *testing.T) {
 	}{
 		{"missing.onnx", onnxq.Options{}, "missing.onnx"},
 		{sampleModel("digits"), onnxq.Options{Mode: onnxq.Static}, "samples"},
-		{sampleModel("digits"), onnxq.Options{Mode: onnxq.Weights, Weights: "u8"}, "u8"},
-		{sampleModel("digits"), onnxq.Options{Weights: "f16", Data: samples("digits")}, "f16"},
+		{sampleModel("digits"), onnxq.Options{Mode: onnxq.Weights, Weights: "u9"}, "u9"},
+		{sampleModel("digits"), onnxq.Options{Mode: onnxq.Static, Weights: "f16", Data: samples("digits")}, "f16"},
+		{sampleModel("digits"), onnxq.Options{Mode: onnxq.Static, Block: 32, Data: samples("digits")}, "mode weights"},
+		{sampleModel("digits"), onnxq.Options{Weights: "mxfp4"}, "float4e2m1"},
+		{sampleModel("digits"), onnxq.Options{Weights: "i4", ScaleType: "bf16"}, "bfloat16"},
 		{sampleModel("digits"), onnxq.Options{Data: []string{"nowhere"}}, "nowhere"},
 		{sampleModel("digits"), onnxq.Options{Data: samples("text")}, `"image"`},
 		{sampleModel("digits"), onnxq.Options{Data: samples("digits"), Ranges: map[string][2]float64{"nothing": {0, 1}}}, `"nothing"`},

@@ -453,7 +453,7 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 			return nil, nil, nil, err
 		}
 	}
-	if notes, err = qdq.Rewrite(result, plan, params); err != nil {
+	if notes, err = qdq.RewriteContext(ctx, result, plan, params, 0); err != nil {
 		return nil, nil, nil, err
 	}
 	if fitted != "" {

@@ -38,6 +38,11 @@ type Options struct {
 	Store string
 	// Half names, by value ID, weights that Store keeps in Float16 at least.
 	Half map[int]bool
+	// Blocks is the scheme of the weights of nodes that stay float, which comes
+	// before Store where a form of the target serves; BlocksOf gives those of
+	// some weights, by value ID. nil: there is only Store.
+	Blocks   *quant.Blocks
+	BlocksOf map[int]quant.Blocks
 	// WeightsOnly leaves every node float, but for look-ups in tables of codes.
 	WeightsOnly bool
 	// Dynamic quantizes activations as they come: nodes are Dynamic where the
@@ -143,7 +148,7 @@ func (a *annotator) collect() error {
 				d.rule, d.why = nil, why
 			case excluded != "":
 				d.rule, d.why, d.leave = nil, fmt.Sprintf("excluded by %q", excluded), true
-			case a.o.WeightsOnly && a.o.Choose[n.ID] == "" && d.rule != nil && (d.rule.Class != targets.Table || a.o.Store == Float16):
+			case a.o.WeightsOnly && a.o.Choose[n.ID] == "" && d.rule != nil && (d.rule.Class != targets.Table || a.o.Store == Float16 || a.o.Blocks != nil):
 				d.rule, d.why = nil, "only weights are to be quantized"
 			case d.rule != nil && d.rule.Slow && matMulOf(n) == notMatMul && (len(a.o.Include) == 0 || !included) && a.o.Choose[n.ID] == "":
 				d.rule, d.why = nil, fmt.Sprintf("the integer kernel of %s for %s is slower than float, so it has to be included by name", a.t.Name, n.Op)
@@ -536,6 +541,9 @@ func (a *annotator) tensors(p *Plan) {
 			listed[v] = len(p.Tensors)
 			p.Tensors = append(p.Tensors, e)
 		}
+	}
+	if a.o.Blocks != nil {
+		a.inBlocks(p, listed)
 	}
 	if a.o.Store != "" {
 		a.stored(p, listed, weight)

@@ -15,6 +15,7 @@ import (
 	"io"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -78,6 +79,18 @@ type TensorPlan struct {
 	// turned into float32 by Cast and, unless it is float16, Mul, which
 	// runtimes compute once, when they load the model.
 	AtLoad bool `json:"at_load,omitempty"`
+	// Form, if given, is how a weight that is AtLoad is stored in blocks along
+	// Axis: Type, Block (0: a scale for each line), Zero, ScaleType and Fit are
+	// as in quant.Blocks.
+	Form      targets.FormName `json:"form,omitempty"`
+	Block     int              `json:"block,omitempty"`
+	Zero      string           `json:"zero,omitempty"`
+	ScaleType string           `json:"scale_type,omitempty"`
+	Fit       string           `json:"fit,omitempty"`
+	// Flat says that lines take in all axes from Axis on, Whole that there is
+	// one for the tensor.
+	Flat  bool `json:"flat,omitempty"`
+	Whole bool `json:"whole,omitempty"`
 	// Symmetric means zero point 0.
 	Symmetric bool `json:"symmetric,omitempty"`
 	// Reduced leaves out a bit of the codes, which keeps 16-bit sums of two
@@ -222,7 +235,10 @@ func (e *TensorPlan) check(v *graph.Value) error {
 			return fmt.Errorf("activations have one scale for all elements, the plan has axis %d", e.Axis)
 		}
 	case Weight, Bias:
-		if !v.IsConst() || v.Const.DType() != tensor.Float32 {
+		if e.Form != "" && v.IsConst() && e.Axis >= 0 && e.Axis < v.Const.Rank() {
+			return e.checkForm(v)
+		}
+		if !v.IsConst() || v.Const.DType() != tensor.Float32 || e.Form != "" {
 			return fmt.Errorf("the plan takes it for a %s, but it is no float constant", e.Kind)
 		}
 		if e.Axis < -1 || e.Axis >= v.Const.Rank() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/internal/par"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/tensor"
@@ -107,7 +108,13 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 	params := make([]quant.Params, len(p.Tensors))
 	for i := range p.Tensors {
 		e := &p.Tensors[i]
-		if e.Kind == Bias || e.Type == Float16 {
+		if e.Kind == Bias || e.Type == Float16 && e.Form == "" {
+			continue
+		}
+		if e.Form != "" {
+			if err := finite(b.values[i]); err != nil {
+				return nil, nil, &graph.Error{Stage: "resolve", Scope: e.Scope, Value: e.Tensor, Err: err}
+			}
 			continue
 		}
 		s, err := e.Scheme()
@@ -137,4 +144,12 @@ func castCodes(v *graph.Value, t tensor.DType) bool {
 	}
 	from := n.Input(0).Type
 	return from.IsTensor() && (from.Elem == tensor.Bool || from.Elem == tensor.Uint8)
+}
+
+// finite returns an error if the constant v holds NaN or Inf.
+func finite(v *graph.Value) error {
+	pool := par.New(0)
+	pool.Begin()
+	defer pool.End()
+	return quant.Lines{T: v.Const, Outer: 1, K: v.Const.Len(), Inner: 1}.Finite(pool)
 }

@@ -1,12 +1,14 @@
 package qdq
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/internal/par"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/tensor"
@@ -15,6 +17,13 @@ import (
 // Rewrite edits m as the plan says, with parameters from Resolve. It returns
 // what the user should know about.
 func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, err error) {
+	return RewriteContext(context.Background(), m, p, params, 0)
+}
+
+// RewriteContext is Rewrite for a model that is written under ctx: the weights
+// in blocks are encoded only then, by the given number of threads (0: one per
+// processor).
+func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant.Params, threads int) (notices []string, err error) {
 	b, err := p.bind(m)
 	if err != nil {
 		return nil, err
@@ -22,7 +31,8 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 	if len(params) != len(p.Tensors) {
 		return nil, fmt.Errorf("plan: %d parameters for %d tensors", len(params), len(p.Tensors))
 	}
-	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}, transposed: map[dqKey]*graph.Value{}, dynamic: map[dqKey]quantized{}}
+	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}, transposed: map[dqKey]*graph.Value{}, dynamic: map[dqKey]quantized{},
+		coder: &coder{ctx: ctx, pool: par.New(threads)}}
 	for i, v := range b.values {
 		if !p.Tensors[i].AtLoad {
 			w.params[v.ID] = &params[i]
@@ -56,6 +66,10 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 	}
 	for i, v := range b.values {
 		switch {
+		case p.Tensors[i].Form != "":
+			if err := w.formed(v, &p.Tensors[i], &params[i]); err != nil {
+				return nil, graph.ValueError("rewrite", v, err)
+			}
 		case p.Tensors[i].AtLoad:
 			if err := w.store(v, &p.Tensors[i], &params[i]); err != nil {
 				return nil, err
@@ -94,6 +108,7 @@ type rewriter struct {
 	// what DynamicQuantizeLinear gives.
 	transposed map[dqKey]*graph.Value
 	dynamic    map[dqKey]quantized
+	coder      *coder
 	raised     int // channels whose weight scale a bias raised
 }
 

@@ -62,6 +62,9 @@ func (b Blocks) Complete() (Blocks, error) {
 	if b.ScaleType == tensor.Undefined {
 		b.ScaleType = tensor.Float32
 	}
+	if !b.scaled() {
+		b.Size = 0
+	}
 	if b.Size < 0 || b.Size > 1<<30 {
 		return b, fmt.Errorf("block size %d", b.Size)
 	}
@@ -540,4 +543,14 @@ func (c *Coded) Decode(dst []float32, i int) {
 			kernels.DequantizeU8(dst[j:end], codes[j:end], scale, uint8(zero))
 		}
 	}
+}
+
+// Middle returns the code that stands for 0 in an Integer without zero points
+// of its own.
+func (b *Blocks) Middle() int32 {
+	if b.Kind != Integer {
+		return 0
+	}
+	_, _, base := b.codeRange()
+	return base
 }

@@ -79,6 +79,9 @@ type Params struct {
 	PowerOfTwo bool
 	// Codes are those that Quantize gives, in place of the nearest ones.
 	Codes *tensor.Tensor
+	// Coded are the codes and parameters of a weight in blocks, in place of
+	// everything else; nil for those that are encoded when they are written.
+	Coded *Coded
 }
 
 // smallestScale is the smallest normal float32.

@@ -99,6 +99,7 @@ func Read(r io.Reader, isJSON bool) (*Target, error) {
 func (t *Target) clone() Target {
 	c := *t
 	c.Sources, c.Activations, c.Weights, c.Rules = slices.Clone(t.Sources), slices.Clone(t.Activations), slices.Clone(t.Weights), slices.Clone(t.Rules)
+	c.Forms, c.Refusals = slices.Clone(t.Forms), slices.Clone(t.Refusals)
 	return c
 }
 

@@ -52,7 +52,7 @@ func ortTarget(name, title, fusion string, pairSums bool, cost *Cost, sources ..
 		}, sources...),
 		Activations: []string{"u8", "i8", "u16", "i16"}, Weights: []string{"i8", "u8"},
 		PerTensorOpset: 10, PerChannelOpset: 13, WideOpset: 21, MSDomain: true, MaxOpset: 25,
-		PairSums: pairSums, Fusion: fusion, Cost: cost, Rules: onnxruntime,
+		PairSums: pairSums, Fusion: fusion, Cost: cost, Rules: onnxruntime, Forms: ortForms, Refusals: ortRefusals,
 	}
 }
 
@@ -66,7 +66,7 @@ var presets = []*Target{
 		"Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: VPMADDUBSW"),
 	ortTarget("ort-arm64", "ONNX Runtime, CPU execution provider on arm64, whose kernels take signed activations", "onnxruntime-arm", false, &ortCost,
 		"microsoft/onnxruntime: core/mlas/lib/qgemm.h (dispatch for arm64: UDOT and SDOT)"),
-	&tensorRT, &openVINO, &qnn, &coreML,
+	&tensorRT, &openVINO, &qnn, &coreML, &standard,
 }
 
 var tensorRT = Target{

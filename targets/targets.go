@@ -112,6 +112,10 @@ type Target struct {
 	// Cost is what parts of a model take; nil where that is not known.
 	Cost  *Cost  `json:"cost,omitempty" yaml:"cost,omitempty"`
 	Rules []Rule `json:"rules" yaml:"rules"`
+	// Forms are those of the weights of nodes that compute in float, the
+	// preferred one first; Refusals say why others are not taken.
+	Forms    []Form    `json:"forms,omitempty" yaml:"forms,omitempty"`
+	Refusals []Refusal `json:"refusals,omitempty" yaml:"refusals,omitempty"`
 }
 
 // RulesFor returns the rules for n in order of preference.

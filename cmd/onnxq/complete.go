@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
 	"github.com/urfave/cli/v2"
 )
@@ -18,7 +19,7 @@ func choices() map[string][]string {
 	}
 	return map[string][]string{
 		"mode": modeNames, "target": names, "method": methodNames(),
-		"activations": activationNames, "weights": weightNames, "granularity": {"channel", "tensor"},
+		"activations": activationNames, "weights": quant.Storages(), "granularity": {"channel", "tensor", "block:32"}, "weight-zero": {"symmetric", "full", "asymmetric"}, "scale-type": {"f32", "f16", "bf16"},
 		"external-data": {"auto", "always", "never"}, "format": {"pb", "npz"}, "algorithm": algorithmNames(), "engine": engineNames(),
 	}
 }

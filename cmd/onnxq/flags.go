@@ -19,6 +19,7 @@ import (
 	"github.com/onnxq/onnxq/exec/ort"
 	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/qdq"
+	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
 	"github.com/urfave/cli/v2"
 )
@@ -132,8 +133,10 @@ func planFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "power-of-two", Usage: "make scales powers of two"},
 		&cli.BoolFlag{Name: "reduce-range", Usage: "use one bit less of weights, for processors whose 16-bit sums of products saturate"},
 		&cli.BoolFlag{Name: "symmetric-activations", Usage: "keep the zero point of activations at the middle of the codes"},
-		&cli.StringFlag{Name: "weights", DefaultText: "the target's first, such as i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric); with --mode weights i8 or f16"},
-		&cli.StringFlag{Name: "granularity", Value: "channel", Usage: "scales of weights: tensor or channel"},
+		&cli.StringFlag{Name: "weights", DefaultText: "the target's first, such as i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric); with --mode weights, which the others imply: " + strings.Join(quant.Storages(), ", ")},
+		&cli.StringFlag{Name: "weight-zero", Value: string(quant.Symmetric), Usage: "zero points of weights in --mode weights: symmetric (narrow range), full or asymmetric"},
+		&cli.StringFlag{Name: "scale-type", Value: "f32", Usage: "type of the scales of weights in --mode weights: f32, f16 or bf16"},
+		&cli.StringFlag{Name: "granularity", DefaultText: "channel; block:32 for weights of at most 4 bits", Usage: "scales of weights: tensor, channel or, in --mode weights, block:N"},
 		&cli.StringSliceFlag{Name: "range", Usage: "fixed range of a tensor: `NAME=MIN:MAX`; may be repeated"},
 		&cli.StringSliceFlag{Name: "include", Usage: "quantize only nodes that match `GLOB` (or op:TYPE); may be repeated"},
 		&cli.StringSliceFlag{Name: "exclude", Usage: "leave nodes that match `GLOB` (or op:TYPE) float; may be repeated"},
@@ -141,11 +144,10 @@ func planFlags() []cli.Flag {
 	}
 }
 
-// Values of --mode, --activations and --weights.
+// Values of --mode and --activations.
 var (
 	modeNames       = []string{"auto", "static", "dynamic", "weights"}
 	activationNames = []string{"u8", "i8", "u16", "i16", onnxq.NoActivations}
-	weightNames     = []string{"i8", "u8", "f16"}
 )
 
 // options reads the flags that a command has; those it lacks are at their
@@ -241,18 +243,23 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		}
 		o.MethodOptions.Percentile = p
 	}
-	switch g := c.String("granularity"); g {
-	case "", "channel":
-	case "tensor":
-		o.PerTensor = true
-	default:
-		return o, usagef("--granularity %q is none of tensor, channel", g)
+	o.WeightZero, o.ScaleType = c.String("weight-zero"), c.String("scale-type")
+	if _, err := quant.ParseZeros(o.WeightZero); err != nil {
+		return o, usagef("--weight-zero: %v", err)
+	}
+	if _, err := quant.ParseScale(o.ScaleType); err != nil {
+		return o, usagef("--scale-type: %v", err)
+	}
+	if o.Block, o.PerTensor, err = parseGranularity(c.String("granularity")); err != nil {
+		return o, err
 	}
 	if v := c.String("activations"); v != "" && !slices.Contains(activationNames, v) {
 		return o, usagef("--activations %q is none of %s", v, strings.Join(activationNames, ", "))
 	}
-	if v := c.String("weights"); v != "" && !slices.Contains(weightNames, v) {
-		return o, usagef("--weights %q is none of %s", v, strings.Join(weightNames, ", "))
+	if v := c.String("weights"); v != "" {
+		if _, err := quant.ParseStorage(v); err != nil {
+			return o, usagef("--weights: %v", err)
+		}
 	}
 	for _, r := range c.StringSlice("range") {
 		name, lo, hi, err := parseRange(r)
@@ -377,6 +384,27 @@ func parseAlgorithms(values []string) ([]onnxq.Algorithm, error) {
 		}
 	}
 	return out, nil
+}
+
+// maxBlock is the largest block size that can be asked for.
+const maxBlock = 1 << 20
+
+// parseGranularity reads tensor, channel or block:N; "" leaves it open.
+func parseGranularity(s string) (block int, perTensor bool, err error) {
+	switch s {
+	case "":
+		return 0, false, nil
+	case "tensor":
+		return 0, true, nil
+	case "channel":
+		return onnxq.WholeChannels, false, nil
+	}
+	text, ok := strings.CutPrefix(s, "block:")
+	n, err := strconv.Atoi(text)
+	if !ok || err != nil || n < 1 || n > maxBlock {
+		return 0, false, usagef("--granularity %q is none of tensor, channel, block:N with N from 1 to %d", s, maxBlock)
+	}
+	return n, false, nil
 }
 
 func parseRange(s string) (name string, lo, hi float64, err error) {

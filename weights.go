@@ -1,0 +1,114 @@
+package onnxq
+
+import (
+	"context"
+
+	"github.com/onnxq/onnxq/auto"
+	"github.com/onnxq/onnxq/qdq"
+	"github.com/onnxq/onnxq/quant"
+)
+
+// WholeChannels as Options.Block gives each output channel one scale.
+const WholeChannels = -1
+
+// DefaultBlock is the number of elements of weights of at most 4 bits that
+// share a scale.
+const DefaultBlock = 32
+
+// settle sets the mode that other options imply.
+func (o *Options) settle() {
+	if o.Activations == NoActivations && o.Mode != Dynamic {
+		o.Mode, o.Activations = Weights, ""
+	}
+	if o.Mode == Auto && o.fewBits() {
+		o.Mode = Weights
+	}
+}
+
+// fewBits reports whether weights are to be stored as only mode Weights does.
+func (o *Options) fewBits() bool {
+	return o.Weights != "" && o.Weights != "i8" && o.Weights != "u8" ||
+		o.Block > 0 || o.WeightZero != "" && o.WeightZero != string(quant.Symmetric) || o.ScaleType != "" && o.ScaleType != "f32"
+}
+
+// weightName returns the storage type of weights.
+func (o *Options) weightName() string {
+	if o.Weights == "" {
+		return weightCodes
+	}
+	return o.Weights
+}
+
+// blocks returns the scheme of weights in mode Weights, or nil for that of one
+// symmetric scale for each channel of 8 bits or for float16.
+func (o *Options) blocks() *quant.Blocks {
+	if !o.fewBits() && o.Weights != "u8" || o.Weights == qdq.Float16 {
+		return nil
+	}
+	b, err := o.scheme()
+	if err != nil {
+		return nil // check has said so
+	}
+	return &b
+}
+
+// scheme returns the scheme that the options on weights ask for.
+func (o *Options) scheme() (quant.Blocks, error) {
+	s, err := quant.ParseStorage(o.weightName())
+	if err != nil {
+		return quant.Blocks{}, err
+	}
+	b := quant.Blocks{Storage: s, PowerOfTwo: o.PowerOfTwo}
+	if b.Zero, err = quant.ParseZeros(o.WeightZero); err != nil {
+		return b, err
+	}
+	if o.ScaleType != "" {
+		if b.ScaleType, err = quant.ParseScale(o.ScaleType); err != nil {
+			return b, err
+		}
+	}
+	switch {
+	case o.Block > 0:
+		b.Size = o.Block
+	case o.Block == 0 && !o.PerTensor && s.Bits <= 4 && s.Block == 0:
+		b.Size = DefaultBlock
+	}
+	return b.Complete()
+}
+
+// checkBlocks returns why weights cannot be stored as the options say.
+func (o *Options) checkBlocks() error {
+	if o.Block < WholeChannels || o.Block > 0 && o.PerTensor {
+		return optionErrorf("block size %d", o.Block)
+	}
+	b, err := o.scheme()
+	if err == nil && o.Plan == nil {
+		err = qdq.CheckWeights(o.target(), b)
+	}
+	if err != nil {
+		return &OptionError{err}
+	}
+	return nil
+}
+
+// weightsOpset is lowestOpset for mode Weights.
+func (o *Options) weightsOpset() (version int, what string) {
+	version, what = o.target().PerChannelOpset, "a scale for each channel"
+	if b := o.blocks(); b != nil {
+		if need := qdq.WeightOpset(o.target(), *b); need > version {
+			return need, "weights of type " + b.Name
+		}
+	}
+	return version, what
+}
+
+// inBlocks quantizes weights alone, in blocks.
+func (q *quantization) inBlocks(ctx context.Context, qo qdq.Options) (*auto.Result, error) {
+	plan, err := qdq.Annotate(q.prepared, q.o.target(), qo)
+	if err != nil || plan.Empty() {
+		return &auto.Result{Plan: plan}, err
+	}
+	res := &auto.Result{Plan: plan}
+	res.Model, res.Notes, _, err = auto.Apply(ctx, q.prepared, plan, nil, auto.Way{})
+	return res, err
+}

@@ -1,0 +1,306 @@
+package onnxq_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/onnxq/onnxq"
+	executor "github.com/onnxq/onnxq/exec"
+	"github.com/onnxq/onnxq/exec/ort"
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/graph/onnxfile"
+	"github.com/onnxq/onnxq/internal/orttest"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/targets"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// weighted is a model that reads weights in every way: an embedding that is the
+// head as well, products with and without bias whose rows are no whole blocks, a
+// recurrent layer, a convolution, and a product of batches.
+func weighted(t testing.TB, elem tensor.DType) *graph.Model {
+	t.Helper()
+	r := rand.New(rand.NewPCG(1, 2))
+	text := `<ir_version: 8, opset_import: ["": 17]>
+g (int64[t] ids, FLOAT[1,3,9,9] image, FLOAT[2,t,64] pair, WEIGHTS) => (FLOAT[t,70] logits, FLOAT[t,2,1,24] state, FLOAT[1,24,7,7] conv, FLOAT[2,t,20] batch) {
+  x = Gather <axis = 0> (table, ids)
+  h1 = MatMul (x, w1)
+  h2 = Gemm <transB = 1> (h1, w2, b2)
+  h3 = MatMul (h2, w3)
+  h4 = Gemm (h3, w4, c4)
+  back = Transpose <perm = [1, 0]> (table)
+  logits = MatMul (h4, back)
+  one = Constant <value_ints = [1]> ()
+  seq = Unsqueeze (h4, one)
+  state = LSTM <hidden_size = 24, direction = "bidirectional"> (seq, lw, lr)
+  conv = Conv (image, cw)
+  batch = MatMul (pair, bw)
+}`
+	name := "float"
+	if elem == tensor.Float16 {
+		name = "float16"
+	}
+	weights := []struct {
+		name  string
+		shape []int
+	}{
+		{"table", []int{70, 64}}, {"w1", []int{64, 48}}, {"w2", []int{60, 48}}, {"b2", []int{60}}, {"w3", []int{60, 80}}, {"w4", []int{80, 64}}, {"c4", []int{1, 64}},
+		{"lw", []int{2, 96, 64}}, {"lr", []int{2, 96, 24}}, {"cw", []int{24, 3, 3, 3}}, {"bw", []int{2, 64, 20}},
+	}
+	var inputs []string
+	for _, w := range weights {
+		inputs = append(inputs, "FLOAT"+tensor.ShapeString(w.shape)+" "+w.name)
+	}
+	m, err := graph.Parse(strings.ReplaceAll(strings.Replace(text, "WEIGHTS", strings.Join(inputs, ", "), 1), "FLOAT", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range weights {
+		x := tensor.New(elem, w.shape...)
+		row := make([]float32, x.Len())
+		for i := range row {
+			row[i] = float32(r.NormFloat64()) / 8
+		}
+		tensor.Write(x, 0, row)
+		v := m.Graph.Inputs()[3]
+		m.Graph.RemoveInput(v)
+		m.Graph.AddInitializer(v, x)
+	}
+	return m
+}
+
+// feeds returns inputs of the weighted model.
+func feeds(elem tensor.DType) map[string]ops.Data {
+	r := rand.New(rand.NewPCG(5, 6))
+	in := map[string]ops.Data{"ids": tensor.Of([]int64{3, 69, 0, 41, 17})}
+	for name, shape := range map[string][]int{"image": {1, 3, 9, 9}, "pair": {2, 5, 64}} {
+		x := tensor.New(elem, shape...)
+		row := make([]float32, x.Len())
+		for i := range row {
+			row[i] = float32(r.NormFloat64())
+		}
+		tensor.Write(x, 0, row)
+		in[name] = x
+	}
+	return in
+}
+
+func outputs(t *testing.T, e executor.Engine, m *graph.Model, in map[string]ops.Data) [][]float32 {
+	t.Helper()
+	x, err := e.Compile(t.Context(), m, executor.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	r, err := x.Open(t.Context(), executor.SessionOptions{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	out, err := r.Run(t.Context(), in, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all [][]float32
+	for _, d := range out {
+		f, err := tensor.Float32s(d.(*tensor.Tensor))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, f)
+	}
+	return all
+}
+
+// relative returns the L2 norm of a - b as a share of that of b.
+func relative(a, b []float32) float64 {
+	var d, n float64
+	for i := range b {
+		d += float64(a[i]-b[i]) * float64(a[i]-b[i])
+		n += float64(b[i]) * float64(b[i])
+	}
+	return math.Sqrt(d / n)
+}
+
+// weightSchemes lists options for mode weights with the relative error that the
+// outputs may have at most.
+func weightSchemes(target string) []onnxq.Options {
+	t, err := targets.Get(target)
+	if err != nil {
+		panic(err)
+	}
+	var out []onnxq.Options
+	add := func(o onnxq.Options) {
+		o.Mode, o.Target = onnxq.Weights, t
+		out = append(out, o)
+	}
+	for _, w := range []string{"i8", "u8", "i4", "u4", "i3", "u3", "i2", "u2", "ternary", "binary"} {
+		for _, zero := range []string{"symmetric", "full", "asymmetric"} {
+			for _, block := range []int{0, 16, 32, 128} {
+				if w == "binary" && zero != "symmetric" {
+					continue
+				}
+				o := onnxq.Options{Weights: w, WeightZero: zero, Block: block}
+				if block == 32 {
+					o.ScaleType = "f16"
+				}
+				add(o)
+			}
+		}
+	}
+	for _, w := range []string{"i4", "u4", "i8"} {
+		add(onnxq.Options{Weights: w, Block: onnxq.WholeChannels, WeightZero: "asymmetric"})
+		add(onnxq.Options{Weights: w, PerTensor: true, WeightZero: "full"})
+	}
+	types := []string{"bf16", "f16", "nf4", "kmeans:5", "kmeans:16", "kmeans:100"}
+	if target == "ort-cpu" {
+		types = append(types, "f8e4m3", "f8e5m2")
+	} else {
+		types = append(types, "f8e4m3", "f8e5m2", "f4e2m1", "mxfp4", "nvfp4")
+		add(onnxq.Options{Weights: "i4", ScaleType: "bf16"})
+	}
+	for _, w := range types {
+		add(onnxq.Options{Weights: w})
+	}
+	add(onnxq.Options{Weights: "nf4", Block: 48})
+	return out
+}
+
+// loss is the relative error that outputs may have with weights of so many bits.
+func loss(w string) float64 {
+	s, err := quant.ParseStorage(w)
+	if err != nil {
+		panic(err)
+	}
+	return map[int]float64{1: 1.5, 2: 1.5, 3: 0.6, 4: 0.5, 7: 0.1, 8: 0.2, 16: 0.02}[s.Bits]
+}
+
+// TestWeightForms stores weights in every type and arrangement. Files for
+// ort-cpu run in ONNX Runtime and give what the executor does, those for onnx in
+// the executor; both pass onnx.checker. None is larger than its input, and the
+// table that is the head as well is stored once.
+func TestWeightForms(t *testing.T) {
+	dir := t.TempDir()
+	var files []string
+	for _, target := range []string{"ort-cpu", "onnx"} {
+		for _, elem := range []tensor.DType{tensor.Float32, tensor.Float16} {
+			m := weighted(t, elem)
+			in := feeds(elem)
+			want := outputs(t, executor.Embedded{}, m, in)
+			for i, o := range weightSchemes(target) {
+				if elem == tensor.Float16 && i%5 != 0 {
+					continue
+				}
+				label := fmt.Sprintf("%s %v %s %s block %d scale %s tensor %v", target, elem, o.Weights, o.WeightZero, o.Block, o.ScaleType, o.PerTensor)
+				q, res, err := onnxq.QuantizeModel(t.Context(), m, o)
+				if err != nil {
+					t.Fatalf("%s: %v", label, err)
+				}
+				if was, is := onnxfile.Size(m), onnxfile.Size(q); is > was {
+					t.Errorf("%s: %d bytes, larger than %d", label, is, was)
+				}
+				path := filepath.Join(dir, fmt.Sprintf("%d.onnx", len(files)))
+				if err := onnxfile.Save(t.Context(), q, path, onnxfile.SaveOptions{}); err != nil {
+					t.Fatalf("%s: %v", label, err)
+				}
+				files = append(files, path)
+				got := outputs(t, executor.Embedded{}, q, in)
+				for k := range want {
+					if r := relative(got[k], want[k]); !(r <= loss(o.Weights)) {
+						t.Errorf("%s: output %d is off by %.3f", label, k, r)
+					}
+				}
+				if o.Weights == "i4" && o.Block == 32 && elem == tensor.Float32 && target == "ort-cpu" {
+					checkTied(t, q, res)
+				}
+				if target == "ort-cpu" {
+					compareWithRuntime(t, label, path, in, got, elem)
+				}
+			}
+		}
+	}
+	check(t, files)
+}
+
+var runtimeEngine executor.Engine
+
+func compareWithRuntime(t *testing.T, label, path string, in map[string]ops.Data, got [][]float32, elem tensor.DType) {
+	t.Helper()
+	if os.Getenv("ONNXQ_ORT_LIB") == "" && os.Getenv("ONNXQ_PYTHON") == "" {
+		return // TestRuntimeForWeights says so
+	}
+	if runtimeEngine == nil {
+		e, err := ort.Open(ort.Options{Library: orttest.Library(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		runtimeEngine = e
+	}
+	m, err := onnxfile.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	tolerance := 2e-5
+	if elem == tensor.Float16 {
+		tolerance = 5e-3
+	}
+	for k, f := range outputs(t, runtimeEngine, m, in) {
+		if r := relative(got[k], f); !(r <= tolerance) {
+			t.Errorf("%s: output %d differs from the runtime's by %.2g", label, k, r)
+		}
+	}
+}
+
+// TestRuntimeForWeights says that the comparison was left out.
+func TestRuntimeForWeights(t *testing.T) { orttest.Library(t) }
+
+// checkTied looks for the table of 70 × 64 codes of 4 bits, which stands once
+// and serves both readers.
+func checkTied(t *testing.T, q *graph.Model, res *onnxq.Result) {
+	t.Helper()
+	count, readers := 0, map[string]bool{}
+	for _, v := range q.Graph.Initializers() {
+		if strings.HasPrefix(v.Name(), "table_q") {
+			count++
+			for _, u := range v.Uses() {
+				readers[u.Node.Op.Type] = true
+			}
+			if v.Const.Size() != 70*64/2 {
+				t.Errorf("table of %d bytes", v.Const.Size())
+			}
+		}
+		if v.Const.DType() == tensor.Float32 && v.Const.Size() > 4096 && !strings.HasSuffix(v.Name(), "_scale") {
+			t.Errorf("initializer %q is float: %v", v.Name(), v.Const)
+		}
+	}
+	if count != 1 || !readers["MatMulNBits"] || !readers["Reshape"] {
+		t.Errorf("the table is stored %d times, read by %v", count, readers)
+	}
+	if res.WeightBytesOut*9 > res.WeightBytesIn*2 {
+		t.Errorf("weights take %d bytes of %d", res.WeightBytesOut, res.WeightBytesIn)
+	}
+}
+
+// check runs onnx.checker over the files.
+func check(t *testing.T, files []string) {
+	t.Helper()
+	python := os.Getenv("ONNXQ_PYTHON")
+	if python == "" {
+		t.Log("NOT TESTED: without ONNXQ_PYTHON the files do not go through onnx.checker")
+		return
+	}
+	script := "import onnx, sys\nfor p in sys.argv[1:]:\n  m = onnx.load(p)\n  try: onnx.checker.check_model(m, full_check=True)\n  except Exception as e: print(p, str(e)[:300])\n"
+	out, err := exec.CommandContext(context.Background(), python, append([]string{"-c", script}, files...)...).CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Errorf("onnx.checker: %v\n%s", err, out)
+	}
+}
