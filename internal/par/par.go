@@ -7,20 +7,26 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Pool is a team of workers for parallel loops. Between Begin and End the
 // workers spin for the next loop, which then starts in well under a
-// microsecond; outside they are parked and a loop runs on the caller alone.
-// A nil Pool runs everything on the caller. A Pool serves one caller at a
-// time.
+// microsecond; outside a loop runs on the caller alone. Workers end soon after
+// End, unless another Begin follows. A nil Pool runs everything on the caller. A
+// Pool serves one caller at a time.
 type Pool struct {
 	extra  int
 	active atomic.Bool
 	job    atomic.Pointer[job]
 	seq    atomic.Uint32
-	parked sync.WaitGroup
+	mu     sync.Mutex
+	alive  int // workers, guarded by mu
 }
+
+// linger is how long a worker waits for another Begin: starting one takes a good
+// part of that.
+const linger = 200 * time.Microsecond
 
 type job struct {
 	f        func(lo, hi int)
@@ -52,40 +58,71 @@ func (p *Pool) Threads() int {
 
 // Begin wakes the workers. Every Begin is followed by one End.
 func (p *Pool) Begin() {
-	if p == nil || p.active.Swap(true) {
+	if p == nil || p.active.Load() {
 		return
 	}
-	p.parked.Add(p.extra)
-	for range p.extra {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.active.Store(true)
+	for ; p.alive < p.extra; p.alive++ {
 		go p.work()
 	}
 }
 
-// End parks the workers and waits until they are.
+// End lets the workers go.
 func (p *Pool) End() {
-	if p == nil || !p.active.Swap(false) {
-		return
+	if p != nil {
+		p.active.Store(false)
 	}
-	p.parked.Wait()
 }
 
 func (p *Pool) work() {
-	debug.SetPanicOnFault(true)
-	defer p.parked.Done()
 	debug.SetPanicOnFault(true) // a mapped file may be cut short
 	seen := p.seq.Load()
-	for idle := 0; p.active.Load(); idle++ {
+	var since time.Time // when the pool became idle
+	for idle := 0; ; idle++ {
 		if s := p.seq.Load(); s != seen {
 			seen = s
 			if j := p.job.Load(); j != nil {
 				j.run()
-				idle = 0
 			}
+			idle = 0
 			continue
 		}
-		if idle > 1<<10 {
-			runtime.Gosched()
+		pause(idle)
+		switch {
+		case p.active.Load():
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		case idle%16 == 0 && time.Since(since) > linger && p.leave():
+			return
 		}
+	}
+}
+
+// leave ends a worker, unless a Begin counts on it.
+func (p *Pool) leave() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.active.Load() {
+		return false
+	}
+	p.alive--
+	return true
+}
+
+// pause is a step of waiting for another thread, after the given number of
+// others: at first nothing, since what is waited for mostly takes less than a
+// microsecond; then the processor goes to threads that want it, of which the
+// other may be one, and once in a while to other goroutines.
+func pause(steps int) {
+	switch {
+	case steps < 1<<10:
+	case steps%16 == 0:
+		runtime.Gosched()
+	default:
+		yield()
 	}
 }
 
@@ -131,9 +168,7 @@ func (p *Pool) For(n, chunk int, f func(lo, hi int)) {
 	p.seq.Add(1)
 	j.run()
 	for spin := 0; j.pending.Load() > 0; spin++ {
-		if spin > 1<<10 {
-			runtime.Gosched()
-		}
+		pause(spin)
 	}
 	p.job.Store(nil)
 	if r := j.panicked.Load(); r != nil {

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package par
+
+import "runtime"
+
+func yield() { runtime.Gosched() }
