@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build static test faults race noasm lint cross bench generate docs proto gates demo
+.PHONY: build static test faults arm64 race noasm lint cross bench generate docs proto gates demo
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
@@ -20,6 +20,10 @@ test:
 # Kills, full disks, odd paths and bad samples, at more points in time than test.
 faults:
 	ONNXQ_FAULTS=200 go test -count 1 -timeout 20m -run 'TestKilled|TestNoSpace|TestBadDestination|TestReadOnly|TestOutput|TestStopped|TestConcurrent|TestExternalName|TestLittleMemory|TestBadSamples|TestInputChanges|TestSurroundings' ./cmd/onnxq
+
+# The kernels as arm64 has them, under emulation: needs qemu-user-static.
+arm64:
+	GOARCH=arm64 CGO_ENABLED=0 go test -exec qemu-aarch64-static -timeout 60m ./kernels ./quant
 
 # Packages that start goroutines or run inside them. Needs a C compiler.
 race:

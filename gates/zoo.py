@@ -3,7 +3,9 @@
 
 exec   runs all calibration and evaluation samples of every model through `onnxq run` and ONNX Runtime (one thread);
        the relative L2 error of each output of each run (a batch, a step of a stream) has to be small
-match  the same on the quantized model: the SQNR of each output of each row of a run against the runtime's
+match  the same on the quantized model: the SQNR of each output against the runtime's, over all samples. Single rows can be
+       worse where a model amplifies the last bit of a float operator, which the runtime computes differently from
+       processor to processor, into another code
 quant  quantizes with default flags and checks: loads, passes the checker, size, task metric, integer kernels in the
        runtime's optimized graph, the same bytes for GOMAXPROCS 1, 2 and 7
 speed  times float and quantized model in ONNX Runtime, interleaved, one thread (median of the ratios)
@@ -161,8 +163,11 @@ class Agreement:
         if not e[i] <= self.row: self.row, self.at = e[i], f'{name} of {sample} row {i}'
         whole = np.sqrt(b.sum() / max(a.sum(), 1e-30)) if b.any() else 0.0
         if not whole <= self.rel: self.rel = whole
+    def pooled(self):
+        """dB of the worst output over all samples"""
+        return min((10 * np.log10(a / b) if b else np.inf) for a, b in self.sums.values()) if self.sums else np.inf
     def __str__(self):
-        db = min((10 * np.log10(a / b) if b else np.inf) for a, b in self.sums.values()) if self.sums else np.inf
+        db = self.pooled()
         worst = -20 * np.log10(self.row) if self.row else np.inf
         return f'relative L2 {self.rel:.1e}, of a row {self.row:.1e} = {worst:.1f} dB ({self.at or "-"}), pooled {db:.1f} dB, {self.zero:.1e} where 0, {self.same / max(self.all, 1):.4f} bit-equal, {self.other} other outputs differ'
 
@@ -207,7 +212,7 @@ def gate_match(name):
     out = f'{WORK}/{name}.onnx'
     if not os.path.exists(out): quantize(name, out)
     r = agreement(out, name, f'{WORK}/{name}.qrun')
-    check(r.row <= 10 ** -2.25 and not r.other, name, f'executor against runtime on the quantized model: {r}')
+    check(r.pooled() >= 45 and not r.other, name, f'executor against runtime on the quantized model: {r}')
 
 def metric(name, path=None):
     r = subprocess.run([sys.executable, f'{ZOO}/eval.py', name, *([path] if path else [])], capture_output=True, text=True)
