@@ -46,6 +46,11 @@ const (
 	// Dynamic computes products on integers with ranges found at each run, where
 	// the target has kernels for that, and else is Weights.
 	Dynamic Mode = "dynamic"
+	// Float16 computes in 16-bit floats, float16 or, with Weights "bf16",
+	// bfloat16, but for nodes that need more; see qdq.FullPrecision. With samples,
+	// nodes whose values leave float16 stay float32. Inputs and outputs of the
+	// model keep their types.
+	Float16 Mode = "float16"
 	// Weights computes in float with weights stored in fewer bits, which the
 	// runtime decodes once, when it loads the model.
 	Weights Mode = "weights"
@@ -287,6 +292,8 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 func (o *Options) lowestOpset() (version int, what string) {
 	t := o.target()
 	switch wide := o.Activations == "u16" || o.Activations == "i16"; {
+	case o.Mode == Float16 && o.Weights == qdq.BFloat16:
+		return min(22, t.MaxOpset), "bfloat16"
 	case wide && !t.MSDomain:
 		return t.WideOpset, "16 bits in activations"
 	case o.PerTensor && o.Mode == Dynamic:
@@ -344,6 +351,11 @@ func (o *Options) qdq() qdq.Options {
 	switch {
 	case q.Blocks != nil:
 		q.Weight, q.Store = "", weightCodes
+	case o.Mode == Float16:
+		q.Compute, q.Weight = qdq.Half, ""
+		if o.Weights == qdq.BFloat16 {
+			q.Compute = qdq.Brain
+		}
 	case o.Weights == qdq.Float16:
 		q.Weight, q.Store = "", qdq.Float16
 	case o.Mode != Static:
@@ -365,7 +377,9 @@ func (o *Options) check() error {
 		return optionErrorf("there is no metric of which less could be better: give a command with --eval")
 	case o.Prefer != Balanced && o.Prefer != Speed && o.Prefer != Size:
 		return optionErrorf("preference %q is none of speed, size and balanced", o.Prefer)
-	case o.Mode != Weights && o.fewBits():
+	case o.Mode == Float16 && o.Weights != "" && o.Weights != qdq.Float16 && o.Weights != qdq.BFloat16:
+		return optionErrorf("mode float16 computes in f16 or bf16, not %s", o.Weights)
+	case o.Mode != Weights && o.Mode != Float16 && o.fewBits():
 		return optionErrorf("weights in %s are for mode weights: integer kernels read 8 bits with scales of float32, one for a channel or tensor", o.weightName())
 	case o.Activations == NoActivations:
 		return optionErrorf("mode %s quantizes activations", o.Mode)
@@ -792,6 +806,9 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	if o.Qdq.Blocks != nil {
 		return q.inBlocks(ctx, o.Qdq)
 	}
+	if q.o.Mode == Float16 {
+		return q.half(ctx, o)
+	}
 	if o.Qdq.Dynamic {
 		o.Method, o.Equalize, o.Smooth, o.Round = calibration.MinMax, false, false, false // no range is known beforehand
 	}
@@ -1081,10 +1098,10 @@ func (r *Result) describe(q *quantization) {
 			i++
 			macs := MACs(n)
 			all += macs
-			if x := n.Input(0); e.Quantized && x != nil && !wide[[2]string{x.Graph().Scope(), x.Name()}] {
+			if x := n.Input(0); e.Int8() && x != nil && !wide[[2]string{x.Graph().Scope(), x.Name()}] {
 				on += macs
 			}
-			r.weights(n, stored)
+			r.weights(n, stored, e.How == qdq.Half || e.How == qdq.Brain)
 		}
 	}
 	if all > 0 {
@@ -1092,7 +1109,8 @@ func (r *Result) describe(q *quantization) {
 	}
 }
 
-func (r *Result) weights(n *graph.Node, stored map[[2]string]*qdq.TensorPlan) {
+// weights lists the weights of n; half says that it computes in 16-bit floats.
+func (r *Result) weights(n *graph.Node, stored map[[2]string]*qdq.TensorPlan, half bool) {
 	spec := ops.Lookup(n)
 	if spec == nil {
 		return
@@ -1109,6 +1127,9 @@ func (r *Result) weights(n *graph.Node, stored map[[2]string]*qdq.TensorPlan) {
 		}
 		w := WeightSize{Name: v.Name(), Op: n.Op.String(), BytesIn: int64(v.Const.Size())}
 		w.BytesOut = w.BytesIn
+		if half && v.Const.DType() == tensor.Float32 {
+			w.BytesOut = w.BytesIn / 2
+		}
 		if t := stored[[2]string{v.Graph().Scope(), v.Name()}]; t != nil {
 			w.BytesOut = t.StoredBytes(v.Const)
 		}

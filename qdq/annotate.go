@@ -48,8 +48,12 @@ type Options struct {
 	// Dynamic quantizes activations as they come: nodes are Dynamic where the
 	// target has a kernel, and else float but for look-ups in tables of codes.
 	Dynamic bool
-	// Choose says, by node ID, that a node is to be Dynamic, or Integer, where
-	// the target can, in place of what Dynamic and WeightsOnly say.
+	// Compute as Half or Brain computes in 16-bit floats: every node that can,
+	// but for those of FullPrecision.
+	Compute How
+	// Choose says, by node ID, that a node is to be Dynamic, Half, Brain or
+	// Integer, where that can be, in place of what Dynamic, Compute and WeightsOnly
+	// say.
 	Choose map[int]How
 }
 
@@ -62,6 +66,9 @@ func (e *GlobError) Error() string { return fmt.Sprintf("pattern %q matches no n
 // minTable is the size in bytes from which a look-up table is worth the
 // nodes that dequantize what is looked up.
 const minTable = 4096
+
+// maskValue is the magnitude from which values mark what a mask leaves out.
+const maskValue = 1e30
 
 // decision is the state of one node while the plan is made.
 type decision struct {
@@ -108,6 +115,12 @@ func Annotate(m *graph.Model, t *targets.Target, o Options) (*Plan, error) {
 	if !slices.Contains(t.Weights, o.Weight) {
 		return nil, fmt.Errorf("%s has no kernels for %s weights, only %s", t.Name, o.Weight, strings.Join(t.Weights, ", "))
 	}
+	if want := o.Compute.elem(); want != tensor.Undefined {
+		name := map[tensor.DType]string{tensor.Float16: Float16, tensor.BFloat16: BFloat16}[want]
+		if !slices.Contains(t.Floats, name) {
+			return nil, fmt.Errorf("%s does not compute in %s", t.Name, name)
+		}
+	}
 	o.SymmetricActivations = o.SymmetricActivations || t.SymmetricActivations
 	a := &annotator{m: m, t: t, o: o, byID: make([]*decision, m.NumNodes())}
 	if err := a.collect(); err != nil {
@@ -126,11 +139,19 @@ func (a *annotator) collect() error {
 			d := &decision{node: n}
 			a.byID[n.ID] = d
 			a.order = append(a.order, d)
-			dynamic := a.o.Dynamic
-			if how, ok := a.o.Choose[n.ID]; ok {
-				dynamic = how == Dynamic
+			want := a.o.Compute
+			if a.o.Dynamic {
+				want = Dynamic
 			}
-			d.rule, d.why = a.rule(n, d, dynamic)
+			if how, ok := a.o.Choose[n.ID]; ok {
+				want = how
+			}
+			half := want.elem()
+			if half == tensor.Undefined {
+				d.rule, d.why = a.rule(n, d, want == Dynamic)
+			} else {
+				d.why = fitsHalf(n, half)
+			}
 			excluded, included := "", len(a.o.Include) == 0
 			for _, glob := range a.o.Exclude {
 				if matchNode(glob, n) {
@@ -154,6 +175,11 @@ func (a *annotator) collect() error {
 				d.rule, d.why = nil, fmt.Sprintf("the integer kernel of %s for %s is slower than float, so it has to be included by name", a.t.Name, n.Op)
 			case !included && d.rule != nil && d.rule.Class != targets.Carry:
 				d.rule, d.why = nil, "not among the included nodes"
+			}
+			if half != tensor.Undefined && !keep && excluded == "" && included && d.why == "" {
+				d.how = want
+			} else if half != tensor.Undefined && !included {
+				d.why = "not among the included nodes"
 			}
 			d.on = d.rule != nil
 			if d.on && d.rule.Class == targets.Dynamic {
@@ -241,6 +267,11 @@ func (a *annotator) fits(n *graph.Node, r *targets.Rule, spec *ops.Spec, d *deci
 				return fmt.Sprintf("input %q is constant", v.Name())
 			}
 			if v.IsConst() {
+				if r, err := quant.Ranges(v.Const, -1); err != nil {
+					return fmt.Sprintf("constant %q %v", v.Name(), err)
+				} else if r[0].Min < -maskValue || r[0].Max > maskValue {
+					return fmt.Sprintf("constant %q holds values like %g, which no scale serves", v.Name(), max(-r[0].Min, r[0].Max))
+				}
 				continue
 			}
 			if why, bad := a.o.Unusable[v.ID]; bad {
@@ -458,6 +489,8 @@ func (a *annotator) plan() *Plan {
 	switch {
 	case p.Quantized() == 0 && len(p.Tensors) > 0 || a.o.WeightsOnly:
 		p.Mode = "weights"
+	case a.o.Compute != "":
+		p.Mode = string(a.o.Compute)
 	case a.o.Dynamic:
 		p.Mode = "dynamic"
 	}
@@ -500,7 +533,7 @@ func (a *annotator) tensors(p *Plan) {
 	weight, _ := targets.Type(a.o.Weight)
 	listed := map[*graph.Value]int{} // index in p.Tensors
 	for _, d := range a.order {
-		if !d.on && d.how == "" || d.into != nil {
+		if !d.on && d.how != Dynamic || d.into != nil {
 			continue
 		}
 		spec := ops.Lookup(d.node)
@@ -581,7 +614,9 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 			e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, AtLoad: true, Axis: -1}
 			n := v.Const.Len()
 			size := 4 * n
-			if s := 2*n + halfOverhead; s < size && halfFits(v.Const) {
+			switch s := 2*n + halfOverhead; {
+			case s >= size:
+			case halfFits(v.Const):
 				e.Type, size = Float16, s
 			}
 			if a.o.Store != Float16 && !a.o.Half[v.ID] && weight.Min < 0 {

@@ -53,6 +53,8 @@ const (
 	FloatOutput How = "float-output" // runs on integers and gives float32
 	Absorbed    How = "absorbed"     // replaced by the clamp of the QuantizeLinear behind it
 	Lookup      How = "lookup"       // looks up codes, dequantized behind it
+	Half        How = "float16"      // computes in float16
+	Brain       How = "bfloat16"     // computes in bfloat16
 	Dynamic     How = "dynamic"      // multiplies its input, quantized as it comes, with codes and gives float32
 )
 
@@ -66,8 +68,11 @@ const (
 	Bias       Kind = "bias"
 )
 
-// Float16 is the storage type of weights in half precision.
-const Float16 = "f16"
+// Types of 16-bit floats. Of these, TensorPlan has Float16 alone without a form.
+const (
+	Float16  = "f16"
+	BFloat16 = "bf16"
+)
 
 // TensorPlan is the scheme of one tensor.
 type TensorPlan struct {
@@ -223,6 +228,9 @@ func (p *Plan) bind(m *graph.Model) (*bound, error) {
 	}
 	return b, nil
 }
+
+// Int8 reports whether the node multiplies codes.
+func (e *NodePlan) Int8() bool { return e.How == Integer || e.How == FloatOutput || e.How == Dynamic }
 
 // check returns why v cannot be what e says, which may have been edited.
 func (e *TensorPlan) check(v *graph.Value) error {

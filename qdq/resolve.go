@@ -2,6 +2,7 @@ package qdq
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/internal/par"
@@ -12,7 +13,7 @@ import (
 
 // Wants returns, by value ID, how the values of m have to be observed for the
 // plan: every activation, and along its channels where an integer kernel
-// multiplies it with a weight.
+// multiplies it with a weight; and what nodes in float16 read and give.
 func (p *Plan) Wants(m *graph.Model) ([]quant.Watch, error) {
 	b, err := p.bind(m)
 	if err != nil {
@@ -26,7 +27,7 @@ func (p *Plan) Wants(m *graph.Model) ([]quant.Watch, error) {
 		w := &want[v.ID]
 		w.Observe = true
 		for _, u := range v.Uses() {
-			if u.Node == nil || u.Index != 0 || !b.nodes[u.Node.ID].Quantized {
+			if u.Node == nil || u.Index != 0 || !b.nodes[u.Node.ID].Quantized || u.Node.NumInputs() < 2 || !u.Node.Input(1).IsConst() {
 				continue
 			}
 			switch u.Node.Op.Type {
@@ -34,6 +35,18 @@ func (p *Plan) Wants(m *graph.Model) ([]quant.Watch, error) {
 				w.Channels, w.Axis = true, 1
 			case "MatMul", "Gemm":
 				w.Channels, w.Axis = true, -1
+			}
+		}
+	}
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			if b.nodes[n.ID].How != Half {
+				continue
+			}
+			for _, v := range slices.Concat(n.Inputs(), n.Outputs()) {
+				if v != nil && !v.IsConst() && v.Type.Elem == tensor.Float32 {
+					want[v.ID].Observe = true
+				}
 			}
 		}
 	}

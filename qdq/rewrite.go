@@ -12,6 +12,7 @@ import (
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/tensor"
+	"github.com/onnxq/onnxq/validate"
 )
 
 // Rewrite edits m as the plan says, with parameters from Resolve. It returns
@@ -32,13 +33,13 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 		return nil, fmt.Errorf("plan: %d parameters for %d tensors", len(params), len(p.Tensors))
 	}
 	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}, transposed: map[dqKey]*graph.Value{}, dynamic: map[dqKey]quantized{},
-		coder: &coder{ctx: ctx, pool: par.New(threads)}}
+		half: map[halfKey]*graph.Value{}, coder: &coder{ctx: ctx, pool: par.New(threads)}}
 	for i, v := range b.values {
 		if !p.Tensors[i].AtLoad {
 			w.params[v.ID] = &params[i]
 		}
 	}
-	var nodes, dynamic []*graph.Node
+	var nodes, dynamic, half []*graph.Node
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
 			e := b.nodes[n.ID]
@@ -48,6 +49,8 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 			switch {
 			case e.Quantized && e.How == Dynamic:
 				dynamic = append(dynamic, n)
+			case e.Quantized && e.How.elem() != tensor.Undefined:
+				half = append(half, n)
 			case e.Quantized && e.How != Absorbed:
 				nodes = append(nodes, n)
 			}
@@ -88,6 +91,11 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 			return nil, graph.NodeError("rewrite", n, err)
 		}
 	}
+	for _, n := range half {
+		if err := w.halfNode(n, w.b.nodes[n.ID].How.elem()); err != nil {
+			return nil, graph.NodeError("rewrite", n, err)
+		}
+	}
 	if w.raised > 0 {
 		notices = append(notices, fmt.Sprintf("%d weight channels got a larger scale, since their bias would overflow int32", w.raised))
 	}
@@ -108,6 +116,7 @@ type rewriter struct {
 	// what DynamicQuantizeLinear gives.
 	transposed map[dqKey]*graph.Value
 	dynamic    map[dqKey]quantized
+	half       map[halfKey]*graph.Value // values in 16-bit floats
 	coder      *coder
 	raised     int // channels whose weight scale a bias raised
 }
@@ -177,6 +186,11 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 			return fmt.Errorf("only a Gather from a planned constant can look up codes")
 		}
 		return w.checkAxis(n, 0)
+	case Half, Brain:
+		if _, _, err := validate.Narrow(n, e.How.elem()); err != nil {
+			return err
+		}
+		return nil
 	case Dynamic:
 		if n.Op.Domain != graph.OnnxDomain || !slices.Contains(dynamicOps, n.Op.Type) {
 			return fmt.Errorf("there is no kernel for this operator that quantizes inputs as they come")
@@ -216,7 +230,7 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 		}
 		return w.checkAxis(n, weight)
 	}
-	return fmt.Errorf("the plan does not say how the node is quantized: %q is none of %s, %s, %s, %s, %s", e.How, Integer, FloatOutput, Absorbed, Lookup, Dynamic)
+	return fmt.Errorf("the plan does not say how the node is quantized: %q is none of %s, %s, %s, %s, %s, %s, %s", e.How, Integer, FloatOutput, Absorbed, Lookup, Dynamic, Half, Brain)
 }
 
 // checkAxis returns why the scales of constant input i of n do not run along

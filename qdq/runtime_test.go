@@ -35,6 +35,7 @@ var kernels = map[string][]string{
 var unfused = map[string]string{
 	"if_same_names": "the runtime refuses models with two nodes of one name",
 	"labels":        "the runtime refuses models with two nodes of one name",
+	"target_brain":  "the runtime's CPU provider refuses bfloat16",
 	"wide":          "the runtime's CPU provider has no integer kernels for 16 bits",
 	"wide_standard": "the runtime's CPU provider has no integer kernels for 16 bits",
 }

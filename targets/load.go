@@ -98,7 +98,7 @@ func Read(r io.Reader, isJSON bool) (*Target, error) {
 // clone returns a copy that shares no slices with t.
 func (t *Target) clone() Target {
 	c := *t
-	c.Sources, c.Activations, c.Weights, c.Rules = slices.Clone(t.Sources), slices.Clone(t.Activations), slices.Clone(t.Weights), slices.Clone(t.Rules)
+	c.Sources, c.Activations, c.Weights, c.Floats, c.Rules = slices.Clone(t.Sources), slices.Clone(t.Activations), slices.Clone(t.Weights), slices.Clone(t.Floats), slices.Clone(t.Rules)
 	c.Forms, c.Refusals = slices.Clone(t.Forms), slices.Clone(t.Refusals)
 	return c
 }
@@ -123,6 +123,11 @@ func (t *Target) check() error {
 			return fmt.Errorf("symmetric activations want signed types, not %s", name)
 		} else if typ.DType.Bits() == 16 && t.WideOpset == 0 {
 			return fmt.Errorf("activations of type %s want a wide_opset", name)
+		}
+	}
+	for _, name := range t.Floats {
+		if name != "f16" && name != "bf16" {
+			return fmt.Errorf("floats lists %q, want f16 or bf16", name)
 		}
 	}
 	for _, v := range []struct {

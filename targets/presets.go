@@ -50,7 +50,7 @@ func ortTarget(name, title, fusion string, pairSums bool, cost *Cost, sources ..
 			"microsoft/onnxruntime: core/optimizer/matmul_integer_to_float.cc, dynamic_quantize_matmul_fusion.cc; contrib_ops/cpu/quantization/dynamic_quantize_lstm.cc",
 			"optimized graphs written by onnxruntime 1.32.0",
 		}, sources...),
-		Activations: []string{"u8", "i8", "u16", "i16"}, Weights: []string{"i8", "u8"},
+		Activations: []string{"u8", "i8", "u16", "i16"}, Weights: []string{"i8", "u8"}, Floats: []string{"f16"},
 		PerTensorOpset: 10, PerChannelOpset: 13, WideOpset: 21, MSDomain: true, MaxOpset: 25,
 		PairSums: pairSums, Fusion: fusion, Cost: cost, Rules: onnxruntime, Forms: ortForms, Refusals: ortRefusals,
 	}
@@ -77,7 +77,7 @@ var tensorRT = Target{
 		"https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html (placement of Q/DQ: inputs of products, residual sums, none behind outputs)",
 		"onnx/onnx-tensorrt: docs/operators.md",
 	},
-	Activations: []string{"i8"}, Weights: []string{"i8"}, SymmetricActivations: true, FloatBias: true,
+	Activations: []string{"i8"}, Weights: []string{"i8"}, Floats: []string{"f16", "bf16"}, SymmetricActivations: true, FloatBias: true,
 	PerTensorOpset: 10, PerChannelOpset: 13, MaxOpset: 22,
 	Rules: []Rule{
 		{Op: "Conv", Class: Anchor, FloatOutput: true, CodesToo: true, Absorbs: clamps},
@@ -105,7 +105,7 @@ var openVINO = Target{
 		"https://docs.openvino.ai/2024/documentation/openvino-extensibility/openvino-plugin-library/advanced-guides/low-precision-transformations.html",
 		"openvinotoolkit/nncf: src/nncf/common/hardware/setups/cpu.py (u8 or i8 activations, i8 weights per channel, operators)",
 	},
-	Activations: []string{"u8", "i8"}, Weights: []string{"i8"}, FloatBias: true,
+	Activations: []string{"u8", "i8"}, Weights: []string{"i8"}, Floats: []string{"f16", "bf16"}, FloatBias: true,
 	PerTensorOpset: 10, PerChannelOpset: 13, MaxOpset: 21,
 	Rules: []Rule{
 		{Op: "Conv", Class: Anchor, FloatOutput: true, CodesToo: true, Absorbs: clamps},
@@ -138,7 +138,7 @@ var qnn = Target{
 		"https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html (quantized models for the HTP backend, supported operators)",
 		"microsoft/onnxruntime: python/tools/quantization/execution_providers/qnn/quant_config.py (u8 and u16 activations, u8 and i8 weights)",
 	},
-	Activations: []string{"u8", "u16"}, Weights: []string{"i8", "u8"}, Whole: true,
+	Activations: []string{"u8", "u16"}, Weights: []string{"i8", "u8"}, Floats: []string{"f16"}, Whole: true,
 	PerTensorOpset: 10, PerChannelOpset: 13, WideOpset: 21, MSDomain: true, MaxOpset: 21,
 	Rules: slices.Concat([]Rule{
 		{Op: "Conv", Class: Anchor, Absorbs: clamps},
@@ -184,7 +184,7 @@ var coreML = Target{
 		"https://apple.github.io/coremltools/docs-guides/source/opt-quantization-api.html (linear_symmetric for activations and weights, a scale for each channel of weights)",
 		"https://apple.github.io/coremltools/source/coremltools.optimize.coreml.quantization.html (linear_quantize_activations)",
 	},
-	Activations: []string{"i8"}, Weights: []string{"i8"}, SymmetricActivations: true, FloatBias: true,
+	Activations: []string{"i8"}, Weights: []string{"i8"}, Floats: []string{"f16"}, SymmetricActivations: true, FloatBias: true,
 	PerTensorOpset: 10, PerChannelOpset: 13, MaxOpset: 21,
 	Rules: []Rule{
 		{Op: "Conv", Class: Anchor, FloatOutput: true, CodesToo: true, Absorbs: clamps},

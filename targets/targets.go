@@ -82,6 +82,8 @@ type Target struct {
 	// weights.
 	Activations []string `json:"activations" yaml:"activations"`
 	Weights     []string `json:"weights" yaml:"weights"`
+	// Floats are the 16-bit float types that it computes in: f16, bf16.
+	Floats []string `json:"floats,omitempty" yaml:"floats,omitempty"`
 	// SymmetricActivations says that zero points of activations are 0.
 	SymmetricActivations bool `json:"symmetric_activations,omitempty" yaml:"symmetric_activations,omitempty"`
 	// FloatBias says that biases are float32: they are not stored as int32.

@@ -146,7 +146,7 @@ func planFlags() []cli.Flag {
 
 // Values of --mode and --activations.
 var (
-	modeNames       = []string{"auto", "static", "dynamic", "weights"}
+	modeNames       = []string{"auto", "static", "dynamic", "weights", "float16"}
 	activationNames = []string{"u8", "i8", "u16", "i16", onnxq.NoActivations}
 )
 
