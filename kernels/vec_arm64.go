@@ -244,6 +244,24 @@ func dequantizeI16Vec(dst *float32, src *int16, n int, scale float32, zero int32
 	return n
 }
 
+func codeSumU8Vec(dst *float32, a, b *uint8, n int, ra, rb, c float32) int {
+	if level != NEON {
+		return 0
+	}
+	n &^= 15
+	codeSumU8NEON(dst, a, b, n, ra, rb, c)
+	return n
+}
+
+func codeSumI8Vec(dst *float32, a, b *int8, n int, ra, rb, c float32) int {
+	if level != NEON {
+		return 0
+	}
+	n &^= 15
+	codeSumI8NEON(dst, a, b, n, ra, rb, c)
+	return n
+}
+
 func dequantizeI32Vec(dst *float32, src *int32, n int, scale float32) int {
 	if level != NEON {
 		return 0

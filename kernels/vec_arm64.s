@@ -2512,6 +2512,140 @@ loop54:
 end54:
 	RET
 
+// func codeSumU8NEON(dst *float32, a, b *uint8, n int, ra, rb, c float32)
+TEXT ·codeSumU8NEON(SB), NOSPLIT, $0-44
+	MOVD n+24(FP), R3
+	MOVD b+16(FP), R2
+	MOVD a+8(FP), R1
+	MOVD dst+0(FP), R0
+	FMOVS ra+32(FP), F0
+	WORD $0x4e040400 // DUP V0, V0
+	FMOVS rb+36(FP), F1
+	WORD $0x4e040421 // DUP V1, V1
+	FMOVS c+40(FP), F2
+	WORD $0x4e040442 // DUP V2, V2
+
+loop55:
+	CMP $16, R3
+	BLT end55
+	FMOVQ 0(R1), F3
+	FMOVQ 0(R2), F4
+	WORD $0x2f08a465 // UXTL.8H V3, V5
+	WORD $0x2f08a486 // UXTL.8H V4, V6
+	WORD $0x2f10a4c7 // UXTL.4S V6, V7
+	WORD $0x4e21d8e8 // SCVTF V7, V8
+	WORD $0x4ea21c47 // ORR V2, V2, V7
+	WORD $0x4e21cd07 // FMLA V1, V8, V7
+	WORD $0x2f10a4a8 // UXTL.4S V5, V8
+	WORD $0x4e21d909 // SCVTF V8, V9
+	WORD $0x4ea71ce8 // ORR V7, V7, V8
+	WORD $0x4e20cd28 // FMLA V0, V9, V8
+	FMOVQ F8, 0(R0)
+	WORD $0x6f10a4c8 // UXTL.4S upper V6, V8
+	WORD $0x4e21d906 // SCVTF V8, V6
+	WORD $0x4ea21c48 // ORR V2, V2, V8
+	WORD $0x4e21ccc8 // FMLA V1, V6, V8
+	WORD $0x6f10a4a6 // UXTL.4S upper V5, V6
+	WORD $0x4e21d8c5 // SCVTF V6, V5
+	WORD $0x4ea81d06 // ORR V8, V8, V6
+	WORD $0x4e20cca6 // FMLA V0, V5, V6
+	FMOVQ F6, 16(R0)
+	WORD $0x6f08a466 // UXTL.8H upper V3, V6
+	WORD $0x6f08a483 // UXTL.8H upper V4, V3
+	WORD $0x2f10a464 // UXTL.4S V3, V4
+	WORD $0x4e21d888 // SCVTF V4, V8
+	WORD $0x4ea21c44 // ORR V2, V2, V4
+	WORD $0x4e21cd04 // FMLA V1, V8, V4
+	WORD $0x2f10a4c8 // UXTL.4S V6, V8
+	WORD $0x4e21d905 // SCVTF V8, V5
+	WORD $0x4ea41c88 // ORR V4, V4, V8
+	WORD $0x4e20cca8 // FMLA V0, V5, V8
+	FMOVQ F8, 32(R0)
+	WORD $0x6f10a468 // UXTL.4S upper V3, V8
+	WORD $0x4e21d903 // SCVTF V8, V3
+	WORD $0x4ea21c48 // ORR V2, V2, V8
+	WORD $0x4e21cc68 // FMLA V1, V3, V8
+	WORD $0x6f10a4c3 // UXTL.4S upper V6, V3
+	WORD $0x4e21d866 // SCVTF V3, V6
+	WORD $0x4ea81d03 // ORR V8, V8, V3
+	WORD $0x4e20ccc3 // FMLA V0, V6, V3
+	FMOVQ F3, 48(R0)
+	ADD $16, R1
+	ADD $16, R2
+	ADD $64, R0
+	SUB $16, R3
+	B loop55
+
+end55:
+	RET
+
+// func codeSumI8NEON(dst *float32, a, b *int8, n int, ra, rb, c float32)
+TEXT ·codeSumI8NEON(SB), NOSPLIT, $0-44
+	MOVD n+24(FP), R3
+	MOVD b+16(FP), R2
+	MOVD a+8(FP), R1
+	MOVD dst+0(FP), R0
+	FMOVS ra+32(FP), F0
+	WORD $0x4e040400 // DUP V0, V0
+	FMOVS rb+36(FP), F1
+	WORD $0x4e040421 // DUP V1, V1
+	FMOVS c+40(FP), F2
+	WORD $0x4e040442 // DUP V2, V2
+
+loop56:
+	CMP $16, R3
+	BLT end56
+	FMOVQ 0(R1), F3
+	FMOVQ 0(R2), F4
+	WORD $0x0f08a465 // SXTL.8H V3, V5
+	WORD $0x0f08a486 // SXTL.8H V4, V6
+	WORD $0x0f10a4c7 // SXTL.4S V6, V7
+	WORD $0x4e21d8e8 // SCVTF V7, V8
+	WORD $0x4ea21c47 // ORR V2, V2, V7
+	WORD $0x4e21cd07 // FMLA V1, V8, V7
+	WORD $0x0f10a4a8 // SXTL.4S V5, V8
+	WORD $0x4e21d909 // SCVTF V8, V9
+	WORD $0x4ea71ce8 // ORR V7, V7, V8
+	WORD $0x4e20cd28 // FMLA V0, V9, V8
+	FMOVQ F8, 0(R0)
+	WORD $0x4f10a4c8 // SXTL.4S upper V6, V8
+	WORD $0x4e21d906 // SCVTF V8, V6
+	WORD $0x4ea21c48 // ORR V2, V2, V8
+	WORD $0x4e21ccc8 // FMLA V1, V6, V8
+	WORD $0x4f10a4a6 // SXTL.4S upper V5, V6
+	WORD $0x4e21d8c5 // SCVTF V6, V5
+	WORD $0x4ea81d06 // ORR V8, V8, V6
+	WORD $0x4e20cca6 // FMLA V0, V5, V6
+	FMOVQ F6, 16(R0)
+	WORD $0x4f08a466 // SXTL.8H upper V3, V6
+	WORD $0x4f08a483 // SXTL.8H upper V4, V3
+	WORD $0x0f10a464 // SXTL.4S V3, V4
+	WORD $0x4e21d888 // SCVTF V4, V8
+	WORD $0x4ea21c44 // ORR V2, V2, V4
+	WORD $0x4e21cd04 // FMLA V1, V8, V4
+	WORD $0x0f10a4c8 // SXTL.4S V6, V8
+	WORD $0x4e21d905 // SCVTF V8, V5
+	WORD $0x4ea41c88 // ORR V4, V4, V8
+	WORD $0x4e20cca8 // FMLA V0, V5, V8
+	FMOVQ F8, 32(R0)
+	WORD $0x4f10a468 // SXTL.4S upper V3, V8
+	WORD $0x4e21d903 // SCVTF V8, V3
+	WORD $0x4ea21c48 // ORR V2, V2, V8
+	WORD $0x4e21cc68 // FMLA V1, V3, V8
+	WORD $0x4f10a4c3 // SXTL.4S upper V6, V3
+	WORD $0x4e21d866 // SCVTF V3, V6
+	WORD $0x4ea81d03 // ORR V8, V8, V3
+	WORD $0x4e20ccc3 // FMLA V0, V6, V3
+	FMOVQ F3, 48(R0)
+	ADD $16, R1
+	ADD $16, R2
+	ADD $64, R0
+	SUB $16, R3
+	B loop56
+
+end56:
+	RET
+
 // func dequantizeI32NEON(dst *float32, src *int32, n int, scale float32)
 TEXT ·dequantizeI32NEON(SB), NOSPLIT, $0-28
 	MOVD n+16(FP), R2
@@ -2520,9 +2654,9 @@ TEXT ·dequantizeI32NEON(SB), NOSPLIT, $0-28
 	FMOVS scale+24(FP), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop55:
+loop57:
 	CMP $4, R2
-	BLT end55
+	BLT end57
 	FMOVQ 0(R1), F1
 	WORD $0x4e21d822 // SCVTF V1, V2
 	WORD $0x6e20dc41 // FMUL V0, V2, V1
@@ -2530,9 +2664,9 @@ loop55:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop55
+	B loop57
 
-end55:
+end57:
 	RET
 
 // func minMaxNEON(src *float32, n int) (low, high, zero float32)
@@ -2546,9 +2680,9 @@ TEXT ·minMaxNEON(SB), NOSPLIT, $0-28
 	FMOVQ (R0), F1
 	WORD $0x6e231c63 // EOR V3, V3, V3
 
-loop56:
+loop58:
 	CMP $8, R1
-	BLT end56
+	BLT end58
 	FMOVQ 0(R0), F4
 	WORD $0x4ea4f400 // FMIN V4, V0, V0
 	WORD $0x4e24f421 // FMAX V4, V1, V1
@@ -2559,9 +2693,9 @@ loop56:
 	WORD $0x4e23cc82 // FMLA V3, V4, V2
 	ADD $32, R0
 	SUB $8, R1
-	B loop56
+	B loop58
 
-end56:
+end58:
 	WORD $0x6eb0f800 // FMINV V0, V0
 	FMOVS F0, low+16(FP)
 	WORD $0x6e30f821 // FMAXV V1, V1
@@ -2600,9 +2734,9 @@ TEXT ·momentsNEON(SB), NOSPLIT, $0-24
 	FMOVQ 352(R2), F22
 	FMOVQ 368(R2), F23
 
-loop57:
+loop59:
 	CMP $16, R1
-	BLT end57
+	BLT end59
 	FMOVQ 0(R0), F24
 	WORD $0x0e617b19 // FCVTL.2D V24, V25
 	WORD $0x4ee0fb3a // FABS.2D V25, V26
@@ -2649,9 +2783,9 @@ loop57:
 	WORD $0x4e78d6f7 // FADD.2D V24, V23, V23
 	ADD $64, R0
 	SUB $16, R1
-	B loop57
+	B loop59
 
-end57:
+end59:
 	FMOVQ F0, 0(R2)
 	FMOVQ F1, 16(R2)
 	FMOVQ F2, 32(R2)
@@ -2692,9 +2826,9 @@ TEXT ·sumsNEON(SB), NOSPLIT, $0-24
 	FMOVQ 96(R2), F6
 	FMOVQ 112(R2), F7
 
-loop58:
+loop60:
 	CMP $16, R1
-	BLT end58
+	BLT end60
 	FMOVQ 0(R0), F8
 	WORD $0x0e617909 // FCVTL.2D V8, V9
 	WORD $0x4e69d400 // FADD.2D V9, V0, V0
@@ -2717,9 +2851,9 @@ loop58:
 	WORD $0x4e68d4e7 // FADD.2D V8, V7, V7
 	ADD $64, R0
 	SUB $16, R1
-	B loop58
+	B loop60
 
-end58:
+end60:
 	FMOVQ F0, 0(R2)
 	FMOVQ F1, 16(R2)
 	FMOVQ F2, 32(R2)
@@ -2738,18 +2872,18 @@ TEXT ·laneSumsNEON(SB), NOSPLIT, $0-24
 	FMOVQ 0(R2), F0
 	FMOVQ 16(R2), F1
 
-loop59:
+loop61:
 	CMP $8, R1
-	BLT end59
+	BLT end61
 	FMOVQ 0(R0), F2
 	WORD $0x4e22d400 // FADD V2, V0, V0
 	FMOVQ 16(R0), F2
 	WORD $0x4e22d421 // FADD V2, V1, V1
 	ADD $32, R0
 	SUB $8, R1
-	B loop59
+	B loop61
 
-end59:
+end61:
 	FMOVQ F0, 0(R2)
 	FMOVQ F1, 16(R2)
 	RET
@@ -2764,9 +2898,9 @@ TEXT ·laneSquaresNEON(SB), NOSPLIT, $0-32
 	FMOVQ 0(R2), F1
 	FMOVQ 16(R2), F2
 
-loop60:
+loop62:
 	CMP $8, R1
-	BLT end60
+	BLT end62
 	FMOVQ 0(R0), F3
 	WORD $0x4ea0d464 // FSUB V0, V3, V4
 	WORD $0x4e24cc81 // FMLA V4, V4, V1
@@ -2775,9 +2909,9 @@ loop60:
 	WORD $0x4e23cc62 // FMLA V3, V3, V2
 	ADD $32, R0
 	SUB $8, R1
-	B loop60
+	B loop62
 
-end60:
+end62:
 	FMOVQ F1, 0(R2)
 	FMOVQ F2, 16(R2)
 	RET
@@ -2821,9 +2955,9 @@ TEXT ·expSumNEON(SB), NOSPLIT, $0-40
 	MOVD $0x7f, R15
 	WORD $0x4e040df1 // DUP R15, V17
 
-loop61:
+loop63:
 	CMP $16, R2
-	BLT end61
+	BLT end63
 	FMOVQ 0(R1), F18
 	WORD $0x4ea0d653 // FSUB V0, V18, V19
 	WORD $0x6eb3e4b2 // FCMGT V19, V5, V18
@@ -2971,9 +3105,9 @@ loop61:
 	ADD $64, R1
 	ADD $64, R0
 	SUB $16, R2
-	B loop61
+	B loop63
 
-end61:
+end63:
 	FMOVQ F1, 0(R3)
 	FMOVQ F2, 16(R3)
 	FMOVQ F3, 32(R3)
@@ -3018,9 +3152,9 @@ TEXT ·sumExpNEON(SB), NOSPLIT, $0-32
 	MOVD $0x7f, R15
 	WORD $0x4e040df1 // DUP R15, V17
 
-loop62:
+loop64:
 	CMP $16, R1
-	BLT end62
+	BLT end64
 	FMOVQ 0(R0), F18
 	WORD $0x4ea0d653 // FSUB V0, V18, V19
 	WORD $0x6eb3e4b2 // FCMGT V19, V5, V18
@@ -3163,9 +3297,9 @@ loop62:
 	WORD $0x4e32d484 // FADD V18, V4, V4
 	ADD $64, R0
 	SUB $16, R1
-	B loop62
+	B loop64
 
-end62:
+end64:
 	FMOVQ F1, 0(R2)
 	FMOVQ F2, 16(R2)
 	FMOVQ F3, 32(R2)
@@ -3178,9 +3312,9 @@ TEXT ·halfToFloatNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop63:
+loop65:
 	CMP $8, R2
-	BLT end63
+	BLT end65
 	FMOVQ 0(R1), F0
 	WORD $0x0e217801 // FCVTL V0, V1
 	FMOVQ F1, 0(R0)
@@ -3189,9 +3323,9 @@ loop63:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop63
+	B loop65
 
-end63:
+end65:
 	RET
 
 // func brainToFloatNEON(dst *float32, src *uint16, n int)
@@ -3200,9 +3334,9 @@ TEXT ·brainToFloatNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop64:
+loop66:
 	CMP $8, R2
-	BLT end64
+	BLT end66
 	FMOVQ 0(R1), F0
 	WORD $0x2f10a401 // UXTL.4S V0, V1
 	WORD $0x4f305422 // shift V1, V2
@@ -3213,9 +3347,9 @@ loop64:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop64
+	B loop66
 
-end64:
+end66:
 	RET
 
 // func floatToHalfNEON(dst *uint16, src *float32, n int)
@@ -3224,9 +3358,9 @@ TEXT ·floatToHalfNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop65:
+loop67:
 	CMP $8, R2
-	BLT end65
+	BLT end67
 	FMOVQ 0(R1), F0
 	FMOVQ 16(R1), F1
 	WORD $0x0e216802 // FCVTN V0, V2
@@ -3235,9 +3369,9 @@ loop65:
 	ADD $32, R1
 	ADD $16, R0
 	SUB $8, R2
-	B loop65
+	B loop67
 
-end65:
+end67:
 	RET
 
 // func floatToBrainNEON(dst *uint16, src *float32, n int)
@@ -3252,9 +3386,9 @@ TEXT ·floatToBrainNEON(SB), NOSPLIT, $0-24
 	MOVD $0x400000, R15
 	WORD $0x4e040de2 // DUP R15, V2
 
-loop66:
+loop68:
 	CMP $8, R2
-	BLT end66
+	BLT end68
 	FMOVQ 0(R1), F3
 	FMOVQ 16(R1), F4
 	WORD $0x6f300465 // shift V3, V5
@@ -3283,7 +3417,7 @@ loop66:
 	ADD $32, R1
 	ADD $16, R0
 	SUB $8, R2
-	B loop66
+	B loop68
 
-end66:
+end68:
 	RET

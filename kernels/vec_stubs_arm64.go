@@ -167,6 +167,12 @@ func dequantizeU16NEON(dst *float32, src *uint16, n int, scale float32, zero int
 func dequantizeI16NEON(dst *float32, src *int16, n int, scale float32, zero int32)
 
 //go:noescape
+func codeSumU8NEON(dst *float32, a, b *uint8, n int, ra, rb, c float32)
+
+//go:noescape
+func codeSumI8NEON(dst *float32, a, b *int8, n int, ra, rb, c float32)
+
+//go:noescape
 func dequantizeI32NEON(dst *float32, src *int32, n int, scale float32)
 
 //go:noescape

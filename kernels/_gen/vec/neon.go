@@ -601,6 +601,25 @@ func (n *neon) emitQuant(g *gen, both func(base, sig, args string, step int, f f
 			n.ret()
 		})
 	}
+	for _, q := range []struct {
+		name, elem     string
+		widen8, widen4 int
+	}{{"U8", "uint8", uxtl8, uxtl16}, {"I8", "int8", sxtl8, sxtl16}} {
+		both("codeSum"+q.name, "dst *float32, a, b *"+q.elem+", n int, ra, rb, c float32", "dst, a, b, n, ra, rb, c", 16, func() {
+			ra, rb, c := n.broadcast("ra"), n.broadcast("rb"), n.broadcast("c")
+			n.each(16, func() {
+				a, b := n.load("a", 0), n.load("b", 0)
+				for i, half := range []int{0, upper} {
+					wa, wb := n.two(q.widen8|half, a), n.two(q.widen8|half, b)
+					for j, high := range []int{0, upper} {
+						sum := g.fma(g.fromInt(n.two(q.widen4|high, wb)), rb, c)
+						n.store(g.fma(g.fromInt(n.two(q.widen4|high, wa)), ra, sum), "dst", 32*i+16*j)
+					}
+				}
+			}, hop{"a", 16}, hop{"b", 16}, hop{"dst", 64})
+			n.ret()
+		})
+	}
 	both("dequantizeI32", "dst *float32, src *int32, n int, scale float32", "dst, src, n, scale", 4, func() {
 		scale := n.broadcast("scale")
 		n.mapped(func(v V) V { return g.mul(g.fromInt(v), scale) })
