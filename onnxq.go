@@ -496,6 +496,8 @@ type FloatNode struct {
 	Op    string `json:"op"`
 	Scope string `json:"scope"`
 	Why   string `json:"why"`
+	// MACs is its share of the model's multiply-adds, 0 where it has none.
+	MACs float64 `json:"macs_share"`
 }
 
 // WeightSize is what storing one weight takes before and after.
@@ -1091,7 +1093,7 @@ func (r *Result) describe(q *quantization) {
 		}
 	}
 	var on, all float64
-	i := 0
+	i, float := 0, 0
 	for g := range q.prepared.Scopes() {
 		for n := range g.Nodes() {
 			e := r.Plan.Nodes[i]
@@ -1101,11 +1103,18 @@ func (r *Result) describe(q *quantization) {
 			if x := n.Input(0); e.Int8() && x != nil && !wide[[2]string{x.Graph().Scope(), x.Name()}] {
 				on += macs
 			}
+			if !e.Quantized {
+				r.Float[float].MACs = macs
+				float++
+			}
 			r.weights(n, stored, e.How == qdq.Half || e.How == qdq.Brain)
 		}
 	}
 	if all > 0 {
 		r.Int8MACs = on / all
+		for i := range r.Float {
+			r.Float[i].MACs /= all
+		}
 	}
 }
 

@@ -8,6 +8,8 @@ match  the same on the quantized model: the SQNR of each output against the runt
        processor to processor, into another code
 quant  quantizes with default flags and checks: loads, passes the checker, size, task metric, integer kernels in the
        runtime's optimized graph, the same bytes for GOMAXPROCS 1, 2 and 7
+lint   quantizes by default and as plainly as can be, and holds what `onnxq lint` says of each group against the
+       runtime's optimized graph
 speed  times float and quantized model in ONNX Runtime, interleaved, one thread (median of the ratios)
 
 Prints a line a check and ends with `N passed, N failed`. Needs onnx, onnxruntime, numpy, pillow.
@@ -15,12 +17,13 @@ Prints a line a check and ends with `N passed, N failed`. Needs onnx, onnxruntim
 import argparse, collections, glob, hashlib, json, os, shutil, subprocess, sys, tempfile, time
 import numpy as np, onnx, onnxruntime as ort
 from onnx import numpy_helper
+import lint
 
 ap = argparse.ArgumentParser()
 ap.add_argument('--onnxq', required=True)
 ap.add_argument('--shared', required=True)
 ap.add_argument('--only', default='')
-ap.add_argument('--gates', default='exec,quant,match')
+ap.add_argument('--gates', default='exec,quant,match,lint')
 ap.add_argument('--work', default='')
 ap.add_argument('--pairs', type=int, default=9)
 A = ap.parse_args()
@@ -290,6 +293,14 @@ def gate_speed(name):
     r = float(np.median(ratios[1:]))
     check(want is None or r >= want, name, f'runtime is {r:.2f} times as fast as on float (at least {want}); {min(ratios[1:]):.2f} to {max(ratios[1:]):.2f}')
 
+def gate_lint(name):
+    if '/' in name: return
+    for label, flags in (('default', []), ('static', ['--mode', 'static', '--algorithm', 'none'])):
+        out = f'{WORK}/{name}.{label}.onnx'
+        onnxq('quantize', source(name), '-o', out, '--data', f'{ZOO}/{name}/calib', '-q', *flags)
+        same, gone, bad = lint.compare(A.onnxq, out, WORK)
+        check(not bad, name, f'lint, {label}: {same} groups as the runtime has them, {sum(gone.values())} taken by other fusions{"; " + bad[0] if bad else ""}')
+
 def attempt(gate, name, f, *args):
     if gate not in GATES: return
     try:
@@ -303,6 +314,7 @@ for name in NAMES:
     if 'data' in DEMANDS[name]: attempt('quant', name, gate_quant, True)
 for name in RUNS: attempt('match', name, gate_match)
 for name in NAMES: attempt('speed', name, gate_speed)
+for name in RUNS: attempt('lint', name, gate_lint)
 if 'quant' in GATES and (not only or 'skl_forest' in only):
     try:
         src = f'{ZOO}/skl_forest/model.onnx'

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -157,13 +160,13 @@ func printResult(w io.Writer, in, out string, r *onnxq.Result, verbose bool) {
 	for _, o := range r.Outputs {
 		text := "exact"
 		if o.SQNR != nil {
-			text = fmt.Sprintf("SQNR %.2f dB", *o.SQNR)
+			text = fmt.Sprintf("SQNR %.2f dB (an error of %.2g %%)", *o.SQNR, 100*math.Pow(10, -*o.SQNR/20))
 		}
 		if o.Cosine != nil {
 			text += fmt.Sprintf(", cosine %.6f", *o.Cosine)
 		}
 		if o.Argmax != nil {
-			text += fmt.Sprintf(", arg-max agrees on %.4f", *o.Argmax)
+			text += fmt.Sprintf(", arg-max agrees on %.1f %%", 100**o.Argmax)
 		}
 		if o.Different > 0 {
 			text += fmt.Sprintf(", %d elements differ", o.Different)
@@ -194,16 +197,23 @@ func printResult(w io.Writer, in, out string, r *onnxq.Result, verbose bool) {
 	row("time", "%.2f s, peak memory %s", r.Seconds, human(r.PeakRSS))
 }
 
-// printReasons groups the nodes left float by reason, the most frequent first.
+// printReasons groups the nodes left float by reason: first those that multiply,
+// by how much. The others are named by operator alone, unless all is wanted.
 func printReasons(row func(string, string, ...any), r *onnxq.Result, verbose bool) {
 	type group struct {
 		why   string
+		macs  float64
 		nodes []onnxq.FloatNode
 	}
 	var groups []*group
 	byWhy := map[string]*group{}
+	rest, ops := 0, map[string]int{}
 	for _, f := range r.Float {
-		if f.Why == "computes no real values" && !verbose {
+		if f.MACs == 0 && !verbose {
+			if f.Why != "computes no real values" {
+				rest++
+				ops[f.Op]++
+			}
 			continue
 		}
 		g := byWhy[f.Why]
@@ -212,24 +222,46 @@ func printReasons(row func(string, string, ...any), r *onnxq.Result, verbose boo
 			byWhy[f.Why] = g
 			groups = append(groups, g)
 		}
-		g.nodes = append(g.nodes, f)
+		g.nodes, g.macs = append(g.nodes, f), g.macs+f.MACs
 	}
-	slices.SortStableFunc(groups, func(a, b *group) int { return len(b.nodes) - len(a.nodes) })
+	slices.SortStableFunc(groups, func(a, b *group) int {
+		return cmp.Or(cmp.Compare(b.macs, a.macs), cmp.Compare(len(b.nodes), len(a.nodes)))
+	})
 	most, names := 8, 2
 	if verbose {
 		most, names = len(groups), len(r.Float)
 	}
+	label := "left float"
 	for i, g := range groups {
 		if i == most {
 			row("", "… and %d more reasons: see them with -v or --json", len(groups)-most)
-			return
+			break
 		}
-		label := ""
-		if i == 0 {
-			label = "left float"
+		share := ""
+		if g.macs > 0 {
+			share = fmt.Sprintf(" with %.1f %% of the multiply-adds", 100*g.macs)
 		}
-		row(label, "%d: %s (%s)", len(g.nodes), quoted(g.why), sample(g.nodes, names))
+		row(label, "%d%s: %s (%s)", len(g.nodes), share, quoted(g.why), sample(g.nodes, names))
+		label = ""
 	}
+	if rest > 0 {
+		row(label, "%d that multiply with no weights: %s; -v lists each with its reason", rest, frequent(ops, 6))
+	}
+}
+
+// frequent lists the most frequent keys.
+func frequent(count map[string]int, most int) string {
+	keys := slices.SortedFunc(maps.Keys(count), func(a, b string) int {
+		return cmp.Or(cmp.Compare(count[b], count[a]), cmp.Compare(a, b))
+	})
+	var parts []string
+	for _, k := range keys[:min(most, len(keys))] {
+		parts = append(parts, fmt.Sprintf("%d %s", count[k], quoted(k)))
+	}
+	if len(keys) > most {
+		parts = append(parts, "…")
+	}
+	return strings.Join(parts, ", ")
 }
 
 // shortened returns the end of a long name, which tells nodes apart.
