@@ -79,10 +79,14 @@ const (
 	Smooth         Algorithm = "smooth"
 	BiasCorrection Algorithm = "bias-correction"
 	Round          Algorithm = "round"
+	Clip           Algorithm = "clip"
+	Split          Algorithm = "split"
 )
 
 // Algorithms returns the accuracy passes that there are.
-func Algorithms() []Algorithm { return []Algorithm{Equalize, Smooth, BiasCorrection, Round} }
+func Algorithms() []Algorithm {
+	return []Algorithm{Equalize, Smooth, BiasCorrection, Round, Clip, Split}
+}
 
 // Options say how a model is quantized. The zero value is the default of every
 // field.
@@ -775,7 +779,7 @@ func (q *quantization) see(ctx context.Context, res *Result) (err error) {
 func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	o := auto.Options{
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
-		Equalize: q.o.allows(Equalize) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection), Round: q.o.allows(Round),
+		Equalize: q.o.allows(Equalize) && q.calib != nil, Split: q.o.allows(Split) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection), Round: q.o.allows(Round), Clip: q.o.allows(Clip),
 		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto, Size: q.o.Prefer == Size || q.o.MinCoverage != nil, Speed: q.o.Prefer == Speed,
 		Contract: q.o.contract(),
 		Engine:   q.o.engine(),
@@ -812,7 +816,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		return q.half(ctx, o)
 	}
 	if o.Qdq.Dynamic {
-		o.Method, o.Equalize, o.Smooth, o.Round = calibration.MinMax, false, false, false // no range is known beforehand
+		o.Method, o.Equalize, o.Split, o.Smooth, o.Round = calibration.MinMax, false, false, false, false // no range is known beforehand
 	}
 	if q.calib != nil {
 		err := q.spread(ctx, q.calib, measured, func(in map[string]ops.Data) error {

@@ -32,7 +32,7 @@ type Options struct {
 	MethodOptions calibration.MethodOptions
 	// Equalize, Smooth, CorrectBias and Round allow these passes; FloatIslands
 	// allows parts of the model to stay float.
-	Equalize, Smooth, CorrectBias, Round, FloatIslands bool
+	Equalize, Split, Smooth, CorrectBias, Clip, Round, FloatIslands bool
 	// Size puts few bytes above speed: what integers do not make faster is
 	// quantized as well.
 	Size bool
@@ -106,6 +106,8 @@ type candidate struct {
 	method calibration.Method
 	qdq    qdq.Options
 	round  bool
+	clip   bool
+	means  bool                          // biases are corrected by measured means
 	codes  map[*graph.Value]quant.Params // what rounding gave, by weight
 	plan   *qdq.Plan
 	model  *graph.Model
@@ -164,7 +166,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.smooth, s.relief, s.dynamic, s.store, s.rounded} {
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.split, s.smooth, s.biases, s.relief, s.dynamic, s.store, s.clipped, s.rounded} {
 		next, err := step(ctx, best)
 		if err != nil {
 			return nil, err
@@ -351,13 +353,16 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 		if c.plan, err = qdq.Annotate(c.base, s.o.Target, options); err != nil {
 			return err
 		}
-		way := Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, FitPairs: s.o.Target.PairSums, ranges: s.known}
+		way := Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, Clip: c.clip, FitPairs: s.o.Target.PairSums, ranges: s.known}
+		visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
+			return s.o.Visit(ctx, s.o.Unseen && !s.final, f)
+		}
 		if c.round {
-			way.Round = func(params []quant.Params) (int, error) {
-				visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
-					return s.o.Visit(ctx, s.o.Unseen && !s.final, f)
-				}
-				return s.roundOnce(ctx, c, params, visit)
+			way.Round = func(params []quant.Params) (int, error) { return s.roundOnce(ctx, c, params, visit) }
+		}
+		if c.means {
+			way.Means = func(params []quant.Params) (accuracy.Means, error) {
+				return accuracy.MeasureMeans(ctx, c.base, c.plan, params, visit, s.o.Session)
 			}
 		}
 		model, notes, bad, err := Apply(ctx, c.base, c.plan, c.table, way)
@@ -409,6 +414,11 @@ type Way struct {
 	// accuracy.Round.
 	Round       func([]quant.Params) (int, error)
 	CorrectBias bool
+	// Means, if given, measures what quantization leaves of the means of
+	// activations, for CorrectBias; see accuracy.MeasureMeans.
+	Means func([]quant.Params) (accuracy.Means, error)
+	// Clip narrows the ranges of weights; see accuracy.Clip.
+	Clip bool
 	// FitPairs keeps sums of two products within 16 bits; see accuracy.FitPairs.
 	FitPairs bool
 
@@ -433,6 +443,11 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 	if err != nil || len(bad) > 0 || plan.Empty() {
 		return nil, nil, bad, err
 	}
+	if way.Clip {
+		if _, err := accuracy.Clip(m, plan, params, boundsOf(table)); err != nil {
+			return nil, nil, nil, err
+		}
+	}
 	if way.FitPairs {
 		channels, nodes, err := accuracy.FitPairs(m, plan, params, boundsOf(table))
 		if err != nil {
@@ -449,7 +464,13 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 	}
 	result = m.Clone()
 	if way.CorrectBias {
-		if _, err := accuracy.CorrectBias(result, plan, params, means(table)); err != nil {
+		var rounded accuracy.Means
+		if way.Means != nil {
+			if rounded, err = way.Means(params); err != nil {
+				return nil, nil, nil, err
+			}
+		}
+		if _, err := accuracy.CorrectBias(result, plan, params, means(table), rounded); err != nil {
 			return nil, nil, nil, err
 		}
 	}
@@ -674,6 +695,38 @@ func (s *search) dynamic(ctx context.Context, c *candidate) (*candidate, error) 
 	return next, nil
 }
 
+// Parameters of splitting: the share of channels, and the gain in dB, since the
+// model grows.
+const (
+	splitShare = 0.08
+	splitGain  = 1
+)
+
+// split tries to divide outlier channels in halves.
+func (s *search) split(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.Split || s.good(c) {
+		return c, nil
+	}
+	next := c.variant()
+	next.base = c.base.Clone()
+	count := accuracy.Split(next.base, boundsOf(c.table), splitShare)
+	if count == 0 || !s.afford(next) {
+		return c, nil
+	}
+	return s.rescaled(ctx, c, next, splitGain, fmt.Sprintf("split %d outlier channels", count))
+}
+
+// biases tries to take what rounding and clipping activations adds on average
+// out of biases as well.
+func (s *search) biases(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.CorrectBias || s.o.Visits == 0 || c.qdq.Dynamic || s.good(c) {
+		return c, nil
+	}
+	next := c.variant()
+	next.means = true
+	return s.better(ctx, c, next, freeGain, "biases corrected by measured means")
+}
+
 // codes is the storage type of weights that are decoded at load.
 const codes = "i8"
 
@@ -775,6 +828,16 @@ func roughest(m *graph.Model, plan *qdq.Plan) ([]int, error) {
 	return out, nil
 }
 
+// clipped tries to cut off the largest weights of channels.
+func (s *search) clipped(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.Clip || s.good(c) {
+		return c, nil
+	}
+	next := c.variant()
+	next.clip = true
+	return s.better(ctx, c, next, freeGain, "clipped the largest weights")
+}
+
 // rounded tries to choose the codes of weights by what they do to the samples.
 func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) {
 	if !s.o.Round || s.o.Visits == 0 || s.good(c) {
@@ -862,7 +925,7 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 
 // variant returns a candidate like c that has not been built yet.
 func (c *candidate) variant() *candidate {
-	return &candidate{base: c.base, table: c.table, method: c.method, qdq: c.qdq, round: c.round, codes: c.codes, found: slices.Clone(c.found)}
+	return &candidate{base: c.base, table: c.table, method: c.method, qdq: c.qdq, round: c.round, clip: c.clip, means: c.means, codes: c.codes, found: slices.Clone(c.found)}
 }
 
 // boundsOf gives the range of each channel of an activation.

@@ -73,8 +73,29 @@ func run(t *testing.T, m *graph.Model, tap exec.Tap) []float32 {
 		t.Fatal(err)
 	}
 	s := prog.NewSession(exec.SessionOptions{Threads: 1})
-	r := rand.New(rand.NewPCG(1, 2))
 	var all []float32
+	for _, feed := range feeds(m) {
+		out, err := s.Run(t.Context(), feed, tap, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range out {
+			all = append(all, tensor.As[float32](d.(*tensor.Tensor))...)
+		}
+	}
+	return all
+}
+
+// stats holds what calibration would.
+type stats struct {
+	lo, hi map[int][]float32
+	sum, n map[int][]float64
+}
+
+// feeds are made-up inputs of m.
+func feeds(m *graph.Model) []map[string]ops.Data {
+	r := rand.New(rand.NewPCG(1, 2))
+	var all []map[string]ops.Data
 	for range samples {
 		feed := map[string]ops.Data{}
 		for _, v := range m.Graph.FeedInputs() {
@@ -92,21 +113,9 @@ func run(t *testing.T, m *graph.Model, tap exec.Tap) []float32 {
 			}
 			feed[v.Name()] = x
 		}
-		out, err := s.Run(t.Context(), feed, tap, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range out {
-			all = append(all, tensor.As[float32](d.(*tensor.Tensor))...)
-		}
+		all = append(all, feed)
 	}
 	return all
-}
-
-// stats holds what calibration would.
-type stats struct {
-	lo, hi map[int][]float32
-	sum, n map[int][]float64
 }
 
 // observe taps every value along channels: axis 1 from rank 3 on, else the
@@ -174,7 +183,7 @@ func quantize(t *testing.T, m *graph.Model, correct bool) (*graph.Model, int) {
 	}
 	q, count := m.Clone(), 0
 	if correct {
-		if count, err = accuracy.CorrectBias(q, p, params, st.mean); err != nil {
+		if count, err = accuracy.CorrectBias(q, p, params, st.mean, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

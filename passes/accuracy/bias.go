@@ -4,6 +4,9 @@
 package accuracy
 
 import (
+	"context"
+
+	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/qdq"
@@ -15,15 +18,17 @@ import (
 // qdq.Plan.Wants asked for, or nil.
 type Means func(v *graph.Value) []float64
 
-// CorrectBias takes out of biases what rounding the weights adds to the output
-// on average: b[o] -= Σ_k (Wq[o,k] - W[o,k])·E[x_k], with the mean E[x_k] of
-// input channel k over the calibration samples (M. Nagel et al., "Data-Free
+// CorrectBias takes out of biases what quantization adds to the output of a node
+// on average: b[o] -= Σ_k Wq[o,k]·E[q(x_k)] - W[o,k]·E[x_k], with the means
+// E[x_k] of input channel k over the calibration samples and E[q(x_k)] of what
+// is left of it after rounding and clipping (M. Nagel et al., "Data-Free
 // Quantization Through Weight Equalization and Bias Correction", 2019, section
-// 4.2; padding counts as part of the mean). It applies to planned Conv and
+// 4.2; padding counts as part of the mean). Where rounded is nil or gives none,
+// E[x_k] stands for E[q(x_k)], so that only weights count. It applies to planned Conv and
 // Gemm nodes with a constant bias, and to MatMul nodes that a constant bias is
 // added to. It edits m, a copy of the model that the plan was made from, and
 // returns the number of biases corrected.
-func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means Means) (int, error) {
+func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, rounded Means) (int, error) {
 	type key struct{ scope, name string }
 	byName := map[key]*quant.Params{}
 	for i := range plan.Tensors {
@@ -49,7 +54,13 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means Me
 			if mean == nil {
 				continue
 			}
-			shift, err := shiftOf(n, w.Const, p, mean)
+			after := mean
+			if rounded != nil {
+				if after = rounded(n.Input(0)); len(after) != len(mean) {
+					after = mean
+				}
+			}
+			shift, err := shiftOf(n, w.Const, p, mean, after)
 			if err != nil {
 				return count, graph.NodeError("bias correction", n, err)
 			}
@@ -95,7 +106,7 @@ func biasOf(n *graph.Node) (*graph.Node, int) {
 
 // shiftOf returns the mean error of each output channel, or nil where the
 // shapes do not fit.
-func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean []float64) ([]float64, error) {
+func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean, after []float64) ([]float64, error) {
 	codes, err := p.Quantize(w)
 	if err != nil {
 		return nil, err
@@ -111,7 +122,8 @@ func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean []float64) (
 		}
 		shift := make([]float64, outs)
 		for i := range a {
-			shift[i/(len(a)/outs)] += (float64(b[i]) - float64(a[i])) * mean[inputChannel(i, len(a), shape, groups)]
+			c := inputChannel(i, len(a), shape, groups)
+			shift[i/(len(a)/outs)] += float64(b[i])*after[c] - float64(a[i])*mean[c]
 		}
 		return shift, nil
 	}
@@ -122,7 +134,98 @@ func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean []float64) (
 	shift := make([]float64, shape[axis])
 	for i := range a {
 		at := [2]int{i / shape[1], i % shape[1]}
-		shift[at[axis]] += (float64(b[i]) - float64(a[i])) * mean[at[1-axis]]
+		c := at[1-axis]
+		shift[at[axis]] += float64(b[i])*after[c] - float64(a[i])*mean[c]
 	}
 	return shift, nil
+}
+
+// MeasureMeans runs the samples through m and returns the mean of each channel
+// of the planned activations that products read, after quantization with params:
+// what rounding and clipping leave of it.
+func MeasureMeans(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, samples Samples, o exec.SessionOptions) (Means, error) {
+	values, err := plan.Values(m)
+	if err != nil {
+		return nil, err
+	}
+	want, err := plan.Wants(m)
+	if err != nil {
+		return nil, err
+	}
+	taps := make([]bool, m.NumValues())
+	at := make([]int, m.NumValues())
+	for i, v := range values {
+		if plan.Tensors[i].Kind == qdq.Activation && want[v.ID].Channels && params[i].Type.DType.Bits() == 8 {
+			taps[v.ID], at[v.ID] = true, i
+		}
+	}
+	type sum struct{ total, count []int64 }
+	sums := make([]sum, m.NumValues())
+	prog, err := exec.Compile(m, exec.Options{Taps: taps})
+	if err != nil {
+		return nil, err
+	}
+	session := prog.NewSession(o)
+	tap := func(v *graph.Value, t *tensor.Tensor) error {
+		if v.ID >= len(taps) || !taps[v.ID] || t.DType() != tensor.Float32 {
+			return nil
+		}
+		axis, shape := want[v.ID].Axis, t.Shape()
+		if axis < 0 {
+			axis += len(shape)
+		}
+		if axis < 0 || axis >= len(shape) {
+			return nil
+		}
+		codes, err := params[at[v.ID]].Quantize(t)
+		if err != nil {
+			return err
+		}
+		s := &sums[v.ID]
+		for len(s.total) < shape[axis] {
+			s.total, s.count = append(s.total, 0), append(s.count, 0)
+		}
+		inner := 1
+		for _, d := range shape[axis+1:] {
+			inner *= d
+		}
+		signed := codes.DType() == tensor.Int8
+		data := codes.Bytes()
+		for start, c := 0, 0; start < len(data); start, c = start+inner, c+1 {
+			if c == shape[axis] {
+				c = 0
+			}
+			n := int64(0)
+			for _, b := range data[start : start+inner] {
+				if signed {
+					n += int64(int8(b))
+				} else {
+					n += int64(b)
+				}
+			}
+			s.total[c] += n
+			s.count[c] += int64(inner)
+		}
+		return nil
+	}
+	err = samples(ctx, func(feeds map[string]ops.Data) error {
+		_, err := session.Run(ctx, feeds, tap, nil)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(v *graph.Value) []float64 {
+		if v.ID >= len(taps) || !taps[v.ID] {
+			return nil
+		}
+		p, s := &params[at[v.ID]], &sums[v.ID]
+		out := make([]float64, len(s.total))
+		for c := range out {
+			if s.count[c] > 0 {
+				out[c] = (float64(s.total[c])/float64(s.count[c]) - float64(p.Zero[0])) * float64(p.Scale[0])
+			}
+		}
+		return out
+	}, nil
 }

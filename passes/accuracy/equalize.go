@@ -187,6 +187,11 @@ func source(x *graph.Value) *graph.Node {
 			return nil
 		}
 		switch n.Op.Type {
+		case "PRelu":
+			if floats(n.Input(1)) == nil || len(n.Outputs()) != 1 || n.Input(0) == nil {
+				return nil
+			}
+			x = n.Input(0)
 		case "Relu", "LeakyRelu", "AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool":
 			if len(n.Outputs()) != 1 || n.Input(0) == nil {
 				return nil
@@ -210,17 +215,7 @@ func floats(v *graph.Value) []float32 {
 	return tensor.As[float32](v.Const)
 }
 
-// replace gives input i of n, a constant, other elements. An initializer that
-// nothing else reads goes, and its name stays.
+// replace gives input i of n, a constant, other elements.
 func replace(n *graph.Node, i int, data []float32) {
-	old := n.Input(i)
-	g := old.Graph()
-	v := g.NewInitializer(old.Name(), tensor.Of(data, old.Const.Shape()...))
-	n.SetInput(i, v)
-	if len(old.Uses()) > 0 || old.IsInput() {
-		return
-	}
-	name := old.Name()
-	g.RemoveInitializers(func(x *graph.Value) bool { return x == old })
-	v.Rename(name)
+	put(n, i, tensor.Of(data, n.Input(i).Const.Shape()...))
 }

@@ -134,7 +134,7 @@ func (s *PairSums) find(port int, px, pw *quant.Params, bounds Bounds) bool {
 		for i := 0; i < k; i += 2 {
 			var least, most, slack float64
 			for j := i; j < min(i+2, k); j++ {
-				a, b, c := 0.0, 255.0, float64(w[index(o, j)])/scale
+				a, b, c := 0.0, 255.0, math.Max(float64(pw.Type.Min), math.Min(float64(pw.Type.Max), float64(w[index(o, j)])/scale))
 				if lo != nil {
 					a, b = lo[first+j%channels], hi[first+j%channels]
 				}
