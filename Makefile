@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build static test faults arm64 race noasm lint cross bench generate docs proto gates demo
+.PHONY: build static test fuzz-kernels faults arm64 race noasm lint cross bench generate docs proto gates demo
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
@@ -16,6 +16,10 @@ demo: build
 
 test:
 	go test ./...
+
+# Each kernel against its portable form on inputs that the fuzzer finds.
+fuzz-kernels:
+	for f in FuzzUnary FuzzQuantize FuzzLevels FuzzGemm FuzzQGemm FuzzConv; do go test -run "^$$" -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-60s} ./kernels || exit 1; done
 
 # Kills, full disks, odd paths and bad samples, at more points in time than test.
 faults:

@@ -176,45 +176,51 @@ func TestBlockConv(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(41, 42))
 		for range 150 {
-			dims := 1 + r.IntN(2)
-			s := ConvSpec{Groups: 1}
-			planar, transposed := false, false
-			switch r.IntN(5) {
-			case 0:
-				s.Groups = 2 + r.IntN(60)
-				s.Cin, s.Cout = s.Groups, s.Groups
-			case 1:
-				s.Groups = 2 + r.IntN(2)
-				s.Cin, s.Cout = s.Groups*16*(1+r.IntN(2)), s.Groups*16*(1+r.IntN(3))
-			case 2:
-				s.Cin, s.Cout = 1+r.IntN(5), 1+r.IntN(70)
-				planar = true
-			default:
-				s.Cin, s.Cout = 1+r.IntN(70), 1+r.IntN(100)
-			}
-			var spatial []int
-			most := []int{100, 15}[dims-1]
-			for range dims {
-				k, d, st := 1+r.IntN(4), 1+r.IntN(2), 1+r.IntN(3)
-				if r.IntN(3) == 0 {
-					k, d, st = 1, 1, 1
-				}
-				s.Kernel, s.Dilation, s.Stride = append(s.Kernel, k), append(s.Dilation, d), append(s.Stride, st)
-				s.PadBegin, s.PadEnd = append(s.PadBegin, r.IntN(k)), append(s.PadEnd, r.IntN(k))
-				spatial = append(spatial, (k-1)*d+1+r.IntN(most))
-			}
-			if r.IntN(3) == 0 {
-				s.Clip, s.Min, s.Max = true, 0, 6
-			}
-			if dims == 2 && r.IntN(4) == 0 { // one column
-				s.Kernel[1], s.Stride[1], s.PadBegin[1], s.PadEnd[1], spatial[1] = 1, 1, 0, 0, 1
-			}
-			if s.Groups == 1 || s.Cin > s.Groups {
-				transposed = r.IntN(3) == 0
-			}
-			testBlockConv(t, r, pool, s, spatial, planar, transposed)
+			testRandomBlockConv(t, r, pool)
 		}
 	})
+}
+
+// testRandomBlockConv tests a convolution in blocks that r chooses.
+func testRandomBlockConv(t *testing.T, r *rand.Rand, pool *par.Pool) {
+	t.Helper()
+	dims := 1 + r.IntN(2)
+	s := ConvSpec{Groups: 1}
+	planar, transposed := false, false
+	switch r.IntN(5) {
+	case 0:
+		s.Groups = 2 + r.IntN(60)
+		s.Cin, s.Cout = s.Groups, s.Groups
+	case 1:
+		s.Groups = 2 + r.IntN(2)
+		s.Cin, s.Cout = s.Groups*16*(1+r.IntN(2)), s.Groups*16*(1+r.IntN(3))
+	case 2:
+		s.Cin, s.Cout = 1+r.IntN(5), 1+r.IntN(70)
+		planar = true
+	default:
+		s.Cin, s.Cout = 1+r.IntN(70), 1+r.IntN(100)
+	}
+	var spatial []int
+	most := []int{100, 15}[dims-1]
+	for range dims {
+		k, d, st := 1+r.IntN(4), 1+r.IntN(2), 1+r.IntN(3)
+		if r.IntN(3) == 0 {
+			k, d, st = 1, 1, 1
+		}
+		s.Kernel, s.Dilation, s.Stride = append(s.Kernel, k), append(s.Dilation, d), append(s.Stride, st)
+		s.PadBegin, s.PadEnd = append(s.PadBegin, r.IntN(k)), append(s.PadEnd, r.IntN(k))
+		spatial = append(spatial, (k-1)*d+1+r.IntN(most))
+	}
+	if r.IntN(3) == 0 {
+		s.Clip, s.Min, s.Max = true, 0, 6
+	}
+	if dims == 2 && r.IntN(4) == 0 { // one column
+		s.Kernel[1], s.Stride[1], s.PadBegin[1], s.PadEnd[1], spatial[1] = 1, 1, 0, 0, 1
+	}
+	if s.Groups == 1 || s.Cin > s.Groups {
+		transposed = r.IntN(3) == 0
+	}
+	testBlockConv(t, r, pool, s, spatial, planar, transposed)
 }
 
 func TestBlockConvTails(t *testing.T) {

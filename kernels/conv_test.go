@@ -129,43 +129,49 @@ func TestConvRandomShapes(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(11, 12))
 		for range 250 {
-			dims := 1 + r.IntN(3)
-			s := ConvSpec{Groups: 1}
-			transposed := r.IntN(4) == 0
-			switch r.IntN(4) {
-			case 0: // depthwise, with a multiplier at times
-				s.Groups = 2 + r.IntN(20)
-				s.Cin, s.Cout = s.Groups, s.Groups*(1+r.IntN(2))
-			case 1:
-				s.Groups = 1 + r.IntN(3)
-				s.Cin, s.Cout = s.Groups*(1+r.IntN(4)), s.Groups*(1+r.IntN(5))
-			default:
-				s.Cin, s.Cout = 1+r.IntN(40), 1+r.IntN(40)
-			}
-			var spatial []int
-			most := []int{200, 20, 8}[dims-1]
-			for range dims {
-				k := 1 + r.IntN(4)
-				d := 1 + r.IntN(2)
-				st := 1 + r.IntN(3)
-				if r.IntN(4) == 0 {
-					k, d, st = 1, 1, 1
-				}
-				s.Kernel, s.Dilation, s.Stride = append(s.Kernel, k), append(s.Dilation, d), append(s.Stride, st)
-				lead, trail := r.IntN(k), r.IntN(k)
-				if transposed {
-					s.OutPad = append(s.OutPad, r.IntN(st))
-					lead, trail = lead/2, trail/2
-				}
-				s.PadBegin, s.PadEnd = append(s.PadBegin, lead), append(s.PadEnd, trail)
-				spatial = append(spatial, (k-1)*d+1+r.IntN(most))
-			}
-			if r.IntN(3) == 0 {
-				s.Clip, s.Min, s.Max = true, 0, 6
-			}
-			testConv(t, r, pool, s, spatial, transposed)
+			testRandomConv(t, r, pool)
 		}
 	})
+}
+
+// testRandomConv tests a convolution, at times a transposed one, that r chooses.
+func testRandomConv(t *testing.T, r *rand.Rand, pool *par.Pool) {
+	t.Helper()
+	dims := 1 + r.IntN(3)
+	s := ConvSpec{Groups: 1}
+	transposed := r.IntN(4) == 0
+	switch r.IntN(4) {
+	case 0: // depthwise, with a multiplier at times
+		s.Groups = 2 + r.IntN(20)
+		s.Cin, s.Cout = s.Groups, s.Groups*(1+r.IntN(2))
+	case 1:
+		s.Groups = 1 + r.IntN(3)
+		s.Cin, s.Cout = s.Groups*(1+r.IntN(4)), s.Groups*(1+r.IntN(5))
+	default:
+		s.Cin, s.Cout = 1+r.IntN(40), 1+r.IntN(40)
+	}
+	var spatial []int
+	most := []int{200, 20, 8}[dims-1]
+	for range dims {
+		k := 1 + r.IntN(4)
+		d := 1 + r.IntN(2)
+		st := 1 + r.IntN(3)
+		if r.IntN(4) == 0 {
+			k, d, st = 1, 1, 1
+		}
+		s.Kernel, s.Dilation, s.Stride = append(s.Kernel, k), append(s.Dilation, d), append(s.Stride, st)
+		lead, trail := r.IntN(k), r.IntN(k)
+		if transposed {
+			s.OutPad = append(s.OutPad, r.IntN(st))
+			lead, trail = lead/2, trail/2
+		}
+		s.PadBegin, s.PadEnd = append(s.PadBegin, lead), append(s.PadEnd, trail)
+		spatial = append(spatial, (k-1)*d+1+r.IntN(most))
+	}
+	if r.IntN(3) == 0 {
+		s.Clip, s.Min, s.Max = true, 0, 6
+	}
+	testConv(t, r, pool, s, spatial, transposed)
 }
 
 func TestConvTails(t *testing.T) {

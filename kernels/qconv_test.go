@@ -67,88 +67,94 @@ func TestQConv(t *testing.T) {
 	defer pool.End()
 	eachLevel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(31, 32))
-		for trial := range 200 {
-			dims := 1 + r.IntN(3)
-			s := ConvSpec{Groups: 1}
-			switch r.IntN(4) {
-			case 0, 1:
-				s.Groups = 2 + r.IntN(150)
-				if r.IntN(2) == 0 { // several pixels in 64 channels
-					s.Groups = 2 << r.IntN(5)
-				}
-				s.Cin, s.Cout = s.Groups, s.Groups
-				if dims == 3 {
-					s.Groups = 1 + s.Groups%40
-					s.Cin, s.Cout = s.Groups, s.Groups*(1+r.IntN(2))
-				}
-			case 2:
-				s.Groups = 1 + r.IntN(3)
-				s.Cin, s.Cout = s.Groups*(1+r.IntN(4)), s.Groups*(1+r.IntN(5))
-			default:
-				s.Cin, s.Cout = 1+r.IntN(40), 1+r.IntN(40)
-			}
-			var spatial []int
-			most := []int{60, 12, 5}[dims-1]
-			taps := 1
-			for range dims {
-				k, d, st := 1+r.IntN(4), 1+r.IntN(2), 1+r.IntN(3)
-				if r.IntN(4) == 0 {
-					k, d, st = 1, 1, 1
-				}
-				taps *= k
-				s.Kernel, s.Dilation, s.Stride = append(s.Kernel, k), append(s.Dilation, d), append(s.Stride, st)
-				s.PadBegin, s.PadEnd = append(s.PadBegin, r.IntN(k)), append(s.PadEnd, r.IntN(k))
-				spatial = append(spatial, (k-1)*d+1+r.IntN(most))
-			}
-			n, pixels := 1+r.IntN(2), 1
-			for _, d := range spatial {
-				pixels *= d
-			}
-			sx, sw := r.IntN(2) == 0, r.IntN(2) == 0
-			x := qRandom(t, r, 1, n*pixels*s.Cin, sx, false)
-			w := qRandom(t, r, 1, s.Cout*s.Cin/s.Groups*taps, sw, false)
-			zero, wZero := qZeros(r, 1, sx)[0], qZeros(r, []int{0, 1, s.Cout}[r.IntN(3)], sw)
-			sums := qConvSums(t, s, x, zero, w, wZero, n, spatial)
-			c, err := NewQConv(s, w.Data, sw, wZero, false)
-			if err != nil {
-				t.Fatal(err)
-			}
-			init, bias := qZeros(r, s.Cout, true), make([]float32, s.Cout)
-			scale := make([]float32, []int{1, s.Cout}[r.IntN(2)])
-			for i := range scale {
-				scale[i] = float32(math.Exp(r.NormFloat64() - 6))
-			}
-			for i := range bias {
-				bias[i] = float32(r.NormFloat64())
-			}
-			words, floats, bytes := guarded[int32](t, len(sums)), guarded[float32](t, len(sums)), guarded[byte](t, len(sums))
-			signed := trial%2 == 0
-			yZero := qZeros(r, 1, signed)[0]
-			for _, o := range []*QOut{
-				{Init: init, Words: words},
-				{Init: init, Floats: floats, Scale: scale, Bias: bias},
-				{Init: init, Bytes: bytes, Scale: scale, Signed: signed, Zero: yZero},
-			} {
-				if err := c.Run(pool, x.Data, sx, zero, n, spatial, o); err != nil {
-					t.Fatal(err)
-				}
-			}
-			lo, hi := float64(0), float64(255)
-			if signed {
-				lo, hi = -128, 127
-			}
-			for i, v := range sums {
-				ch := i % s.Cout
-				v += init[ch]
-				f := float32(float32(v) * scale[min(ch, len(scale)-1)]) // no fused addition
-				q := min(max(math.RoundToEven(float64(f))+float64(yZero), lo), hi)
-				got := QMatrix{Signed: signed}.value(bytes[i])
-				if words[i] != v || floats[i] != f+bias[ch] || float64(got) != q {
-					t.Fatalf("%+v on %d x %v: element %d is %d %v %d, want %d %v %v", s, n, spatial, i, words[i], floats[i], got, v, f+bias[ch], q)
-				}
-			}
+		for range 200 {
+			testRandomQConv(t, r, pool)
 		}
 	})
+}
+
+// testRandomQConv tests an integer convolution that r chooses.
+func testRandomQConv(t *testing.T, r *rand.Rand, pool *par.Pool) {
+	t.Helper()
+	dims := 1 + r.IntN(3)
+	s := ConvSpec{Groups: 1}
+	switch r.IntN(4) {
+	case 0, 1:
+		s.Groups = 2 + r.IntN(150)
+		if r.IntN(2) == 0 { // several pixels in 64 channels
+			s.Groups = 2 << r.IntN(5)
+		}
+		s.Cin, s.Cout = s.Groups, s.Groups
+		if dims == 3 {
+			s.Groups = 1 + s.Groups%40
+			s.Cin, s.Cout = s.Groups, s.Groups*(1+r.IntN(2))
+		}
+	case 2:
+		s.Groups = 1 + r.IntN(3)
+		s.Cin, s.Cout = s.Groups*(1+r.IntN(4)), s.Groups*(1+r.IntN(5))
+	default:
+		s.Cin, s.Cout = 1+r.IntN(40), 1+r.IntN(40)
+	}
+	var spatial []int
+	most := []int{60, 12, 5}[dims-1]
+	taps := 1
+	for range dims {
+		k, d, st := 1+r.IntN(4), 1+r.IntN(2), 1+r.IntN(3)
+		if r.IntN(4) == 0 {
+			k, d, st = 1, 1, 1
+		}
+		taps *= k
+		s.Kernel, s.Dilation, s.Stride = append(s.Kernel, k), append(s.Dilation, d), append(s.Stride, st)
+		s.PadBegin, s.PadEnd = append(s.PadBegin, r.IntN(k)), append(s.PadEnd, r.IntN(k))
+		spatial = append(spatial, (k-1)*d+1+r.IntN(most))
+	}
+	n, pixels := 1+r.IntN(2), 1
+	for _, d := range spatial {
+		pixels *= d
+	}
+	sx, sw := r.IntN(2) == 0, r.IntN(2) == 0
+	x := qRandom(t, r, 1, n*pixels*s.Cin, sx, false)
+	w := qRandom(t, r, 1, s.Cout*s.Cin/s.Groups*taps, sw, false)
+	zero, wZero := qZeros(r, 1, sx)[0], qZeros(r, []int{0, 1, s.Cout}[r.IntN(3)], sw)
+	sums := qConvSums(t, s, x, zero, w, wZero, n, spatial)
+	c, err := NewQConv(s, w.Data, sw, wZero, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	init, bias := qZeros(r, s.Cout, true), make([]float32, s.Cout)
+	scale := make([]float32, []int{1, s.Cout}[r.IntN(2)])
+	for i := range scale {
+		scale[i] = float32(math.Exp(r.NormFloat64() - 6))
+	}
+	for i := range bias {
+		bias[i] = float32(r.NormFloat64())
+	}
+	words, floats, bytes := guarded[int32](t, len(sums)), guarded[float32](t, len(sums)), guarded[byte](t, len(sums))
+	signed := r.IntN(2) == 0
+	yZero := qZeros(r, 1, signed)[0]
+	for _, o := range []*QOut{
+		{Init: init, Words: words},
+		{Init: init, Floats: floats, Scale: scale, Bias: bias},
+		{Init: init, Bytes: bytes, Scale: scale, Signed: signed, Zero: yZero},
+	} {
+		if err := c.Run(pool, x.Data, sx, zero, n, spatial, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lo, hi := float64(0), float64(255)
+	if signed {
+		lo, hi = -128, 127
+	}
+	for i, v := range sums {
+		ch := i % s.Cout
+		v += init[ch]
+		f := float32(float32(v) * scale[min(ch, len(scale)-1)]) // no fused addition
+		q := min(max(math.RoundToEven(float64(f))+float64(yZero), lo), hi)
+		got := QMatrix{Signed: signed}.value(bytes[i])
+		if words[i] != v || floats[i] != f+bias[ch] || float64(got) != q {
+			t.Fatalf("%+v on %d x %v: element %d is %d %v %d, want %d %v %v", s, n, spatial, i, words[i], floats[i], got, v, f+bias[ch], q)
+		}
+	}
 }
 
 // Saturating convolutions are saturating products of the rows that hold, for

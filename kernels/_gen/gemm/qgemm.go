@@ -79,7 +79,7 @@ func qgemmRows(v isa, how int) {
 	case qSaturating:
 		name = "Saturating"
 	}
-	unitB := 2 * v.bytes() // bytes of a unit of the panel
+	unitB := 2 * v.bytes()                  // bytes of a unit of the panel
 	signed := how == qPairs && v.lanes == 8 // B is bytes, of which the kernel makes words
 	if signed {
 		unitB /= 2
