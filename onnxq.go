@@ -70,6 +70,19 @@ const (
 	Size Prefer = "size"
 )
 
+// Format is how integer kernels stand in the model.
+type Format string
+
+// Formats.
+const (
+	// QDQ: as float operators between DequantizeLinear and QuantizeLinear.
+	QDQ Format = ""
+	// QOperator: as operators on codes, such as QLinearConv, those of ONNX
+	// Runtime's domain com.microsoft among them. What the runtime would not fuse
+	// stays as in QDQ.
+	QOperator Format = "qoperator"
+)
+
 // Algorithm is an accuracy pass.
 type Algorithm string
 
@@ -138,6 +151,7 @@ type Options struct {
 	// min-max, and passes that need samples are left out.
 	Table *calibration.Table
 
+	Format   Format
 	Opset    int               // operator set of the result; 0: the lowest that serves
 	External onnxfile.External // where weights are stored
 	InPlace  bool              // allow the output to replace the input
@@ -385,6 +399,8 @@ func (o *Options) check() error {
 		return optionErrorf("mode float16 computes in f16 or bf16, not %s", o.Weights)
 	case o.Mode != Weights && o.Mode != Float16 && o.fewBits():
 		return optionErrorf("weights in %s are for mode weights: integer kernels read 8 bits with scales of float32, one for a channel or tensor", o.weightName())
+	case o.Format == QOperator && !o.target().MSDomain:
+		return optionErrorf("%s reads QuantizeLinear and DequantizeLinear, not operators on codes", o.target().Name)
 	case o.Activations == NoActivations:
 		return optionErrorf("mode %s quantizes activations", o.Mode)
 	case o.Mode == Dynamic && o.Activations != "" && o.Activations != "u8":
@@ -737,6 +753,11 @@ func (q *quantization) run(ctx context.Context) (*Result, *ContractError, error)
 		return nil, nil, err
 	}
 	q.result = found.Model
+	if q.o.Format == QOperator && q.result != nil {
+		if q.result, err = integerOperators(ctx, q.result); err != nil {
+			return nil, nil, err
+		}
+	}
 	res := &Result{
 		Plan: found.Plan, Table: found.Table, Mode: found.Plan.Mode, Target: found.Plan.Target,
 		Passes: q.passes, Notes: found.Notes, Measured: q.measured,

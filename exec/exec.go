@@ -84,7 +84,7 @@ type Options struct {
 // cannot be tapped.
 func Compile(m *graph.Model, o Options) (*Program, error) {
 	c := &compiler{taps: o.Taps, saturate: o.Saturate}
-	main, err := c.graph(c.fuse(integerForm(m)).Graph, nil)
+	main, err := c.graph(c.fuse(IntegerForm(m)).Graph, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -12,13 +12,13 @@ import (
 
 const msDomain = "com.microsoft"
 
-// integerForm returns m, or a copy in which every group of DequantizeLinear,
+// IntegerForm returns m, or a copy in which every group of DequantizeLinear,
 // operator and QuantizeLinear that ONNX Runtime's CPU provider replaces by an
 // integer kernel is replaced by the same kernel, so that running it gives what
 // that runtime computes. The conditions are those of the runtime's selectors
 // (core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc). IDs of
 // nodes and values stay those of m.
-func integerForm(m *graph.Model) *graph.Model {
+func IntegerForm(m *graph.Model) *graph.Model {
 	quantized := false
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {

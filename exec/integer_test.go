@@ -78,7 +78,7 @@ func TestIntegerForm(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := graph.Text(m, -1)
-			form := integerForm(m)
+			form := IntegerForm(m)
 			if err := form.Verify(); err != nil {
 				t.Fatal(err)
 			}

@@ -64,6 +64,7 @@ func (e *env) quantizeCommand() *cli.Command {
 		Flags: flagList(outputFlag("the quantized model; - is stdout, and the table then goes to stderr"), dataFlags(), holdoutFlag(), []cli.Flag{
 			&cli.StringSliceFlag{Name: "eval-data", Usage: "samples to measure the result on instead of held-out ones"},
 			&cli.StringFlag{Name: "plan", Usage: "do what `FILE` says, as written by onnxq plan"},
+			&cli.StringFlag{Name: "format", Value: "qdq", Usage: "qdq (QuantizeLinear and DequantizeLinear around operators) or qoperator (operators on codes, such as QLinearConv)"},
 			&cli.StringFlag{Name: "table", Usage: "take ranges from `FILE`, as written by onnxq calibrate"},
 			&cli.StringSliceFlag{Name: "algorithm", Usage: "accuracy passes that may be used, as a list with commas: " + strings.Join(algorithmNames(), ", "), DefaultText: "all, where they help"},
 			&cli.Float64Flag{Name: "min-sqnr", Usage: "fail unless the worst output has at least `DB` of signal to noise"},
@@ -84,6 +85,13 @@ func (e *env) quantizeCommand() *cli.Command {
 			o, err := e.options(c)
 			if err != nil {
 				return err
+			}
+			switch f := c.String("format"); f {
+			case "qdq":
+			case string(onnxq.QOperator):
+				o.Format = onnxq.QOperator
+			default:
+				return usagef("--format %q is none of qdq, qoperator", f)
 			}
 			o.Progress = e.progress(c)
 			out, err := output(c, "the quantized model")

@@ -20,7 +20,7 @@ func choices() map[string][]string {
 	return map[string][]string{
 		"mode": modeNames, "target": names, "method": methodNames(),
 		"activations": activationNames, "weights": quant.Storages(), "granularity": {"channel", "tensor", "block:32"}, "weight-zero": {"symmetric", "full", "asymmetric"}, "scale-type": {"f32", "f16", "bf16"},
-		"external-data": {"auto", "always", "never"}, "format": {"pb", "npz"}, "algorithm": algorithmNames(), "engine": engineNames(),
+		"external-data": {"auto", "always", "never"}, "format": {"qdq", "qoperator", "pb", "npz"}, "algorithm": algorithmNames(), "engine": engineNames(),
 	}
 }
 

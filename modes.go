@@ -7,7 +7,9 @@ import (
 
 	"github.com/onnxq/onnxq/auto"
 	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/passes"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
 )
@@ -71,4 +73,12 @@ func tooLarge(m *graph.Model, plan *qdq.Plan, table *calibration.Table) map[int]
 		}
 	}
 	return keep
+}
+
+// integerOperators returns m with operators on codes in the place of what the
+// runtime fuses.
+func integerOperators(ctx context.Context, m *graph.Model) (*graph.Model, error) {
+	out := exec.IntegerForm(m)
+	_, err := passes.Cleanup(ctx, out, passes.Options{Check: true})
+	return out, err
 }
