@@ -42,6 +42,11 @@ const (
 // that does not count; runs is their number, 0 for about two seconds of them.
 // The times by operator come from further runs.
 func Bench(ctx context.Context, m *graph.Model, o Options, runs int) (*Benchmark, error) {
+	release, err := o.bound(m)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	src, err := Open(ctx, m, o.Data, o)
 	if err != nil {
 		return nil, err

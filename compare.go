@@ -52,6 +52,11 @@ type Difference struct {
 func Diff(ctx context.Context, ref, got *graph.Model, o Options) (d *Difference, err error) {
 	defer watch(ref, &err)()
 	defer watch(got, &err)()
+	release, err := o.bound(ref)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	if len(o.Data) == 0 {
 		return nil, optionErrorf("a comparison needs samples: give --data")
 	}

@@ -86,6 +86,11 @@ func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (tab
 	}
 	defer m.Close()
 	defer watch(m, &err)()
+	release, err := o.bound(m)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	if out != "" {
 		if err := onnxfile.CheckDestination(m, out, onnxfile.SaveOptions{}); err != nil {
 			return nil, err
@@ -119,7 +124,10 @@ func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (tab
 	}
 	partial := out + ".partial"
 	co := calibration.CollectOptions{
-		Model: Digest(m), Shard: shard, Shards: shards, Total: q.calib.Len(),
+		Model: Digest(m), Shard: shard, Shards: shards, Total: q.calib.Len(), Measured: q.measuredOn(),
+	}
+	if !slices.Contains(o.Data, "-") { // which cannot be read again
+		co.Sources = o.Data
 	}
 	if out != "" {
 		co.CheckpointEvery = checkpointEvery
@@ -176,6 +184,11 @@ func Digest(m *graph.Model) string {
 // samples.
 func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, outputs []ops.Data) error) (samples int, err error) {
 	defer watch(m, &err)()
+	release, err := o.bound(m)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
 	src, err := Open(ctx, m, o.Data, o)
 	if err != nil {
 		return 0, err

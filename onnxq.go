@@ -183,17 +183,23 @@ type Options struct {
 
 	// Engine runs models: nil stands for the embedded executor, which keeps
 	// MaxBytes and MaxSteps; see package exec/ort for another.
-	Engine   exec.Engine
-	Threads  int   // 0: one per processor
-	MaxBytes int64 // bound on the memory of tensors while running; 0: as in exec.SessionOptions, and at most three quarters of the machine's
-	MaxSteps int64 // bound on the nodes computed for a sample; 0: exec.DefaultMaxSteps
+	Engine  exec.Engine
+	Threads int // 0: one per processor
+	// MaxMemory bounds what the whole process takes, with the program, the
+	// model and the samples; 0: nothing does. Samples run in parallel only as far
+	// as it allows. It is one bound a process: calls with different ones do not
+	// go together.
+	MaxMemory int64
+	MaxBytes  int64 // bound on the memory of tensors while running; 0: as in exec.SessionOptions, and at most three quarters of the machine's
+	MaxSteps  int64 // bound on the nodes computed for a sample; 0: exec.DefaultMaxSteps
 
 	// Note is called with what the user should know about the samples: files
 	// left out, conversions, bad ones that were skipped. Quantize lists these in
 	// the Result instead.
 	Note func(text string)
 
-	profile bool   // measure operators
+	profile bool // measure operators
+	process *exec.Memory
 	path    string // of the model
 
 	// Progress is called with the stage and how much of it is done. It may be
@@ -213,6 +219,31 @@ func (o *Options) allows(a Algorithm) bool {
 	return o.Algorithms == nil || slices.Contains(o.Algorithms, a)
 }
 
+// bound keeps the process within MaxMemory until the function that it returns
+// is called.
+func (o *Options) bound(m *graph.Model) (func(), error) {
+	if o.MaxMemory <= 0 || o.process != nil {
+		return func() {}, nil
+	}
+	size := int64(0)
+	for g := range m.Scopes() {
+		for _, v := range g.Initializers() {
+			if v.Const != nil {
+				size += int64(v.Const.DType().Bytes(v.Const.Len()))
+			}
+		}
+	}
+	p, err := exec.BoundMemory(o.MaxMemory, size)
+	if err != nil {
+		return nil, err
+	}
+	o.process = p
+	if limit := o.MaxMemory / 4; o.Source.MaxBytes == 0 || o.Source.MaxBytes > limit {
+		o.Source.MaxBytes = limit
+	}
+	return p.Release, nil
+}
+
 // engine returns what runs models.
 func (o *Options) engine() exec.Engine {
 	if o.Engine != nil {
@@ -223,7 +254,7 @@ func (o *Options) engine() exec.Engine {
 
 // session returns how the engine is to run models.
 func (o *Options) session() exec.SessionOptions {
-	return exec.SessionOptions{Threads: o.Threads, MaxBytes: o.MaxBytes, Ceiling: memory() / 4 * 3, MaxSteps: o.MaxSteps}
+	return exec.SessionOptions{Threads: o.Threads, MaxBytes: o.MaxBytes, Ceiling: memory() / 4 * 3, MaxSteps: o.MaxSteps, Process: o.process}
 }
 
 func (o *Options) progress(stage string, done, total int) {
@@ -553,6 +584,11 @@ func Quantize(ctx context.Context, in, out string, o Options) (result *Result, e
 	}
 	defer m.Close()
 	defer watch(m, &err)()
+	release, err := o.bound(m)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	save := o.saveOptions()
 	if err := onnxfile.CheckDestination(m, out, save); err != nil {
 		return nil, err
@@ -610,6 +646,11 @@ func (r *Result) unchanged() {
 // model and Result are complete.
 func QuantizeModel(ctx context.Context, m *graph.Model, o Options) (quantized *graph.Model, result *Result, err error) {
 	defer watch(m, &err)()
+	release, err := o.bound(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer release()
 	start := time.Now()
 	var more []string
 	o.Note = func(text string) {
@@ -706,7 +747,64 @@ func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantizat
 	return q, nil
 }
 
+// adopt takes the samples that the table was made from, with the options that
+// it names, where they are still there.
+func (q *quantization) adopt(ctx context.Context) {
+	t := q.o.Table
+	o := q.o
+	o.Data, o.Samples, o.Bins, o.Holdout = t.Sources, t.Options.Limit, t.Options.Bins, &t.Options.Holdout
+	o.Source.Batched, o.Source.Cast, o.Source.Image, o.Source.Seed = t.Options.Batched, t.Options.Cast, t.Options.Image, t.Options.Seed
+	o.Source.SkipBad = max(o.Source.SkipBad, len(t.Skipped))
+	o.State = nil
+	for _, pair := range t.Options.State {
+		in, out, _ := strings.Cut(pair, "=")
+		o.State = append(o.State, calibration.Feedback{Input: in, Output: out})
+	}
+	names := strings.Join(t.Sources, ", ")
+	src, err := Open(ctx, q.original, o.Data, o)
+	if err == nil {
+		same := src.Hash() == t.Data
+		src.Close()
+		if same {
+			q.o = o
+			q.note("decisions are measured on the samples that the table was made from: %s", names)
+			return
+		}
+	}
+	q.note("the samples that the table was made from (%s) are not here as they were, so nothing is measured", names)
+}
+
+// note tells the user something, if that is wanted.
+func (q *quantization) note(format string, args ...any) {
+	if q.o.Note != nil {
+		q.o.Note(fmt.Sprintf(format, args...))
+	}
+}
+
+// checkTable says where the table that was given is not what its samples give.
+func (q *quantization) checkTable() {
+	t := q.o.Table
+	if t == nil {
+		return
+	}
+	if miss := t.Missing(); len(miss) > 0 {
+		q.note("the table lacks the samples of %d of %d shards", len(miss), t.Shards)
+	}
+	if q.calib == nil || t.Data == "" {
+		return
+	}
+	if t.Data != q.calib.Hash() {
+		q.note("ranges come from the table, which was made from other samples than those given")
+	} else if len(t.Samples)+len(t.Skipped) != q.calib.Len() || !slices.Equal(t.Measured, q.measuredOn()) {
+		q.note("ranges come from the table, which was made from another part of the samples")
+	}
+}
+
 func (q *quantization) openSources(ctx context.Context) error {
+	if t := q.o.Table; t != nil && len(q.o.Data) == 0 && len(t.Sources) > 0 {
+		q.adopt(ctx)
+	}
+	defer q.checkTable()
 	if len(q.o.Data) > 0 {
 		src, err := Open(ctx, q.original, q.o.Data, q.o)
 		if err != nil {
@@ -807,25 +905,17 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		Session:  q.o.session(),
 		Progress: func(n int) { q.o.progress("measure", n, n+1) },
 	}
-	measured := measureOn
-	if q.calib != nil && len(q.o.State) == 0 && q.calib.Len() >= enoughToSplit {
-		o.Unseen = true
-		measured = min(measured, q.calib.Len()/2)
-	}
+	seen := q.measuredOn()
+	o.Unseen = len(seen) > 0
 	samples := func(unseen bool) *calibration.Source {
 		if unseen {
-			return q.calib.Without(places(q.calib, measured))
+			return q.calib.Without(seen)
 		}
 		return q.calib
 	}
-	o.Calibrate = func(ctx context.Context, m *graph.Model, watch []quant.Watch, unseen bool) (*calibration.Table, error) {
-		if q.o.Table != nil && m == q.prepared && !unseen {
-			return q.o.Table, nil
-		}
-		if q.calib == nil {
-			return nil, ErrNoData
-		}
-		return collect(ctx, m, samples(unseen), q.o, calibration.CollectOptions{Watch: watch})
+	o.Calibrate = q.calibrator(seen)
+	if o.Method == "" && (q.calib == nil || q.o.Mode == Static && q.o.Algorithms != nil && len(q.o.Algorithms) == 0) {
+		o.Method = calibration.Auto // nothing is measured, so that a table gives what its samples give
 	}
 	if q.o.Plan != nil {
 		return q.follow(ctx, q.o.Plan, o)
@@ -840,6 +930,10 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		o.Method, o.Equalize, o.Split, o.Smooth, o.Round = calibration.MinMax, false, false, false, false // no range is known beforehand
 	}
 	if q.calib != nil {
+		measured := measureOn
+		if o.Unseen {
+			measured = len(seen)
+		}
 		err := q.spread(ctx, q.calib, measured, func(in map[string]ops.Data) error {
 			o.Samples = append(o.Samples, in)
 			return nil
@@ -860,6 +954,78 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		return v.short, v.loss, nil
 	}
 	return auto.Search(ctx, q.prepared, o)
+}
+
+// measuredOn returns the Index of each calibration sample that decisions are
+// measured on, if these are to be measured on samples that ranges do not come
+// from.
+func (q *quantization) measuredOn() []int {
+	if q.calib == nil || len(q.o.State) > 0 || q.calib.Len() < enoughToSplit {
+		return nil
+	}
+	return places(q.calib, min(measureOn, q.calib.Len()/2))
+}
+
+// calibrator returns what collects statistics for a search. The samples run
+// once for a model, also where those that decisions are measured on are left
+// out, and not at all where the table that was given has what is wanted.
+func (q *quantization) calibrator(seen []int) func(context.Context, *graph.Model, []quant.Watch, bool) (*calibration.Table, error) {
+	type known struct {
+		model *graph.Model
+		table *calibration.Table
+	}
+	tables := [2]known{{q.prepared, q.o.Table}} // of the prepared model, and of the last other one
+	return func(ctx context.Context, m *graph.Model, watch []quant.Watch, unseen bool) (*calibration.Table, error) {
+		k := &tables[1]
+		if m == q.prepared {
+			k = &tables[0]
+		}
+		if k.model != m || k.table == nil || q.calib != nil && !covers(k.table, m, watch) {
+			if q.calib == nil {
+				return nil, ErrNoData
+			}
+			t, err := collect(ctx, m, q.calib, q.o, calibration.CollectOptions{Watch: watch, Measured: seen})
+			if err != nil {
+				return nil, err
+			}
+			*k = known{m, t}
+		}
+		if unseen && k.table.Unseen != nil {
+			return k.table.OfUnseen(), nil
+		}
+		return k.table, nil
+	}
+}
+
+// covers reports whether a table knows of every value that is watched.
+func covers(t *calibration.Table, m *graph.Model, watch []quant.Watch) bool {
+	has := func(v *graph.Value) bool {
+		if v == nil || v.ID >= len(watch) || !watch[v.ID].Observe {
+			return true
+		}
+		key := calibration.ValueKey(v)
+		s := t.Values[key]
+		if s == nil {
+			_, unreached := slices.BinarySearch(t.Unreached, key)
+			return unreached
+		}
+		return s.Channels != nil || !watch[v.ID].Channels
+	}
+	for g := range m.Scopes() {
+		for _, v := range g.Inputs() {
+			if !has(v) {
+				return false
+			}
+		}
+		for n := range g.Nodes() {
+			for _, v := range n.Outputs() {
+				if !has(v) {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }
 
 // measureOn is the number of calibration samples that decisions are measured
@@ -934,7 +1100,7 @@ func (q *quantization) follow(ctx context.Context, plan *qdq.Plan, o auto.Option
 	}
 	method := o.Method
 	if method == "" {
-		method = calibration.MinMax
+		method = calibration.Auto
 	}
 	var bad map[int]string
 	res.Model, res.Notes, bad, err = auto.Apply(ctx, q.prepared, plan, res.Table, auto.Way{Method: method, MethodOptions: o.MethodOptions, CorrectBias: o.CorrectBias, FitPairs: o.Target.PairSums})

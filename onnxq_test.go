@@ -10,12 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/onnxq/onnxq"
 	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/models"
@@ -324,12 +326,50 @@ func TestTable(t *testing.T) {
 		if !same(onnxq.Options{Data: data}, onnxq.Options{Data: data, Table: table}) {
 			t.Errorf("%s: the table changes what the samples give", name)
 		}
-		plain := onnxq.Options{Mode: onnxq.Static, Algorithms: []onnxq.Algorithm{onnxq.BiasCorrection}, Method: calibration.Percentile}
-		without := plain
-		plain.Data, without.Table = data, table
-		if !same(plain, without) {
-			t.Errorf("%s: the table alone gives another model than the samples", name)
+		if !same(onnxq.Options{Data: data}, onnxq.Options{Table: table}) {
+			t.Errorf("%s: the table does not find its samples", name)
 		}
+		alone := *table
+		alone.Sources = nil
+		for _, plain := range []onnxq.Options{
+			{Mode: onnxq.Static, Algorithms: []onnxq.Algorithm{}},
+			{Mode: onnxq.Static, Algorithms: []onnxq.Algorithm{onnxq.BiasCorrection}, Method: calibration.Percentile},
+		} {
+			without := plain
+			plain.Data, without.Table = data, &alone
+			if !same(plain, without) {
+				t.Errorf("%s: the table alone gives another model than the samples", name)
+			}
+		}
+	}
+}
+
+// TestMaxMemory keeps a bound and refuses one that is too small; the result
+// does not depend on it.
+func TestMaxMemory(t *testing.T) {
+	calibrate := func(bytes int64) (*calibration.Table, error) {
+		return onnxq.CalibrateFile(t.Context(), sampleModel("digits"), "", onnxq.CalibrateOptions{Options: onnxq.Options{Data: samples("digits"), MaxMemory: bytes}})
+	}
+	encode := func(table *calibration.Table) []byte {
+		var b bytes.Buffer
+		if err := table.Encode(&b); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	free, err := calibrate(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound, err := calibrate(1 << 30)
+	if err != nil || !bytes.Equal(encode(free), encode(bound)) {
+		t.Errorf("another table within a bound, or %v", err)
+	}
+	if _, err := calibrate(1 << 20); !errors.Is(err, exec.ErrLimit) {
+		t.Errorf("within 1 MiB: %v", err)
+	}
+	if old := debug.SetMemoryLimit(-1); old != math.MaxInt64 {
+		t.Errorf("the bound stays: %d", old)
 	}
 }
 

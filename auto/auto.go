@@ -27,7 +27,7 @@ type Options struct {
 	Target *targets.Target
 	Qdq    qdq.Options
 	// Method is the calibration method; "" lets the search choose between
-	// MinMax, Percentile and MSE.
+	// MinMax, Auto, Percentile and MSE.
 	Method        calibration.Method
 	MethodOptions calibration.MethodOptions
 	// Equalize, Smooth, CorrectBias and Round allow these passes; FloatIslands
@@ -439,7 +439,11 @@ type rangeKey struct {
 // by value ID, activations without a usable range.
 func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, way Way) (result *graph.Model, notes []string, bad map[int]string, err error) {
 	fitted := ""
-	params, bad, err := plan.Resolve(m, way.rangesOf(table))
+	ranges, err := way.rangesOf(m, plan, table)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	params, bad, err := plan.Resolve(m, ranges)
 	if err != nil || len(bad) > 0 || plan.Empty() {
 		return nil, nil, bad, err
 	}
@@ -485,29 +489,60 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 }
 
 // rangesOf gives the method's range of each activation.
-func (w *Way) rangesOf(table *calibration.Table) qdq.Ranges {
-	return func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
+func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table) (qdq.Ranges, error) {
+	values, err := plan.Values(m)
+	if err != nil {
+		return nil, err
+	}
+	known := w.ranges
+	if known == nil {
+		known = ranges{}
+	}
+	keyOf := func(v *graph.Value, e *qdq.TensorPlan) (rangeKey, bool) {
+		if table == nil || e.Kind != qdq.Activation {
+			return rangeKey{}, false
+		}
+		scheme := w.MethodOptions.Scheme
+		if s, err := e.Scheme(); err == nil {
+			scheme = s
+		}
 		st := table.Values[calibration.ValueKey(v)]
-		if st == nil {
-			return quant.Range{}, "no sample reached it, so its range is not known"
+		return rangeKey{st, w.Method, scheme}, st != nil
+	}
+	// What is not known yet is found for all activations together.
+	var keys []rangeKey
+	var list []calibration.Request
+	for i, v := range values {
+		k, ok := keyOf(v, &plan.Tensors[i])
+		if _, done := known[k]; !ok || done || plan.Tensors[i].Range != nil {
+			continue
 		}
 		o := w.MethodOptions
-		if scheme, err := e.Scheme(); err == nil {
-			o.Scheme = scheme
+		o.Scheme = k.scheme
+		if c := k.stats.Channels; c != nil && w.Method.UsesSensitivity() {
+			o.Sensitivity = calibration.Sensitivity(v, len(c.Count))
 		}
-		key := rangeKey{st, w.Method, o.Scheme}
-		if r, ok := w.ranges[key]; ok {
-			return r, ""
-		}
-		r, err := calibration.Range(st, w.Method, o)
-		if err != nil {
-			return r, err.Error()
-		}
-		if w.ranges != nil {
-			w.ranges[key] = r
-		}
-		return r, ""
+		keys = append(keys, k)
+		list = append(list, calibration.Request{Stats: k.stats, Method: w.Method, Options: o})
 	}
+	failed := map[rangeKey]error{}
+	for i, r := range calibration.Ranges(list) {
+		if r.Err != nil {
+			failed[keys[i]] = r.Err
+		} else {
+			known[keys[i]] = r.Range
+		}
+	}
+	return func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
+		k, ok := keyOf(v, e)
+		if !ok {
+			return quant.Range{}, "no sample reached it, so its range is not known"
+		}
+		if err := failed[k]; err != nil {
+			return quant.Range{}, err.Error()
+		}
+		return known[k], ""
+	}, nil
 }
 
 // means gives the mean of each channel of an activation.
@@ -901,7 +936,7 @@ func (s *search) rescaled(ctx context.Context, c, next *candidate, gain float64,
 }
 
 // methods are what ranges tries.
-var methods = []calibration.Method{calibration.MinMax, calibration.Percentile, calibration.MSE}
+var methods = []calibration.Method{calibration.MinMax, calibration.Auto, calibration.Percentile, calibration.MSE}
 
 // ranges tries other methods for the ranges of activations.
 func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -88,20 +89,28 @@ func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOp
 	if _, err := NewState(prog.Model().Graph, o.State); err != nil {
 		return nil, err
 	}
-	c := &collector{
-		o: o, src: src, prog: prog, failed: src.Len(),
-		runs: sequences(src, len(o.State) > 0), through: make([]bool, src.Len()), last: time.Now(),
-		wanted: make([]bool, len(o.Watch)),
-	}
+	c := &collector{o: o, src: src, prog: prog, runs: sequences(src, len(o.State) > 0), wanted: make([]bool, len(o.Watch))}
 	for i, w := range o.Watch {
 		c.wanted[i] = w.Observe
 	}
+	workers := max(1, min(par.New(o.Session.Threads).Threads(), len(c.runs)))
+	t, err := c.collect(ctx, workers)
+	if workers > 1 && errors.Is(err, exec.ErrLimit) && ctx.Err() == nil {
+		// One sample at a time may fit.
+		debug.FreeOSMemory()
+		return c.collect(ctx, 1)
+	}
+	return t, err
+}
+
+// collect runs all samples, at most so many at a time.
+func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
+	o := &c.o
+	n := c.src.Len()
+	c.through, c.last, c.failed, c.err, c.next, c.count, c.broken, c.final = make([]bool, n), time.Now(), n, nil, 0, 0, false, false
 	if err := c.resume(); err != nil {
 		return nil, &ResumeError{err}
 	}
-	workers := max(1, min(par.New(o.Session.Threads).Threads(), len(c.runs)))
-	c.values = make([][2][]*Observer, workers)
-
 	// Samples end with runCtx, which outlasts ctx a little where a checkpoint
 	// is to be made.
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -117,24 +126,43 @@ func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOp
 		stop()
 	})()
 
-	sessions := make([]exec.Runner, workers)
-	for w := range workers {
+	c.values = make([][2][]*Observer, workers)
+	for w := range c.values {
 		for k := range c.values[w] {
 			c.values[w][k] = make([]*Observer, len(o.Watch))
 		}
-		var err error
-		sessions[w], err = prog.Open(ctx, exec.SessionOptions{
-			Threads: 1, MaxBytes: o.Session.MaxBytes / int64(workers), Ceiling: o.Session.Ceiling / int64(workers), MaxSteps: o.Session.MaxSteps,
-		})
-		if err != nil {
-			return nil, err
-		}
-		defer sessions[w].Close()
+	}
+	open := func() (exec.Runner, error) {
+		so := o.Session
+		so.Threads = 1
+		so.MaxBytes /= int64(workers)
+		so.Ceiling /= int64(workers)
+		return c.prog.Open(ctx, so)
+	}
+	first, err := open()
+	if err != nil {
+		return nil, err
+	}
+	defer first.Close()
+	if o.Session.Process != nil {
+		// What the first samples take says how many can run side by side.
+		before := o.Session.Process.Left()
+		c.work(ctx, runCtx, first, 0, 1)
+		left := o.Session.Process.Left()
+		each := max(before-left, 1<<20)
+		workers = int(max(1, min(int64(workers), 1+left*3/4/each)))
 	}
 	var wg sync.WaitGroup
-	for w, session := range sessions {
-		wg.Go(func() { c.work(ctx, runCtx, session, w) })
+	for w := 1; w < workers; w++ {
+		session, err := open()
+		if err != nil {
+			c.fail(0, err)
+			break
+		}
+		defer session.Close()
+		wg.Go(func() { c.work(ctx, runCtx, session, w, n) })
 	}
+	c.work(ctx, runCtx, first, 0, n)
 	wg.Wait()
 	if ctx.Err() != nil {
 		if o.Checkpoint != nil && !c.broken {
@@ -258,13 +286,14 @@ func (c *collector) fail(i int, err error) {
 	}
 }
 
-func (c *collector) work(ctx, runCtx context.Context, session exec.Runner, worker int) {
+// work runs sequences, at most so many, until there are none left.
+func (c *collector) work(ctx, runCtx context.Context, session exec.Runner, worker, most int) {
 	state, err := NewState(c.prog.Model().Graph, c.o.State)
 	if err != nil {
 		c.fail(0, err)
 		return
 	}
-	for {
+	for range most {
 		run, ok := c.take()
 		if !ok {
 			return

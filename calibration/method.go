@@ -65,6 +65,9 @@ func Methods() []Method {
 	return []Method{MinMax, MovingAverage, HistogramSearch, Entropy, Percentile, MSE, L1, Lp, Weighted, Auto}
 }
 
+// UsesSensitivity reports whether MethodOptions.Sensitivity changes what m gives.
+func (m Method) UsesSensitivity() bool { return m == Weighted || m == Auto }
+
 // ParseMethod returns the method of the given name; the error lists them.
 func ParseMethod(name string) (Method, error) {
 	if m := Method(name); slices.Contains(Methods(), m) {
@@ -95,8 +98,9 @@ type MethodOptions struct {
 	Scheme quant.Scheme
 }
 
-// ErrNoElements is returned by Range for a value that no sample produced.
-var ErrNoElements = errors.New("no sample produced the value")
+// ErrNoElements is returned by Range for a value without elements that count:
+// it was empty, or masked, in every sample.
+var ErrNoElements = errors.New("no sample gave it an element that counts")
 
 // Range returns the range that a method gives. It lies within [Min, Max] of the
 // statistics, or, where the scheme is symmetric, is [-t, t] with t at most

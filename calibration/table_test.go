@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -26,23 +27,38 @@ func tableOf(t testing.TB, parts map[string][]part, total, shard, shards int) *T
 		}
 		tab.Samples = append(tab.Samples, k)
 	}
+	tab.Measured, tab.Sources, tab.Unseen = []int{0, 4, 7}, []string{"folder"}, map[string]*Stats{}
 	for name, ps := range parts {
 		axis := -1
 		if name == "conv<1>/out" {
 			axis = 0
 		}
-		o := NewObserver(16, axis)
+		all, unseen := NewObserver(16, axis), NewObserver(16, axis)
 		for _, p := range ps {
-			if p.sample%shards == shard && p.sample != 5 && p.sample < total {
+			if p.sample%shards != shard || p.sample == 5 || p.sample >= total {
+				continue
+			}
+			list := []*Observer{all, unseen}
+			if slices.Contains(tab.Measured, p.sample) {
+				list = list[:1]
+			}
+			for _, o := range list {
 				if err := o.Update(p.sample, []int{12, len(p.x) / 12}, p.x); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
-		if o.Stats().Count > 0 {
-			tab.Values[name] = o.Stats()
+		if all.Stats().Count > 0 {
+			tab.Values[name] = all.Stats()
+		} else {
+			tab.Unreached = append(tab.Unreached, name)
+		}
+		if unseen.Stats().Count > 0 {
+			tab.Unseen[name] = unseen.Stats()
 		}
 	}
+	tab.Unreached = append(tab.Unreached, "z/never")
+	slices.Sort(tab.Unreached)
 	return tab
 }
 

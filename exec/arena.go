@@ -37,13 +37,18 @@ func sameMemory(a, b *tensor.Tensor) bool {
 // arena recycles buffers by size class.
 type arena struct {
 	limit   int64
-	live    int64 // bytes of all buffers, free ones included
+	process *Memory // may be nil
+	live    int64   // bytes of all buffers, free ones included
 	free    [64][]*buffer
 	escaped []*buffer
 	lost    int64 // bytes given up since collect called the collector
 	run     int   // the number of the run
 	used    int64 // bytes of the buffers that it had
 }
+
+// minWant is the size of a buffer from which on the bound of the process is
+// held against it.
+const minWant = 64 << 10
 
 // minLost is the number of bytes given up that are worth a look at the heap.
 const minLost = 32 << 20
@@ -85,6 +90,12 @@ func (a *arena) get(n int) (*buffer, error) {
 		a.drop()
 		if a.live+int64(size) > a.limit {
 			return nil, fmt.Errorf("%w: %d bytes in use, %d more wanted, %d allowed", ErrLimit, a.live, size, a.limit)
+		}
+	}
+	if size >= minWant && a.process != nil && a.process.want(int64(size)) != nil {
+		a.drop()
+		if err := a.process.want(int64(size)); err != nil {
+			return nil, err
 		}
 	}
 	a.live += int64(size)
@@ -173,4 +184,4 @@ func (a *arena) collect() {
 }
 
 // reset forgets everything after a failed run.
-func (a *arena) reset() { *a = arena{limit: a.limit} }
+func (a *arena) reset() { *a = arena{limit: a.limit, process: a.process} }

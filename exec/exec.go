@@ -359,7 +359,10 @@ type SessionOptions struct {
 	// each time, and each time that it runs counts as 4 more; 0 means
 	// DefaultMaxSteps.
 	MaxSteps int64
-	Profile  bool // measure the time that each operator takes
+	// Process, if given, bounds the whole process; it is held against each
+	// larger piece of memory that a run takes.
+	Process *Memory
+	Profile bool // measure the time that each operator takes
 }
 
 // Session runs a Program, one run at a time, and keeps its memory between
@@ -387,7 +390,7 @@ type OpTime struct {
 
 // NewSession returns a session of p.
 func (p *Program) NewSession(o SessionOptions) *Session {
-	s := &Session{prog: p, pool: par.New(o.Threads), mem: arena{limit: o.MaxBytes}, frames: map[*block][]*frame{}, last: serialRun, budget: o}
+	s := &Session{prog: p, pool: par.New(o.Threads), mem: arena{limit: o.MaxBytes, process: o.Process}, frames: map[*block][]*frame{}, last: serialRun, budget: o}
 	if o.Profile {
 		s.times = map[graph.OpKey]*OpTime{}
 	}
@@ -428,6 +431,9 @@ func (s *Session) Run(ctx context.Context, feeds map[string]ops.Data, tap Tap, w
 		} else {
 			in[i] = v.Const
 		}
+	}
+	if err := s.mem.process.Check(); err != nil {
+		return nil, err
 	}
 	start := time.Now()
 	if s.last >= serialRun {

@@ -341,8 +341,9 @@ func (e *env) calibrateCommand() *cli.Command {
 			if out == "" {
 				return t.Encode(e.stdout)
 			}
-			_, err = fmt.Fprintf(e.table(c), "%d values of %d samples → %s\n", len(t.Values), len(t.Samples), quoted(out))
-			return err
+			w := e.table(c)
+			fmt.Fprintf(w, "%d values of %d samples → %s\n", len(t.Values), len(t.Samples), quoted(out))
+			return printUnreached(w, t)
 		},
 		Subcommands: []*cli.Command{
 			{
@@ -402,7 +403,7 @@ func (e *env) merge(c *cli.Context, paths []string, out string) error {
 	if miss := t.Missing(); len(miss) > 0 {
 		fmt.Fprintf(w, "not complete: of %d shards these are missing: %v\n", t.Shards, miss)
 	}
-	return nil
+	return printUnreached(w, t)
 }
 
 func (e *env) diff(c *cli.Context, before, after string, o onnxq.Options) error {
@@ -456,6 +457,23 @@ func (e *env) diff(c *cli.Context, before, after string, o onnxq.Options) error 
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%.2f %%\n", quoted(r.Tensor), text(r.Before), text(r.After), 100*r.Moved)
 	}
 	return tw.Flush()
+}
+
+// printUnreached lists what no sample produced.
+func printUnreached(w io.Writer, t *calibration.Table) error {
+	if len(t.Unreached) == 0 {
+		return nil
+	}
+	const most = 8
+	names := make([]string, 0, most)
+	for _, n := range t.Unreached[:min(most, len(t.Unreached))] {
+		names = append(names, quoted(shortened(n)))
+	}
+	if len(t.Unreached) > most {
+		names = append(names, "…")
+	}
+	_, err := fmt.Fprintf(w, "no sample reached %d values, so what reads them stays float: %s\n", len(t.Unreached), strings.Join(names, ", "))
+	return err
 }
 
 // parseShard reads I/N; "" is 0/1.

@@ -72,7 +72,7 @@ func dataFlags() []cli.Flag {
 func runFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "threads", Usage: "threads to use", DefaultText: "one per processor"},
-		&cli.StringFlag{Name: "max-memory", Usage: "bound on the memory of tensors while a model runs, such as 500MiB; not with --engine ort"},
+		&cli.StringFlag{Name: "max-memory", Usage: "bound on the memory of the whole process, such as 500MiB; not with --engine ort"},
 		&cli.StringFlag{Name: "engine", Value: "embedded", Usage: "what runs models: embedded, or ort (ONNX Runtime, from a library on this machine)"},
 		&cli.BoolFlag{Name: "saturate", Usage: "let the embedded engine compute products of u8 and i8 as ONNX Runtime does on x86 processors without VNNI, where sums of two saturate at 16 bits"},
 		&cli.StringFlag{Name: "ort-lib", Usage: "the library of --engine ort", DefaultText: "ONNXQ_ORT_LIB, or the one in the usual places"},
@@ -81,8 +81,9 @@ func runFlags() []cli.Flag {
 
 func methodFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "method", Value: "auto", Usage: "how ranges follow from samples: " + strings.Join(methodNames(), ", ")},
+		&cli.StringFlag{Name: "method", Value: "auto", Usage: "how ranges follow from samples: " + strings.Join(methodNames(), ", ") + "; auto is per tensor, and by measuring where samples allow it"},
 		&cli.Float64Flag{Name: "percentile", Value: 99.999, Usage: "share of values, in percent, that --method percentile keeps"},
+		&cli.Float64Flag{Name: "norm", Value: 2.4, Usage: "power of differences that --method lp adds up"},
 	}
 }
 
@@ -242,6 +243,14 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 			return o, usagef("--percentile is %v, want more than 50 and at most 100", p)
 		}
 		o.MethodOptions.Percentile = p
+		norm := c.Float64("norm")
+		if c.IsSet("norm") && o.Method != calibration.Lp {
+			return o, usagef("--norm goes with --method lp, not %s", m)
+		}
+		if !(norm > 0 && norm <= 100) {
+			return o, usagef("--norm is %v, want above 0 and at most 100", norm)
+		}
+		o.MethodOptions.Norm = norm
 	}
 	o.WeightZero, o.ScaleType = c.String("weight-zero"), c.String("scale-type")
 	if _, err := quant.ParseZeros(o.WeightZero); err != nil {
@@ -302,7 +311,7 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 			*d.to = &v
 		}
 	}
-	if o.MaxBytes, err = parseBytes(c.String("max-memory")); err != nil {
+	if o.MaxMemory, err = parseBytes(c.String("max-memory")); err != nil {
 		return o, err
 	}
 	if o.Engine, err = engine(c, &o); err != nil {
@@ -338,7 +347,7 @@ func engine(c *cli.Context, o *onnxq.Options) (exec.Engine, error) {
 	if c.Bool("saturate") {
 		return nil, usagef("--saturate is for --engine %s: ONNX Runtime does what the processor does", exec.Embedded{}.Name())
 	}
-	if o.MaxBytes > 0 || o.MaxSteps > 0 {
+	if o.MaxMemory > 0 || o.MaxSteps > 0 {
 		return nil, usagef("--max-memory and --limit steps bound the embedded executor only, not --engine %s", ort.Name)
 	}
 	e, err := ort.Open(ort.Options{Library: c.String("ort-lib")})
@@ -349,7 +358,7 @@ func engine(c *cli.Context, o *onnxq.Options) (exec.Engine, error) {
 }
 
 func methodNames() []string {
-	names := []string{"auto"}
+	var names []string
 	for _, m := range calibration.Methods() {
 		names = append(names, string(m))
 	}
