@@ -41,8 +41,8 @@ type Weight struct {
 	// Before and After are the smallest and the largest element of each channel
 	// in the float model and in the quantized one. Passes such as equalization
 	// move them between channels.
-	Before [][2]float64 `json:"before"`
-	After  [][2]float64 `json:"after"`
+	Before [][2]float32 `json:"before"`
+	After  [][2]float32 `json:"after"`
 }
 
 // detailBins is the number of histogram bins on each side of 0.
@@ -252,21 +252,21 @@ func decoded(n *graph.Node, op string, i int) *tensor.Tensor {
 
 // channelRanges returns the smallest and the largest element of each slice along
 // axis.
-func channelRanges(t *tensor.Tensor, axis int) [][2]float64 {
+func channelRanges(t *tensor.Tensor, axis int) [][2]float32 {
 	shape, inner := t.Shape(), 1
 	for _, d := range shape[axis+1:] {
 		inner *= d
 	}
-	out := make([][2]float64, shape[axis])
+	if t.Len() == 0 {
+		return [][2]float32{}
+	}
+	out := make([][2]float32, shape[axis])
 	for i := range out {
-		out[i] = [2]float64{math.Inf(1), math.Inf(-1)}
+		out[i] = [2]float32{math.MaxFloat32, -math.MaxFloat32}
 	}
 	for k, f := range tensor.As[float32](t) {
 		r := &out[k/inner%shape[axis]]
-		r[0], r[1] = math.Min(r[0], float64(f)), math.Max(r[1], float64(f))
-	}
-	if t.Len() == 0 {
-		return [][2]float64{}
+		r[0], r[1] = min(r[0], f), max(r[1], f)
 	}
 	return out
 }

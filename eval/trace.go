@@ -772,6 +772,7 @@ func (t *Trace) Nodes() []NodeError {
 		weight[p] += 1 / float64(len(outputs))
 	}
 	list := []NodeError{}
+	at, most := map[*graph.Node]int{}, map[*graph.Node]float64{}
 	for _, p := range slices.Backward(t.pairs) {
 		n := p.ref.DefNode()
 		if n == nil && weight[p] > 0 {
@@ -804,9 +805,19 @@ func (t *Trace) Nodes() []NodeError {
 				weight[f] += weight[p] * (1 - own) * each[i] / total
 			}
 		}
-		if e.Added != nil {
-			list = append(list, e)
+		if e.Added == nil {
+			continue
 		}
+		// Of several outputs, the one with the largest share stands for the node.
+		if k, ok := at[n]; ok {
+			e.Share, list[k].Share = e.Share+list[k].Share, e.Share+list[k].Share
+			if weight[p]*own > most[n] {
+				list[k], most[n] = e, weight[p]*own
+			}
+			continue
+		}
+		at[n], most[n] = len(list), weight[p]*own
+		list = append(list, e)
 	}
 	slices.Reverse(list)
 	slices.SortStableFunc(list, func(a, b NodeError) int { return cmp.Compare(b.Share, a.Share) })

@@ -251,10 +251,12 @@ func (v *view) WidestWeights() []weightView {
 	return list
 }
 
-func extent(r [2]float64) float64 { return math.Max(math.Abs(r[0]), math.Abs(r[1])) }
+func extent(r [2]float32) float64 {
+	return math.Max(math.Abs(float64(r[0])), math.Abs(float64(r[1])))
+}
 
 // spread is the largest magnitude of a channel relative to the median one.
-func spread(ranges [][2]float64) float64 {
+func spread(ranges [][2]float32) float64 {
 	var all []float64
 	for _, r := range ranges {
 		all = append(all, extent(r))

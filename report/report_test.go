@@ -31,7 +31,7 @@ func sample() *Report {
 		Unmatched: 2,
 		Errors:    []eval.NodeError{{Node: evil, Op: evil, Output: evil, In: f(40), Added: f(36), Out: f(35), Share: 0.9}, {Node: "n", Op: "Conv", Output: "y", Added: f(50), Out: f(31.25), Share: 0.1}},
 		Tensors:   []eval.Tensor{{Scope: "main", Name: evil, Type: "uint8", Range: [2]float64{-1, 2}, Seen: [2]float64{-1.5, 2}, Clipped: 0.25, Histogram: eval.Histogram{Start: -1.5, Width: 0.5, Counts: []uint64{1, 0, 5, 9, 3, 2, 1}}}},
-		Weights:   []eval.Weight{{Node: evil, Name: evil, Before: [][2]float64{{-1, 2}, {-0.1, 0.2}}, After: [][2]float64{{-0.5, 1}, {-0.1, 0.2}}}},
+		Weights:   []eval.Weight{{Node: evil, Name: evil, Before: [][2]float32{{-1, 2}, {-0.1, 0.2}}, After: [][2]float32{{-0.5, 1}, {-0.1, 0.2}}}},
 		Notes:     []string{evil},
 		Plan:      []qdq.NodePlan{{Scope: "main", Node: evil, Op: evil, Quantized: true, How: qdq.Integer}, {Scope: evil, Node: "n", Op: "Softmax", Why: evil}},
 		Lint:      &qdq.LintReport{Target: evil, Groups: []qdq.LintGroup{{Scope: "main", Node: evil, Op: evil, Why: evil}}, Float: 1, Decoded: []qdq.Decoded{{Tensor: evil, Bytes: 10, Reader: evil}}},
@@ -107,10 +107,10 @@ func TestOdd(t *testing.T) {
 		{Name: "none", Clipped: 1, Histogram: eval.Histogram{}},
 		{Name: "far", Clipped: 1, Range: [2]float64{-1e30, 1e30}, Histogram: eval.Histogram{Start: 0, Width: 1e-38, Counts: []uint64{math.MaxUint64}}},
 	}
-	r.Weights = []eval.Weight{{Before: [][2]float64{{0, 0}, {0, 0}}, After: [][2]float64{{0, 0}, {0, 0}}}}
+	r.Weights = []eval.Weight{{Before: [][2]float32{{0, 0}, {0, 0}}, After: [][2]float32{{0, 0}, {0, 0}}}}
 	for range 500 {
-		r.Weights[0].Before = append(r.Weights[0].Before, [2]float64{-1, 1})
-		r.Weights[0].After = append(r.Weights[0].After, [2]float64{-1, 1})
+		r.Weights[0].Before = append(r.Weights[0].Before, [2]float32{-1, 1})
+		r.Weights[0].After = append(r.Weights[0].After, [2]float32{-1, 1})
 	}
 	r.Values = []eval.Value{{Name: "a", SQNR: f(-400)}, {Name: "b", SQNR: f(400)}}
 	s = html(t, r)

@@ -258,12 +258,13 @@ func channels(w *eval.Weight) template.HTML {
 	step := width / float64(len(order))
 	for k, i := range order {
 		at, size := step*float64(k), math.Max(step*0.42, 0.5)
-		for part, r := range [][2]float64{w.Before[i], w.After[i]} {
+		for part, r := range [][2]float32{w.Before[i], w.After[i]} {
+			low, high := y(float64(r[0])), y(float64(r[1]))
 			class := "before"
 			if part == 1 {
 				class = "after"
 			}
-			d.add(`<rect class="%s" x="%.2f" y="%.1f" width="%.2f" height="%.1f"/>`, class, at+float64(part)*size, y(r[1]), size, math.Max(y(r[0])-y(r[1]), 0.6))
+			d.add(`<rect class="%s" x="%.2f" y="%.1f" width="%.2f" height="%.1f"/>`, class, at+float64(part)*size, high, size, math.Max(low-high, 0.6))
 		}
 	}
 	d.add(`<line class="base" x1="0" x2="%.0f" y1="%.1f" y2="%.1f"/>`, width, y(0), y(0))
