@@ -605,7 +605,15 @@ func (j *blockJob) divide() {
 	size := j.strideY * j.xm.line() * max(1, cin/lanes)
 	j.band = min(j.rows, max(1, (1<<15)/size, (1<<17)/work))
 	j.nBands = (j.rows + j.band - 1) / j.band
-	j.grain = max(1, gemmWork/16/(work*j.band*j.each))
+	j.grain = max(1, taskWork(b.level)/(work*j.band*j.each))
+}
+
+// taskWork is the number of multiplications that make a task: a few microseconds.
+func taskWork(l Level) int {
+	if l == AVX2 {
+		return gemmWork / 32
+	}
+	return gemmWork / 16
 }
 
 // setRuns sets the runs of the products of an output element: by block of

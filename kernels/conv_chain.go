@@ -147,9 +147,9 @@ func (b *BlockConv) runTaps(pool *par.Pool, n int, x []float32, xm Image, y []fl
 	blocks, pixels := len(panels), ym.H*ym.W
 	bands := 1
 	if !xPlain && !yPlain {
-		bands = min(rows, max(1, pixels*len(panels[0].w)/(gemmWork/16)))
+		bands = min(rows, max(1, pixels*len(panels[0].w)/taskWork(b.level)))
 	}
-	pool.For(n*blocks*bands, max(1, gemmWork/16*bands/(pixels*len(panels[0].w))), func(lo, hi int) {
+	pool.For(n*blocks*bands, max(1, taskWork(b.level)*bands/(pixels*len(panels[0].w))), func(lo, hi int) {
 		room := blockRooms.Get().(*blockRoom)
 		defer blockRooms.Put(room)
 		t := p.tile

@@ -150,7 +150,7 @@ func (b *BlockConv) runWinograd(pool *par.Pool, n int, x []float32, xm Image, y 
 	j.rows = min(j.tileY, max(1, room/j.columns))
 	j.tasksY, j.tasksX = (j.tileY+j.rows-1)/j.rows, (j.tileX+j.columns-1)/j.columns
 	work := 16 * j.rows * j.columns * xm.C * ym.C
-	pool.For(n*j.tasksY*j.tasksX, max(1, gemmWork/16/work), j.tasks)
+	pool.For(n*j.tasksY*j.tasksX, max(1, taskWork(b.level)/work), j.tasks)
 }
 
 func (j *winogradJob) tasks(lo, hi int) {

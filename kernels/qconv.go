@@ -3,6 +3,7 @@ package kernels
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"github.com/onnxq/onnxq/internal/par"
 )
@@ -421,15 +422,17 @@ type qBands struct {
 	rows, bands   int  // output rows of a band, bands of a slice of the output
 }
 
-// bands makes bands whose input has about work elements for kernels of level l, which
-// may want words; always asks for copies even where there is no padding.
-func (c *Conv) bands(l Level, in, out [3]int, work int, flip byte, always bool) *qBands {
+// bands makes bands whose input has about work elements, and which have at most
+// the given number of rows, for kernels of level l, which may want words; always
+// asks for copies even where there is no padding.
+func (c *Conv) bands(l Level, in, out [3]int, work, rows int, flip byte, always bool) *qBands {
 	p := c.planes(out)
 	ay := c.axes[1]
 	b := &qBands{axes: &c.axes, in: in, out: out, channels: c.spec.Cin, element: qWide(l, false), flip: flip, width: p.width, height: in[1]}
 	b.size = p.width * c.spec.Cin
 	b.copied = always || b.element > 1 || in != [3]int{p.depth, p.height, p.width} || c.axes[0].begin+ay.begin+c.axes[2].begin > 0
-	b.rows = min(out[1], max(1, work/(ay.stride*b.size)))
+	rows = max(rows, 2*b.extent()-2) // what bands share is made in each
+	b.rows = min(out[1], max(1, min(rows, work/(ay.stride*b.size))))
 	b.bands = (out[1] + b.rows - 1) / b.rows
 	if b.copied {
 		b.height = (b.rows-1)*ay.stride + b.extent()
@@ -452,6 +455,15 @@ func (b *qBands) at(kz, ky, kx int) int {
 type qBand struct {
 	src            []byte
 	image, z, y, m int
+}
+
+// qBandRows is the number of rows, of so many multiplications each, that make a
+// band worth its own task: small images then keep several threads busy.
+func qBandRows(l Level, work, row int) int {
+	if l != AVX2 {
+		return math.MaxInt
+	}
+	return work / max(row, 1)
 }
 
 // band returns band i of the images x.
@@ -507,7 +519,8 @@ func (q *QConv) runDirect(pool *par.Pool, j *qJob, first int, zero int32, n int,
 	c := q.conv
 	unit, _ := qUnit(j.b.level, false)
 	// A run's last unit may reach past it.
-	bands := c.bands(j.b.level, in, out, 1<<16, j.a.flip(), q.runs.size < q.runs.stride)
+	row := out[2] * c.taps * (c.spec.Cin / c.spec.Groups) * (c.spec.Cout / c.spec.Groups)
+	bands := c.bands(j.b.level, in, out, 1<<16, qBandRows(j.b.level, gemmWork/4, row), j.a.flip(), q.runs.size < q.runs.stride)
 	runs := make([]run, 0, q.runs.count)
 	width := c.axes[2].kernel
 	for r := range q.runs.count {
@@ -547,7 +560,7 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 	if qWide(q.level, false) > 1 {
 		work = 1 << 16 // what neighbouring bands share is made twice
 	}
-	bands := c.bands(q.level, in, out, work, a.flip(), false)
+	bands := c.bands(q.level, in, out, work, qBandRows(q.level, gemmWork/8, out[2]*c.taps*ch), a.flip(), false)
 	off := make([]int, 0, c.taps)
 	for kz := range az.kernel {
 		for ky := range ay.kernel {

@@ -378,7 +378,9 @@ func (q *qJob) run(pool *par.Pool) {
 	least := 128
 	if qWide(q.b.level, q.b.saturating) > 1 {
 		// The words of a block stay in the second cache, and serve many columns.
-		q.mc, least = min(q.m, max(24, min(gemmMC, qWideWords/max(k, 1))/24*24)), 256
+		// Several tasks of a small product keep several threads busy.
+		rows := max(48, (q.m/4+23)/24*24)
+		q.mc, least = min(q.m, max(24, min(gemmMC, rows, qWideWords/max(k, 1))/24*24)), 256
 	}
 	if q.im == nil && !q.a.Trans && k%unit == 0 {
 		q.nc = min(n, min(max(4*gemmWork/(q.mc*max(k, 1)), least), 2*gemmNC)&^127)
@@ -389,7 +391,11 @@ func (q *qJob) run(pool *par.Pool) {
 		q.tasks(0, tasks)
 	} else {
 		job := *q
-		pool.For(tasks, max(1, gemmWork/2/(q.mc*q.nc*max(k, 1))), job.tasks)
+		work := gemmWork / 2
+		if q.b.level == AVX2 {
+			work = gemmWork / 8
+		}
+		pool.For(tasks, max(1, work/(q.mc*q.nc*max(k, 1))), job.tasks)
 	}
 	qColumnsPool.Put(cols)
 }
