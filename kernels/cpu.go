@@ -2,19 +2,21 @@ package kernels
 
 import "os"
 
-// Level is an instruction set that kernels are written for. arm64 has Generic
-// and NEON; amd64 has the others, of which each includes the ones before it.
+// Level is an instruction set that kernels are written for. arm64 has Generic,
+// NEON and NEONDot, amd64 Generic and the others; each includes the ones before
+// it of the same processors.
 type Level uint8
 
 const (
 	Generic    Level = iota // portable Go
 	NEON                    // the vectors of arm64
+	NEONDot                 // those with 8-bit dot products
 	AVX2                    // AVX2, FMA
 	AVX512                  // AVX-512 F, BW, DQ, VL
 	AVX512VNNI              // AVX-512 with 8-bit dot products
 )
 
-var levelNames = [...]string{"generic", "neon", "avx2", "avx512", "avx512vnni"}
+var levelNames = [...]string{"generic", "neon", "neondot", "avx2", "avx512", "avx512vnni"}
 
 // String returns the name that ONNXQ_CPU knows the level by.
 func (l Level) String() string {
@@ -35,8 +37,8 @@ var (
 // chosen returns the level named want where have includes it, else have.
 func chosen(have Level, want string) Level {
 	for l, name := range levelNames {
-		if name == want && Level(l) < have && Level(l) != NEON {
-			return Level(l)
+		if l := Level(l); name == want && l < have && (l == Generic || l >= AVX2 == (have >= AVX2)) {
+			return l
 		}
 	}
 	return have

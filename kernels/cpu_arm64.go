@@ -2,4 +2,11 @@
 
 package kernels
 
-func detect() Level { return NEON }
+import "golang.org/x/sys/cpu"
+
+func detect() Level {
+	if cpu.ARM64.HasASIMDDP {
+		return NEONDot
+	}
+	return NEON
+}

@@ -48,6 +48,10 @@ func TestChosenLevel(t *testing.T) {
 		{AVX2, "neon", AVX2},
 		{NEON, "avx2", NEON},
 		{NEON, "generic", Generic},
+		{NEON, "neondot", NEON},
+		{NEONDot, "neon", NEON},
+		{NEONDot, "avx2", NEONDot},
+		{AVX2, "neondot", AVX2},
 	} {
 		if got := chosen(c.have, c.want); got != c.got {
 			t.Errorf("chosen(%v, %q) = %v, want %v", c.have, c.want, got, c.got)

@@ -4,16 +4,17 @@
 //
 // Every kernel has a portable Go form, which is its specification, and on
 // amd64 assembly forms for the levels AVX2, AVX-512 and AVX-512 VNNI that are
-// chosen at run time; most kernels in float32, and those of quantization and
-// statistics, also have NEON forms on arm64. Integer, quantization and
+// chosen at run time; matrix products of 8-bit integers, most kernels in float32,
+// and those of quantization and statistics, also have NEON forms on arm64, the
+// products two: with dot products and without. Integer, quantization and
 // element-wise kernels give the same bits at every level. An element of a
 // float32 product is one chain of sums in the order of the depth, whatever the
 // shape around it, fused multiply-adds in assembly and separate roundings in
 // Go; a convolution's order depends on its shape and level alone.
 //
 // No result depends on the number of threads. The build tag noasm leaves the
-// assembly out, and the environment variable ONNXQ_CPU (generic, avx2, avx512
-// or avx512vnni) lowers the level.
+// assembly out, and the environment variable ONNXQ_CPU (generic, avx2, avx512,
+// avx512vnni or, on arm64, neon) lowers the level.
 //
 // Matrices: Gemm, GemmPacked, GemmBatch, and QGemm for 8 bits. Convolutions:
 // Conv for tensors N, C, spatial axes; BlockConv for blocked images, see Image;

@@ -63,10 +63,6 @@ func qKernel(l Level, t *qTile, words []int32, floats []float32) {
 	}
 }
 
-func asBytes[T int32 | float32](s []T) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(&s[0])), 4*len(s))
-}
-
 // byteSum returns the sum of p[i]^flip.
 func byteSum(l Level, p []byte, flip byte) int32 {
 	if l == Generic || len(p) == 0 {

@@ -5,3 +5,7 @@ package kernels
 func gemmKernel(_ Level, t *gemmTile, _ tileForm) { gemmTileGo(t) }
 
 func tapKernel(_ Level, t *tapTile) { tapTileGo(t) }
+
+func qKernel(_ Level, t *qTile, words []int32, floats []float32) { qTileGo(t, words, floats) }
+
+func byteSum(_ Level, p []byte, flip byte) int32 { return byteSumGo(p, flip) }

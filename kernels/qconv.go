@@ -534,7 +534,7 @@ func (q *QConv) runDirect(pool *par.Pool, j *qJob, first int, zero int32, n int,
 	}
 	cols := j.prepare()
 	j.columns = cols
-	flip := uint32(j.a.flip()) * 0x01010101
+	flip := uint32(j.a.flip()^qSign(j.b.level)) * 0x01010101
 	pool.For(n*out[0]*bands.bands, 1, func(lo, hi int) {
 		s := qScratches.Get().(*qScratch)
 		defer qScratches.Put(s)

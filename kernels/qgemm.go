@@ -69,6 +69,15 @@ func qWide(l Level, saturating bool) int {
 	return 1
 }
 
+// qSign is 0x80 where the kernels of a level take the bytes of A as int8, else 0:
+// less 128, as their zero point, which leaves every difference as it is.
+func qSign(l Level) byte {
+	if l == NEON || l == NEONDot {
+		return 0x80
+	}
+	return 0
+}
+
 // PackQB packs the k×n matrix b for QGemm with its zero points: one value, n
 // values, or nil for 0.
 //
@@ -407,8 +416,9 @@ func (q *qJob) prepare() *qColumns {
 	cols := qColumnsPool.Get().(*qColumns)
 	padded := len(q.b.sums)
 	cols.init = growTo(&cols.init, padded)
+	zero := q.zero - int32(qSign(q.b.level))
 	for j := range cols.init {
-		cols.init[j] = -q.zero * q.b.sums[j]
+		cols.init[j] = -zero * q.b.sums[j]
 	}
 	for j, v := range out.Init {
 		cols.init[j] += v
@@ -454,7 +464,7 @@ func (q *qJob) block(s *qScratch, m0, mc, n0, nc int) {
 	b, k := q.b, q.b.k
 	unit, _ := qUnit(b.level, b.saturating)
 	units := (k + unit - 1) / unit
-	flip := uint32(q.a.flip()) * 0x01010101
+	flip := uint32(q.a.flip()^qSign(b.level)) * 0x01010101
 	whole := [1]run{{0, units}}
 	t := qTile{
 		rows: mc, per: tileRows(b.level, panelWidth(b.level), mc), runs: whole[:], count: 1, mode: q.mode, lo: q.lo, hi: q.hi, zero: q.out.Zero,
@@ -488,7 +498,7 @@ func (q *qJob) block(s *qScratch, m0, mc, n0, nc int) {
 	if b.sumsRows {
 		t.rowSum = growTo(&s.sums, mc)
 		for i := range t.rowSum {
-			t.rowSum[i] = byteSum(b.level, rows[i*ld:][:k], byte(flip)) - int32(k)*q.zero
+			t.rowSum[i] = byteSum(b.level, rows[i*ld:][:k], q.a.flip()) - int32(k)*q.zero
 		}
 	}
 	t.a, t.lda = rows, ld

@@ -4,7 +4,7 @@ package kernels
 
 func minMaxVec(e *Extrema, src *float32, n int) int {
 	n &^= 7
-	if level != NEON || n == 0 {
+	if level == Generic || n == 0 {
 		return 0
 	}
 	low, high, zero := minMaxNEON(src, n)

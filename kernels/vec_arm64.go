@@ -5,7 +5,7 @@
 package kernels
 
 func unaryVec(op UnaryOp, dst, src *float32, n int) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -59,7 +59,7 @@ func unaryVec(op UnaryOp, dst, src *float32, n int) int {
 }
 
 func binaryVec(op BinaryOp, dst, a, b *float32, n int) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -85,7 +85,7 @@ func binaryVec(op BinaryOp, dst, a, b *float32, n int) int {
 }
 
 func binaryRightVec(op BinaryOp, dst, a, b *float32, n int) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -111,7 +111,7 @@ func binaryRightVec(op BinaryOp, dst, a, b *float32, n int) int {
 }
 
 func binaryLeftVec(op BinaryOp, dst, a, b *float32, n int) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -137,7 +137,7 @@ func binaryLeftVec(op BinaryOp, dst, a, b *float32, n int) int {
 }
 
 func clipVec(dst, src *float32, n int, lo, hi float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -146,7 +146,7 @@ func clipVec(dst, src *float32, n int, lo, hi float32) int {
 }
 
 func hardSigmoidVec(dst, src *float32, n int, alpha, beta float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -155,7 +155,7 @@ func hardSigmoidVec(dst, src *float32, n int, alpha, beta float32) int {
 }
 
 func expLinearVec(dst, src *float32, n int, positive, negative, rate float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -164,7 +164,7 @@ func expLinearVec(dst, src *float32, n int, positive, negative, rate float32) in
 }
 
 func normalizeVec(dst, src, gamma, beta *float32, n int, mean, inverse float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -173,7 +173,7 @@ func normalizeVec(dst, src, gamma, beta *float32, n int, mean, inverse float32) 
 }
 
 func scaleByVec(dst, src, gamma *float32, n int, inverse float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -182,7 +182,7 @@ func scaleByVec(dst, src, gamma *float32, n int, inverse float32) int {
 }
 
 func quantize8Vec(dst *uint8, src *float32, n int, scale, lo, hi float32, zero int32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 15
@@ -191,7 +191,7 @@ func quantize8Vec(dst *uint8, src *float32, n int, scale, lo, hi float32, zero i
 }
 
 func quantize16Vec(dst *uint16, src *float32, n int, scale, lo, hi float32, zero int32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 15
@@ -200,7 +200,7 @@ func quantize16Vec(dst *uint16, src *float32, n int, scale, lo, hi float32, zero
 }
 
 func fakeQuantizeVec(dst, src *float32, n int, scale, lo, hi float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -209,7 +209,7 @@ func fakeQuantizeVec(dst, src *float32, n int, scale, lo, hi float32) int {
 }
 
 func dequantizeU8Vec(dst *float32, src *uint8, n int, scale float32, zero int32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 15
@@ -218,7 +218,7 @@ func dequantizeU8Vec(dst *float32, src *uint8, n int, scale float32, zero int32)
 }
 
 func dequantizeI8Vec(dst *float32, src *int8, n int, scale float32, zero int32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 15
@@ -227,7 +227,7 @@ func dequantizeI8Vec(dst *float32, src *int8, n int, scale float32, zero int32) 
 }
 
 func dequantizeU16Vec(dst *float32, src *uint16, n int, scale float32, zero int32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 7
@@ -236,7 +236,7 @@ func dequantizeU16Vec(dst *float32, src *uint16, n int, scale float32, zero int3
 }
 
 func dequantizeI16Vec(dst *float32, src *int16, n int, scale float32, zero int32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 7
@@ -245,7 +245,7 @@ func dequantizeI16Vec(dst *float32, src *int16, n int, scale float32, zero int32
 }
 
 func codeSumU8Vec(dst *float32, a, b *uint8, n int, ra, rb, c float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 15
@@ -254,7 +254,7 @@ func codeSumU8Vec(dst *float32, a, b *uint8, n int, ra, rb, c float32) int {
 }
 
 func codeSumI8Vec(dst *float32, a, b *int8, n int, ra, rb, c float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 15
@@ -263,7 +263,7 @@ func codeSumI8Vec(dst *float32, a, b *int8, n int, ra, rb, c float32) int {
 }
 
 func dequantizeI32Vec(dst *float32, src *int32, n int, scale float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 3
@@ -272,7 +272,7 @@ func dequantizeI32Vec(dst *float32, src *int32, n int, scale float32) int {
 }
 
 func momentsVec(src *float32, n int, sums *[3][16]float64) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 15
@@ -281,7 +281,7 @@ func momentsVec(src *float32, n int, sums *[3][16]float64) int {
 }
 
 func sumsVec(src *float32, n int, sums *[16]float64) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 15
@@ -290,7 +290,7 @@ func sumsVec(src *float32, n int, sums *[16]float64) int {
 }
 
 func laneSumsVec(src *float32, n int, sums *[8]float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 7
@@ -299,7 +299,7 @@ func laneSumsVec(src *float32, n int, sums *[8]float32) int {
 }
 
 func laneSquaresVec(src *float32, n int, mean float32, sums *[8]float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 7
@@ -308,7 +308,7 @@ func laneSquaresVec(src *float32, n int, mean float32, sums *[8]float32) int {
 }
 
 func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 15
@@ -317,7 +317,7 @@ func expSumVec(dst, src *float32, n int, shift float32, sums *[16]float32) int {
 }
 
 func sumExpVec(src *float32, n int, shift float32, sums *[16]float32) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 15
@@ -326,7 +326,7 @@ func sumExpVec(src *float32, n int, shift float32, sums *[16]float32) int {
 }
 
 func halfToFloatVec(dst *float32, src *uint16, n int) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 7
@@ -335,7 +335,7 @@ func halfToFloatVec(dst *float32, src *uint16, n int) int {
 }
 
 func brainToFloatVec(dst *float32, src *uint16, n int) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 7
@@ -344,7 +344,7 @@ func brainToFloatVec(dst *float32, src *uint16, n int) int {
 }
 
 func floatToHalfVec(dst *uint16, src *float32, n int) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 7
@@ -353,7 +353,7 @@ func floatToHalfVec(dst *uint16, src *float32, n int) int {
 }
 
 func floatToBrainVec(dst *uint16, src *float32, n int) int {
-	if level != NEON {
+	if level == Generic {
 		return 0
 	}
 	n &^= 7

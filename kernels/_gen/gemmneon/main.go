@@ -1,5 +1,5 @@
-// Command gemmneon writes the arm64 assembly of the float matrix and depthwise
-// kernels of package kernels. Instructions that Go's assembler lacks are words.
+// Command gemmneon writes the arm64 assembly of the matrix and depthwise kernels
+// of package kernels. Instructions that Go's assembler lacks are words.
 package main
 
 import (
@@ -241,6 +241,9 @@ func main() {
 	p("end:")
 	ins("RET")
 	depthwise()
+	qgemmRows(true)
+	qgemmRows(false)
+	byteSum()
 	if err := os.WriteFile(*file, out.Bytes(), 0o644); err != nil {
 		log.Fatal(err)
 	}

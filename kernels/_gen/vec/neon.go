@@ -413,13 +413,13 @@ func (n *neon) ret() { n.asm.WriteString("\tRET\n") }
 
 // vec writes the function that dispatches base, which takes multiples of step.
 func (n *neon) vec(base, sig, args string, step int) {
-	fmt.Fprintf(&n.dispatch, "\nfunc %sVec(%s) int {\nif level != NEON {\nreturn 0\n}\nn &^= %d\n%sNEON(%s)\nreturn n\n}\n",
+	fmt.Fprintf(&n.dispatch, "\nfunc %sVec(%s) int {\nif level == Generic {\nreturn 0\n}\nn &^= %d\n%sNEON(%s)\nreturn n\n}\n",
 		base, sig, step-1, base, args)
 }
 
 // choose writes the dispatch of an operator.
 func (n *neon) choose(name, sig, args string, step int, cases []string, base func(string) string) {
-	fmt.Fprintf(&n.dispatch, "\nfunc %s(%s) int {\nif level != NEON {\nreturn 0\n}\nn &^= %d\nswitch op {\n", name, sig, step-1)
+	fmt.Fprintf(&n.dispatch, "\nfunc %s(%s) int {\nif level == Generic {\nreturn 0\n}\nn &^= %d\nswitch op {\n", name, sig, step-1)
 	for _, c := range cases {
 		fmt.Fprintf(&n.dispatch, "case %s:\n%sNEON(%s)\n", c, base(c), args)
 	}
