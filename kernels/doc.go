@@ -4,9 +4,9 @@
 //
 // Every kernel has a portable Go form, which is its specification, and on
 // amd64 assembly forms for the levels AVX2, AVX-512 and AVX-512 VNNI that are
-// chosen at run time; matrix products of 8-bit integers, most kernels in float32,
-// and those of quantization and statistics, also have NEON forms on arm64, the
-// products two: with dot products and without. Integer, quantization and
+// chosen at run time; those in 8-bit integers, most in float32, and those of
+// quantization and statistics, also have NEON forms on arm64, the integer matrix
+// product two: with dot products and without. Integer, quantization and
 // element-wise kernels give the same bits at every level. An element of a
 // float32 product is one chain of sums in the order of the depth, whatever the
 // shape around it, fused multiply-adds in assembly and separate roundings in

@@ -133,3 +133,24 @@ func byteSum(l Level, p []byte, flip byte) int32 {
 	}
 	return byteSumNEON(&p[0], whole, flip) + byteSumGo(p[whole:], flip)
 }
+
+// qdepthwiseNEON computes the qTapTile t, of 16 channels at the least.
+//
+//go:noescape
+func qdepthwiseNEON(t *byte)
+
+// qTapKernel computes t with the kernel of level l. The output is words, floats
+// or t.c, as t.mode says.
+func qTapKernel(l Level, t *qTapTile, words []int32, floats []float32) {
+	if l == Generic || t.channels < 16 {
+		qTapTileGo(t, words, floats)
+		return
+	}
+	switch t.mode {
+	case qWords:
+		t.c = asBytes(words)
+	case qFloats:
+		t.c = asBytes(floats)
+	}
+	qdepthwiseNEON((*byte)(unsafe.Pointer(t)))
+}

@@ -2,10 +2,6 @@
 
 package kernels
 
-func qTapKernel(_ Level, t *qTapTile, words []int32, floats []float32) {
-	qTapTileGo(t, words, floats)
-}
-
 func widen(_ Level, dst, src []byte, flip byte) { widenGo(dst, src, flip) }
 
 func blockKernel(_ Level, t *blockTile, width int) { blockTileGo(t, width) }

@@ -243,6 +243,7 @@ func main() {
 	depthwise()
 	qgemmRows(true)
 	qgemmRows(false)
+	qdepthwise()
 	byteSum()
 	if err := os.WriteFile(*file, out.Bytes(), 0o644); err != nil {
 		log.Fatal(err)

@@ -276,3 +276,111 @@ func byteSum() {
 	ins("MOVW R0, ret+24(FP)")
 	ins("RET")
 }
+
+// qdepthwise writes the kernel of depthwise integer convolutions, 16 channels
+// of up to four positions at a time. The last channels may be computed twice.
+func qdepthwise() {
+	const (
+		x, c, w, offs, init, scale, bias, taps, pitch = 1, 2, 3, 4, 5, 6, 7, 8, 9
+		columns, channels, xStep, cStep, mode         = 10, 11, 12, 13, 14
+		left, px, pc, tap, pw, po, at                 = 15, 16, 17, 19, 20, 21, 24
+	)
+	p("")
+	p("// func qdepthwiseNEON(t *byte)")
+	p("TEXT ·qdepthwiseNEON(SB), NOSPLIT, $0-8")
+	ins("MOVD t+0(FP), R%d", qTile)
+	// The offsets of kernels.qTapTile; TestQTapTileLayout compares them.
+	for i, f := range []int{0, 24, 48, 72, 96, 120, 144, 168, 176, 184, 192, 200, 208, 216} {
+		ins("MOVD %d(R%d), R%d", f, qTile, x+i)
+	}
+	ins("LSL $2, R%d, R%d", pitch, pitch)
+	for i, f := range []struct{ op, v int }{{load1Words, qLo}, {load1Words, qHi}, {load1Words, qZero}, {load1Bytes, qFlip}} {
+		ins("ADD $%d, R%d, R%d", 224+4*i, qTile, qPointer)
+		code(f.op, "LD1R", f.v, qPointer, none)
+	}
+	p("")
+	p("channels:")
+	ins("MOVD R%d, R%d", columns, left)
+	ins("MOVD R%d, R%d", x, px)
+	ins("MOVD R%d, R%d", c, pc)
+	sizes := []int{4, 1}
+	for s, n := range sizes {
+		l := func(s string) string { return fmt.Sprintf("%s%d", s, n) }
+		next := "row"
+		if s+1 < len(sizes) {
+			next = fmt.Sprintf("block%d", sizes[s+1])
+		}
+		p("")
+		p("%s:", l("block"))
+		ins("CMP $%d, R%d", n, left)
+		ins("BLT %s", next)
+		acc := func(i, j int) int { return qVecs*i + j }
+		for i := range n {
+			loadPairs(acc(i, 0), qVecs, init, 0)
+		}
+		ins("MOVD R%d, R%d", taps, tap)
+		ins("MOVD R%d, R%d", w, pw)
+		ins("MOVD R%d, R%d", offs, po)
+		p("")
+		p("%s:", l("tap"))
+		ins("MOVD (R%d), R%d", po, at)
+		ins("ADD $8, R%d, R%d", po, po)
+		ins("ADD R%d, R%d, R%d", px, at, at)
+		loadPairs(qB, qVecs, pw, 0)
+		ins("ADD R%d, R%d, R%d", pitch, pw, pw)
+		// Weights have 9 bits.
+		code(uzp16, "UZP1.8H", qB, qB, qB+1)
+		code(uzp16, "UZP1.8H", qB+1, qB+2, qB+3)
+		for i := range n {
+			low, high := qSpare+i%2*2, qSpare+1+i%2*2
+			ins("FMOVQ (R%d), F%d", at, low)
+			if i < n-1 {
+				ins("ADD R%d, R%d, R%d", xStep, at, at)
+			}
+			ins("VEOR V%d.B16, V%d.B16, V%d.B16", qFlip, low, low)
+			code(uxtl8High, "UXTL2", high, low, none)
+			code(uxtl8, "UXTL", low, low, none)
+			for j, v := range []int{low, high} {
+				code(smlal16, "SMLAL", acc(i, 2*j), v, qB+j)
+				code(smlal16High, "SMLAL2", acc(i, 2*j+1), v, qB+j)
+			}
+		}
+		ins("SUBS $1, R%d, R%d", tap, tap)
+		ins("BNE %s", l("tap"))
+		qEpilogue(l, n, acc, mode, pc,
+			func(field string, r int) {
+				ins("MOVD R%d, R%d", map[string]int{"scale": scale, "bias": bias}[field], r)
+			},
+			func(r int) { ins("ADD R%d, R%d, R%d", cStep, r, r) })
+		ins("MOVD R%d, R%d", qPointer+1, pc)
+		for range n {
+			ins("ADD R%d, R%d, R%d", xStep, px, px)
+		}
+		ins("SUB $%d, R%d, R%d", n, left, left)
+		ins("B %s", l("block"))
+	}
+	p("")
+	p("row:")
+	ins("SUBS $16, R%d, R%d", channels, channels)
+	ins("BEQ end")
+	ins("MOVD $16, R%d", at)
+	ins("CMP R%d, R%d", at, channels)
+	ins("CSEL LT, R%d, R%d, R%d", channels, at, at)
+	ins("ADD R%d, R%d, R%d", at, x, x)
+	// Channels left count from the start of the block.
+	ins("SUB R%d, R%d, R%d", at, channels, channels)
+	ins("ADD $16, R%d, R%d", channels, channels)
+	for _, r := range []int{w, init, scale, bias} {
+		ins("ADD R%d<<2, R%d, R%d", at, r, r)
+	}
+	ins("CMP $1, R%d", mode)
+	ins("BEQ narrow")
+	ins("LSL $2, R%d, R%d", at, at)
+	p("")
+	p("narrow:")
+	ins("ADD R%d, R%d, R%d", at, c, c)
+	ins("B channels")
+	p("")
+	p("end:")
+	ins("RET")
+}
