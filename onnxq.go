@@ -94,11 +94,15 @@ const (
 	Round          Algorithm = "round"
 	Clip           Algorithm = "clip"
 	Split          Algorithm = "split"
+	// Those of weights in blocks, beside Clip.
+	HQQ    Algorithm = "hqq"
+	KQuant Algorithm = "kquant"
+	GPTQ   Algorithm = "gptq"
 )
 
 // Algorithms returns the accuracy passes that there are.
 func Algorithms() []Algorithm {
-	return []Algorithm{Equalize, Smooth, BiasCorrection, Round, Clip, Split}
+	return []Algorithm{Equalize, Smooth, BiasCorrection, Round, Clip, Split, HQQ, KQuant, GPTQ}
 }
 
 // Options say how a model is quantized. The zero value is the default of every
@@ -898,7 +902,7 @@ func (q *quantization) see(ctx context.Context, res *Result) (err error) {
 func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	o := auto.Options{
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
-		Equalize: q.o.allows(Equalize) && q.calib != nil, Split: q.o.allows(Split) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection), Round: q.o.allows(Round), Clip: q.o.allows(Clip),
+		Equalize: q.o.allows(Equalize) && q.calib != nil, Split: q.o.allows(Split) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection), Round: q.o.allows(Round) || q.o.allows(GPTQ), Clip: q.o.allows(Clip),
 		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto, Size: q.o.Prefer == Size || q.o.MinCoverage != nil, Speed: q.o.Prefer == Speed,
 		Contract: q.o.contract(),
 		Engine:   q.o.engine(),

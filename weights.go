@@ -2,8 +2,12 @@ package onnxq
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	"github.com/onnxq/onnxq/auto"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/passes/accuracy"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
 )
@@ -58,7 +62,7 @@ func (o *Options) scheme() (quant.Blocks, error) {
 	if err != nil {
 		return quant.Blocks{}, err
 	}
-	b := quant.Blocks{Storage: s, PowerOfTwo: o.PowerOfTwo}
+	b := quant.Blocks{Storage: s, PowerOfTwo: o.PowerOfTwo, Fit: o.fit(s)}
 	if b.Zero, err = quant.ParseZeros(o.WeightZero); err != nil {
 		return b, err
 	}
@@ -102,13 +106,68 @@ func (o *Options) weightsOpset() (version int, what string) {
 	return version, what
 }
 
+// fit returns how the parameters of blocks are found: as the algorithms say or,
+// if they are left open, by the least squared error where bits are few.
+func (o *Options) fit(s quant.Storage) quant.Fit {
+	if o.Algorithms == nil {
+		if s.Bits <= 4 {
+			return quant.Clip
+		}
+		return quant.Cover
+	}
+	for _, a := range []struct {
+		algorithm Algorithm
+		fit       quant.Fit
+	}{{HQQ, quant.HQQ}, {KQuant, quant.KQuant}, {Clip, quant.Clip}} {
+		if slices.Contains(o.Algorithms, a.algorithm) {
+			return a.fit
+		}
+	}
+	return quant.Cover
+}
+
+// blockSamples is the number of calibration samples that GPTQ takes at most.
+const blockSamples = 128
+
 // inBlocks quantizes weights alone, in blocks.
 func (q *quantization) inBlocks(ctx context.Context, qo qdq.Options) (*auto.Result, error) {
+	if slices.Contains(q.o.Algorithms, GPTQ) && q.calib == nil {
+		return nil, fmt.Errorf("algorithm %s: %w", GPTQ, ErrNoData)
+	}
 	plan, err := qdq.Annotate(q.prepared, q.o.target(), qo)
 	if err != nil || plan.Empty() {
 		return &auto.Result{Plan: plan}, err
 	}
 	res := &auto.Result{Plan: plan}
-	res.Model, res.Notes, _, err = auto.Apply(ctx, q.prepared, plan, nil, auto.Way{})
-	return res, err
+	way := auto.Way{}
+	var errs []accuracy.BlockError
+	if q.calib != nil && q.calib.Len() > 0 && (q.o.Algorithms == nil || len(q.o.Algorithms) > 0) {
+		count := min(blockSamples, q.calib.Len())
+		way.Round = func(params []quant.Params) (int, error) {
+			visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
+				return q.spread(ctx, q.calib, count, f)
+			}
+			var err error
+			errs, err = accuracy.GPTQ(ctx, q.prepared, plan, params, visit, count, !q.o.allows(GPTQ), q.o.session())
+			return len(errs), err
+		}
+	}
+	res.Model, res.Notes, _, err = auto.Apply(ctx, q.prepared, plan, nil, way)
+	if err != nil {
+		return nil, suggest(q.original, err)
+	}
+	if len(errs) > 0 {
+		var shares []float64
+		for _, e := range errs {
+			if e.Nearest > 0 {
+				shares = append(shares, e.Chosen/e.Nearest)
+			}
+		}
+		slices.Sort(shares)
+		if len(shares) > 0 {
+			res.Notes = append(res.Notes, fmt.Sprintf("codes of %d weights chosen on calibration samples: the squared error of their products is %.0f %% of that of the nearest codes (median; %.0f to %.0f %%)",
+				len(errs), 100*shares[len(shares)/2], 100*shares[0], 100*shares[len(shares)-1]))
+		}
+	}
+	return res, nil
 }

@@ -545,6 +545,12 @@ func (c *Coded) Decode(dst []float32, i int) {
 	}
 }
 
+// Codes returns the lowest and highest code that an Integer uses.
+func (b *Blocks) Codes() (lo, hi int32) {
+	lo, hi, _ = b.codeRange()
+	return lo, hi
+}
+
 // Middle returns the code that stands for 0 in an Integer without zero points
 // of its own.
 func (b *Blocks) Middle() int32 {

@@ -62,8 +62,8 @@ func (w *window) pads(a, length int) (begin, end int) {
 }
 
 // products lists the nodes of m whose weights can be rounded, one for each
-// weight that no other node reads.
-func products(m *graph.Model, plan *qdq.Plan) ([]product, error) {
+// weight that no other node reads: those of weights in blocks, or the others.
+func products(m *graph.Model, plan *qdq.Plan, blocks bool) ([]product, error) {
 	values, err := plan.Values(m)
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func products(m *graph.Model, plan *qdq.Plan) ([]product, error) {
 	for i, v := range values {
 		e := &plan.Tensors[i]
 		n := v.OnlyUse()
-		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || n == nil || n.Input(1) != v || n.Input(0) == nil || n.Op.Domain != graph.OnnxDomain {
+		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || (e.Form != "") != blocks || n == nil || n.Input(1) != v || n.Input(0) == nil || n.Op.Domain != graph.OnnxDomain {
 			continue
 		}
 		p := product{node: n, tensor: i, weight: v, groups: 1}

@@ -32,14 +32,24 @@ const solveBlock = 64
 // Codes in params, those of Resolve for plan, and returns the number of
 // weights.
 func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, samples Samples, count int, o exec.SessionOptions) (int, error) {
-	list, err := products(m, plan)
+	list, err := products(m, plan, false)
 	if err != nil || len(list) == 0 || count == 0 {
 		return 0, err
 	}
-	pool := par.New(o.Threads)
 	done := 0
+	err = inTurn(ctx, m, list, samples, count, o, func(pool *par.Pool, p *product, sums moments) error {
+		p.round(pool, &params[p.tensor], sums)
+		done++
+		return nil
+	})
+	return done, err
+}
+
+// inTurn calls f with each product of list and the second moments of its inputs,
+// of as many at a time as memory allows.
+func inTurn(ctx context.Context, m *graph.Model, list []product, samples Samples, count int, o exec.SessionOptions, f func(*par.Pool, *product, moments) error) error {
+	pool := par.New(o.Threads)
 	for len(list) > 0 {
-		// As many products together as memory allows.
 		n, bytes := 0, 0
 		for n < len(list) && (n == 0 || bytes < momentsMemory) {
 			bytes += 4 * list[n].groups * list[n].k * list[n].k
@@ -51,24 +61,25 @@ func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.P
 		}
 		sums, err := collectMoments(ctx, m, list[:n], share, samples, o)
 		if err != nil {
-			return done, err
+			return err
 		}
 		pool.Begin()
 		for i := range n {
-			if err = ctx.Err(); err != nil {
+			if err = ctx.Err(); err == nil {
+				err = f(pool, &list[i], sums[i])
+			}
+			if err != nil {
 				break
 			}
-			list[i].round(pool, &params[list[i].tensor], sums[i])
 			sums[i] = nil
-			done++
 		}
 		pool.End()
 		if err != nil {
-			return done, err
+			return err
 		}
 		list = list[n:]
 	}
-	return done, nil
+	return nil
 }
 
 // round sets the codes of the weight of p.
@@ -98,7 +109,8 @@ func (p *product) round(pool *par.Pool, q *quant.Params, sums moments) {
 			}
 			scale[o], zero[o] = q.Scale[c], q.Zero[c]
 		}
-		out := feedback(pool, columns, factor, scale, zero, float32(q.Type.Min), float32(q.Type.Max), k, n)
+		same := func(int) ([]float32, []int32) { return scale, zero }
+		out := feedback(pool, columns, factor, same, float32(q.Type.Min), float32(q.Type.Max), k, n)
 		for r, i := range order {
 			for o := range n {
 				codes.Bytes()[index(i, o)] = byte(out[r*n+o])
@@ -183,8 +195,9 @@ func cholesky(pool *par.Pool, a []float32, k int) {
 
 // feedback rounds the k×n matrix w row by row to codes, adding to each row what
 // the errors of the rows before it ask for: code[r] = round(w[r] + Σ u[j][r]·e[j])
-// with e[j] = w[j] - value of code[j].
-func feedback(pool *par.Pool, w, u, scale []float32, zero []int32, lo, hi float32, k, n int) []int32 {
+// with e[j] = w[j] - value of code[j]. params gives the scales and zero points of
+// a row.
+func feedback(pool *par.Pool, w, u []float32, params func(r int) (scale []float32, zero []int32), lo, hi float32, k, n int) []int32 {
 	target := slices.Clone(w)
 	errs := make([]float32, k*n)
 	codes := make([]int32, k*n)
@@ -199,6 +212,7 @@ func feedback(pool *par.Pool, w, u, scale []float32, zero []int32, lo, hi float3
 					t[o] += f * x
 				}
 			}
+			scale, zero := params(r)
 			for o := range t {
 				q := float32(math.RoundToEven(float64(t[o]/scale[o]))) + float32(zero[o])
 				q = max(lo, min(hi, q))

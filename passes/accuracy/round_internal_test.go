@@ -57,7 +57,7 @@ func TestFeedback(t *testing.T) {
 		for a, i := range order {
 			copy(p[a*n:(a+1)*n], w[i*n:(i+1)*n])
 		}
-		codes := feedback(nil, p, u, scale, zero, -127, 127, k, n)
+		codes := feedback(nil, p, u, all(scale, zero), -127, 127, k, n)
 		err := func(code func(a, o int) float64) float64 {
 			total := 0.0
 			for i := range rows {
@@ -120,7 +120,7 @@ func TestFeedbackDegenerate(t *testing.T) {
 				t.Fatalf("%s: factor holds %g", name, x)
 			}
 		}
-		for i, c := range feedback(nil, w, u, scale, zero, -127, 127, k, n) {
+		for i, c := range feedback(nil, w, u, all(scale, zero), -127, 127, k, n) {
 			if name != "ones" && name != "huge" && float64(c) != math.RoundToEven(float64(w[i])) {
 				t.Errorf("%s: code %d of %g", name, c, w[i])
 			}
@@ -147,7 +147,7 @@ func TestRows(t *testing.T) {
 		w := m.Graph.Initializers()[0]
 		plan := &qdq.Plan{Nodes: []qdq.NodePlan{{Scope: graph.MainScope, Node: m.Graph.First().Label(), Op: m.Graph.First().Op.String()}},
 			Tensors: []qdq.TensorPlan{{Scope: graph.MainScope, Tensor: w.Name(), Kind: qdq.Weight, Type: "i8", Axis: -1}}}
-		list, err := products(m, plan)
+		list, err := products(m, plan, false)
 		if err != nil || len(list) != 1 {
 			t.Fatal(list, err)
 		}
@@ -205,4 +205,9 @@ func TestRows(t *testing.T) {
 			}
 		}
 	}
+}
+
+// all gives every row the same parameters.
+func all(scale []float32, zero []int32) func(int) ([]float32, []int32) {
+	return func(int) ([]float32, []int32) { return scale, zero }
 }
