@@ -107,10 +107,12 @@ func (o *Options) weightsOpset() (version int, what string) {
 }
 
 // fit returns how the parameters of blocks are found: as the algorithms say or,
-// if they are left open, by the least squared error where bits are few.
+// if they are left open, by the least squared error where bits are few and there
+// are samples to weigh errors by. Without them only the range is taken, which
+// costs no more than reading the weights.
 func (o *Options) fit(s quant.Storage) quant.Fit {
 	if o.Algorithms == nil {
-		if s.Bits <= 4 {
+		if s.Bits <= 4 && len(o.Data) > 0 {
 			return quant.Clip
 		}
 		return quant.Cover

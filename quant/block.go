@@ -560,3 +560,34 @@ func (b *Blocks) Middle() int32 {
 	_, _, base := b.codeRange()
 	return base
 }
+
+// String describes a scheme, such as "i4 symmetric, blocks of 32, f16 scales".
+func (b Blocks) String() string {
+	s := b.Name
+	if b.Kind == Integer {
+		s += " " + string(b.Zero)
+	}
+	if !b.scaled() {
+		return s
+	}
+	if b.Size > 0 {
+		s += fmt.Sprintf(", blocks of %d", b.Size)
+	}
+	s += ", " + ScaleName(b.ScaleType) + " scales"
+	if b.Fit != Cover {
+		s += ", " + string(b.Fit)
+	}
+	return s
+}
+
+// Code returns code i as a number: an integer, the bits of a small float, or an
+// index into Grid.
+func (c *Coded) Code(i int) int {
+	switch {
+	case c.Kind == Cast:
+		return int(c.Codes[2*i]) | int(c.Codes[2*i+1])<<8
+	case c.Kind == Integer && c.Signed():
+		return int(int8(c.Codes[i]))
+	}
+	return int(c.Codes[i])
+}

@@ -269,8 +269,8 @@ func TestEncode(t *testing.T) {
 					z = want.Zero[at]
 				}
 				q := math.RoundToEven(float64(v/want.Scale[at])) + float64(z)
-				if q = max(float64(lo), min(float64(hi), q)); want.code(i*70+k) != int(q) {
-					t.Fatalf("%s: code of %v is %d, want %v", b.label(), v, want.code(i*70+k), q)
+				if q = max(float64(lo), min(float64(hi), q)); want.Code(i*70+k) != int(q) {
+					t.Fatalf("%s: code of %v is %d, want %v", b.label(), v, want.Code(i*70+k), q)
 				}
 			}
 		}

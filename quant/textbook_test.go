@@ -73,19 +73,11 @@ func TestTextbookRows(t *testing.T) {
 			}
 		}
 		for i, want := range c.codes {
-			if q := got.code(i); q != want {
+			if q := got.Code(i); q != want {
 				t.Errorf("%s: code %d is %d, want %d", c.name, i, q, want)
 			}
 		}
 	}
-}
-
-// code returns code i as a number.
-func (c *Coded) code(i int) int {
-	if c.Kind == Integer && c.Signed() {
-		return int(int8(c.Codes[i]))
-	}
-	return int(c.Codes[i])
 }
 
 // TestTextbookRange has the ranges that explain zero points. Of the codes of
@@ -104,8 +96,8 @@ func TestTextbookRange(t *testing.T) {
 		{"u8", []float32{40, 1000}, 1000. / 255, 0, 10},
 	} {
 		got := encode(t, Blocks{Storage: storage(t, c.storage), Zero: Asymmetric}, tensor.Of(c.x, 1, 2))
-		if !near(float64(got.Scale[0]), c.scale, 1e-6) || got.Zero[0] != c.zero || got.code(0) != c.lowest {
-			t.Errorf("%v to %s: scale %v zero %d lowest code %d, want %v %d %d", c.x, c.storage, got.Scale[0], got.Zero[0], got.code(0), c.scale, c.zero, c.lowest)
+		if !near(float64(got.Scale[0]), c.scale, 1e-6) || got.Zero[0] != c.zero || got.Code(0) != c.lowest {
+			t.Errorf("%v to %s: scale %v zero %d lowest code %d, want %v %d %d", c.x, c.storage, got.Scale[0], got.Zero[0], got.Code(0), c.scale, c.zero, c.lowest)
 		}
 	}
 }

@@ -126,23 +126,29 @@ func holdoutFlag() []cli.Flag {
 	return []cli.Flag{&cli.IntFlag{Name: "holdout", Usage: "keep the last `N` samples for measuring", DefaultText: "a tenth"}}
 }
 
-func planFlags() []cli.Flag {
+// weightFlags say how weights are stored.
+func weightFlags() []cli.Flag {
 	return []cli.Flag{
+		&cli.StringFlag{Name: "weights", DefaultText: "the target's first, such as i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric); with --mode weights, which the others imply: " + strings.Join(quant.Storages(), ", ")},
+		&cli.StringFlag{Name: "weight-zero", Value: string(quant.Symmetric), Usage: "zero points of weights in --mode weights: symmetric (narrow range), full or asymmetric"},
+		&cli.StringFlag{Name: "scale-type", Value: "f32", Usage: "type of the scales of weights in --mode weights: f32, f16 or bf16"},
+		&cli.StringFlag{Name: "granularity", DefaultText: "channel; block:32 for weights of at most 4 bits", Usage: "scales of weights: tensor, channel or, in --mode weights, block:N"},
+	}
+}
+
+func planFlags() []cli.Flag {
+	return append(weightFlags(), []cli.Flag{
 		&cli.StringFlag{Name: "mode", Value: "auto", Usage: strings.Join(modeNames, ", ") + "; auto without samples is weights"},
 		&cli.StringFlag{Name: "target", Value: "ort-cpu", Usage: "runtime to quantize for: `NAME|FILE`; see onnxq targets, and docs/targets.md for files"},
 		&cli.StringFlag{Name: "activations", DefaultText: "the target's first, such as u8", Usage: "storage type of activations: " + strings.Join(activationNames, ", ") + " (none: as --mode weights)"},
 		&cli.BoolFlag{Name: "power-of-two", Usage: "make scales powers of two"},
 		&cli.BoolFlag{Name: "reduce-range", Usage: "use one bit less of weights, for processors whose 16-bit sums of products saturate"},
 		&cli.BoolFlag{Name: "symmetric-activations", Usage: "keep the zero point of activations at the middle of the codes"},
-		&cli.StringFlag{Name: "weights", DefaultText: "the target's first, such as i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric); with --mode weights, which the others imply: " + strings.Join(quant.Storages(), ", ")},
-		&cli.StringFlag{Name: "weight-zero", Value: string(quant.Symmetric), Usage: "zero points of weights in --mode weights: symmetric (narrow range), full or asymmetric"},
-		&cli.StringFlag{Name: "scale-type", Value: "f32", Usage: "type of the scales of weights in --mode weights: f32, f16 or bf16"},
-		&cli.StringFlag{Name: "granularity", DefaultText: "channel; block:32 for weights of at most 4 bits", Usage: "scales of weights: tensor, channel or, in --mode weights, block:N"},
 		&cli.StringSliceFlag{Name: "range", Usage: "fixed range of a tensor: `NAME=MIN:MAX`; may be repeated"},
 		&cli.StringSliceFlag{Name: "include", Usage: "quantize only nodes that match `GLOB` (or op:TYPE); may be repeated"},
 		&cli.StringSliceFlag{Name: "exclude", Usage: "leave nodes that match `GLOB` (or op:TYPE) float; may be repeated"},
 		&cli.IntFlag{Name: "opset", Usage: "operator set of the result", DefaultText: "lowest that serves"},
-	}
+	}...)
 }
 
 // Values of --mode and --activations.

@@ -197,7 +197,7 @@ func newApp(e *env) *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			e.quantizeCommand(), e.calibrateCommand(), e.planCommand(), e.inspectCommand(), e.prepareCommand(),
+			e.quantizeCommand(), e.calibrateCommand(), e.planCommand(), e.inspectCommand(), e.prepareCommand(), e.tensorCommand(),
 			e.lintCommand(), e.compareCommand(), e.runCommand(), e.benchCommand(), e.demoCommand(), e.targetsCommand(), e.opsCommand(), e.completionCommand(), e.manCommand(),
 		},
 	}
