@@ -255,7 +255,11 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 		if r, err := s.relief(ctx, c); err != nil || r != c {
 			return r, err
 		}
+		return c, nil
 	case anchors > 0 && try == 2:
+		if s.o.Store && len(next.qdq.Half) == 0 {
+			next.qdq.Store = codes
+		}
 	default:
 		order, err := roughest(c.base, c.plan)
 		if err != nil {
@@ -295,7 +299,7 @@ const retreatGain = 4
 // economize keeps float what integers would not make faster, where the target
 // says what things cost and nodes were not included by name.
 func (s *search) economize(ctx context.Context, c *candidate) error {
-	if !s.o.FloatIslands || s.o.Size || len(c.qdq.Include) > 0 || s.o.Target.Cost == nil || len(s.o.Samples) == 0 {
+	if !s.o.FloatIslands || s.o.Size || len(c.qdq.Include) > 0 || len(s.o.Target.Costs) == 0 || len(s.o.Samples) == 0 {
 		return nil
 	}
 	plan, err := qdq.Annotate(c.base, s.o.Target, c.qdq)
@@ -309,7 +313,7 @@ func (s *search) economize(ctx context.Context, c *candidate) error {
 	if s.o.Speed {
 		worth = clearly
 	}
-	list, float, best := s.costs.slower(c.base, plan, worth)
+	list, speed := s.costs.slower(c.base, plan, worth)
 	if len(list) == 0 {
 		return nil
 	}
@@ -317,7 +321,7 @@ func (s *search) economize(ctx context.Context, c *candidate) error {
 	for _, n := range list {
 		c.qdq.Keep[n.ID] = fmt.Sprintf("integers would not be faster on %s: estimated from the sizes of a sample", s.o.Target.Name)
 	}
-	c.found = append(c.found, fmt.Sprintf("kept %d of %d nodes float that integers would not make faster; the parts that could be quantized are estimated to run at %.2f times float's speed", len(list), plan.Quantized(), float/best))
+	c.found = append(c.found, fmt.Sprintf("kept %d of %d nodes float that integers would not make faster; the parts that could be quantized are estimated to run at %.2f times float's speed or more", len(list), plan.Quantized(), speed))
 	return nil
 }
 

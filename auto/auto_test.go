@@ -99,7 +99,7 @@ func setup(t *testing.T, text string, n int) (*graph.Model, auto.Options) {
 		t.Fatal(err)
 	}
 	free := *target
-	free.Cost = nil // the models are too small for integers to pay
+	free.Costs = nil // the models are too small for integers to pay
 	o := auto.Options{Target: &free, Equalize: true, Smooth: true, CorrectBias: true, FloatIslands: true}
 	for range n {
 		x := tensor.New(tensor.Float32, shape...)

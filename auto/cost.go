@@ -6,29 +6,31 @@ import (
 
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
-	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
 )
 
-// What integers have to gain to be preferred, as factors by which estimates of
-// their time are raised: as a rule, and where speed counts most.
+// By which factors the time of integers counts: as it is, and against them where
+// speed counts most. The whole has to be faster by the factor sure on every kind
+// of processor.
 const (
-	margin  = 1.05
-	clearly = 1.15
+	margin  = 1.0
+	clearly = 1.1
+	sure    = 1.05
 )
 
-// costs knows what the nodes of a model take under a target.
+// costs knows how large the values of a model are, and what its nodes take under
+// a target.
 type costs struct {
-	c     *targets.Cost
-	sizes []int // elements of each value in one sample, by ID; 0: not seen
-	ranks []int
+	prices []targets.Cost
+	sizes  []int // elements of each value in one sample, by ID; 0: not seen
+	ranks  []int
 }
 
 // measureCosts runs one sample to learn the sizes of values.
 func (s *search) measureCosts(ctx context.Context, m *graph.Model) (*costs, error) {
-	out := &costs{c: s.o.Target.Cost, sizes: make([]int, m.NumValues()), ranks: make([]int, m.NumValues())}
+	out := &costs{prices: s.o.Target.Costs, sizes: make([]int, m.NumValues()), ranks: make([]int, m.NumValues())}
 	taps := make([]bool, m.NumValues())
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
@@ -67,15 +69,27 @@ func (k *costs) size(v *graph.Value) int {
 }
 
 // node returns what n takes on float32 and on integers, in ns.
-func (k *costs) node(n *graph.Node) (float, integer float64) {
-	return k.c.Node + k.kernel(&k.c.Float, n), k.c.Node + k.kernel(&k.c.Int, n)
+func (k *costs) node(c *targets.Cost, n *graph.Node) (float, integer float64) {
+	return c.Node + k.kernel(&c.Float, n), c.Node + k.kernel(&c.Int, n)
+}
+
+// saved returns the time that integers save at n, over all kinds of processors;
+// 0 if they do not.
+func (k *costs) saved(n *graph.Node) float64 {
+	sum := 0.0
+	for i := range k.prices {
+		float, integer := k.node(&k.prices[i], n)
+		sum += float - integer
+	}
+	return math.Max(sum, 0)
 }
 
 func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 	y := float64(k.size(n.Output(0)))
 	w := n.Input(1)
 	if w == nil || !w.IsConst() || w.Const.Rank() < 2 || depth(n) == 0 {
-		if spec := ops.Lookup(n); spec != nil && spec.FlowAt(n) == ops.Pass && (n.Op.Type == "Reshape" || n.Op.Type == "Flatten" || n.Op.Type == "Squeeze" || n.Op.Type == "Unsqueeze") {
+		switch n.Op.Type {
+		case "Reshape", "Flatten", "Squeeze", "Unsqueeze":
 			return 0
 		}
 		return y * r.Element
@@ -101,37 +115,44 @@ func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 }
 
 // border returns what it takes to quantize v and to dequantize it.
-func (k *costs) border(v *graph.Value) (quantize, dequantize float64) {
+func (k *costs) border(c *targets.Cost, v *graph.Value) (quantize, dequantize float64) {
 	n := float64(k.size(v))
 	layout := 0.0
 	if n > 0 && k.ranks[v.ID] > 2 {
-		layout = n * k.c.Layout
+		layout = n * c.Layout
 	}
-	return k.c.Node + n*k.c.Quantize + layout, k.c.Node + n*k.c.Dequantize + layout
+	return c.Node + n*c.Quantize + layout, c.Node + n*c.Dequantize + layout
 }
 
-// slower returns the nodes that plan quantizes but that are better left float where
-// integers have to be faster by the factor worth: those of the division of the nodes into float ones and integer ones that
-// takes least time, with the time of quantizing and dequantizing between them.
-// That is a cut of least weight, which is found by the flow that it bounds
-// (L. Ford and D. Fulkerson, 1956). It also returns the time of the quantized
-// nodes as float and in that division.
-func (k *costs) slower(m *graph.Model, plan *qdq.Plan, worth float64) (list []*graph.Node, float, best float64) {
+// region is what of a model a plan quantizes.
+type region struct {
+	nodes []*graph.Node
+	// values are those that the nodes read or write, once each.
+	values []crossing
+}
+
+// crossing is a value between nodes that may be float or integer.
+type crossing struct {
+	v       *graph.Value
+	from    int   // node of the region that writes it, -1 for a float one
+	free    bool  // that can give float32 at no cost
+	readers []int // nodes of the region
+	float   bool  // something else reads it too
+}
+
+// regionOf returns the nodes of m that plan runs on integers.
+func regionOf(m *graph.Model, plan *qdq.Plan) *region {
+	r := &region{}
 	how := hows(m, plan)
-	var nodes []*graph.Node
 	at := map[*graph.Node]int{}
-	const source, sink = 0, 1
-	f := &flow{}
-	f.grow(2)
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
 			if h := how[n.ID]; h == qdq.Integer || h == qdq.FloatOutput {
-				at[n] = f.grow(1)
-				nodes = append(nodes, n)
+				at[n] = len(r.nodes)
+				r.nodes = append(r.nodes, n)
 			}
 		}
 	}
-	// What stands for n: a node that absorbs n, or the sink for a float node.
 	place := func(n *graph.Node) int {
 		if n != nil && how[n.ID] == qdq.Absorbed {
 			n = n.Input(0).DefNode()
@@ -139,59 +160,138 @@ func (k *costs) slower(m *graph.Model, plan *qdq.Plan, worth float64) (list []*g
 		if i, ok := at[n]; ok {
 			return i
 		}
-		return sink
+		return -1
 	}
-	out := func(n *graph.Node) *graph.Value {
+	seen := map[*graph.Value]bool{}
+	for _, n := range r.nodes {
 		y := n.Output(0)
 		if u := y.OnlyUse(); u != nil && how[u.ID] == qdq.Absorbed {
-			return u.Output(0)
+			y = u.Output(0)
 		}
-		return y
-	}
-	// Nodes on the side of the source are integer.
-	seen := map[*graph.Value]bool{}
-	for _, n := range nodes {
-		onFloat, onInt := k.node(n)
-		f.add(source, at[n], onFloat)
-		f.add(at[n], sink, onInt*worth)
-		for _, v := range append(activations(n), out(n)) {
+		for _, v := range append(activations(n), y) {
 			if seen[v] {
 				continue
 			}
 			seen[v] = true
-			quantize, dequantize := k.border(v)
-			from := place(v.DefNode())
-			if d := v.DefNode(); d != nil && how[d.ID] == qdq.FloatOutput {
+			d := v.DefNode()
+			c := crossing{v: v, from: place(d), free: d != nil && how[d.ID] == qdq.FloatOutput, float: v.IsOutput()}
+			for _, u := range v.Uses() {
+				if u.Node == nil || place(u.Node) < 0 {
+					c.float = true
+				} else {
+					c.readers = append(c.readers, place(u.Node))
+				}
+			}
+			r.values = append(r.values, c)
+		}
+	}
+	return r
+}
+
+// time returns what the nodes take, with the borders between them, if integer
+// says which of them are integer.
+func (k *costs) time(c *targets.Cost, r *region, integer []bool) float64 {
+	sum := 0.0
+	for i, n := range r.nodes {
+		onFloat, onInt := k.node(c, n)
+		if integer[i] {
+			sum += onInt
+		} else {
+			sum += onFloat
+		}
+	}
+	for _, x := range r.values {
+		quantize, dequantize := k.border(c, x.v)
+		ints, floats := 0, 0
+		for _, i := range x.readers {
+			if integer[i] {
+				ints++
+			} else {
+				floats++
+			}
+		}
+		switch from := x.from >= 0 && integer[x.from]; {
+		case from && (floats > 0 || x.float) && !x.free:
+			sum += dequantize
+		case !from && ints > 0:
+			sum += quantize
+		}
+	}
+	return sum
+}
+
+// divide returns which nodes are integer in the division into float and integer
+// ones that takes least time, that on integers counting worth times. Of several
+// kinds of processors, each counts by its time relative to that of floats. This
+// is a cut of least weight, which is found by the flow that it bounds (L. Ford
+// and D. Fulkerson, 1956).
+func (k *costs) divide(prices []targets.Cost, r *region, worth float64) []bool {
+	const source, sink = 0, 1 // nodes on the side of the source are integer
+	f := &flow{}
+	f.grow(2 + len(r.nodes))
+	none := make([]bool, len(r.nodes))
+	for i := range prices {
+		c := &prices[i]
+		scale := 1e6 / math.Max(k.time(c, r, none), 1)
+		for i, n := range r.nodes {
+			onFloat, onInt := k.node(c, n)
+			f.add(source, 2+i, scale*onFloat)
+			f.add(2+i, sink, scale*onInt*worth)
+		}
+		for _, x := range r.values {
+			quantize, dequantize := k.border(c, x.v)
+			if x.free {
 				dequantize = 0
 			}
-			a, b := f.grow(1), f.grow(1)
-			f.add(from, a, dequantize) // paid if a reader is float
-			f.add(b, from, quantize)   // paid if a reader is integer
-			float := v.IsOutput()
-			for _, u := range v.Uses() {
-				if u.Node == nil {
-					float = true
-					continue
-				}
-				to := place(u.Node)
-				f.add(a, to, math.Inf(1))
-				f.add(to, b, math.Inf(1))
+			from := sink
+			if x.from >= 0 {
+				from = 2 + x.from
 			}
-			if float {
+			a, b := f.grow(1), f.grow(1)
+			f.add(from, a, scale*dequantize) // paid if a reader is float
+			f.add(b, from, scale*quantize)   // paid if a reader is integer
+			for _, i := range x.readers {
+				f.add(a, 2+i, math.Inf(1))
+				f.add(2+i, b, math.Inf(1))
+			}
+			if x.float {
 				f.add(a, sink, math.Inf(1))
 			}
 		}
 	}
-	best = f.run(source, sink)
-	reach := f.reached(source)
-	for _, n := range nodes {
-		onFloat, _ := k.node(n)
-		float += onFloat
-		if !reach[at[n]] {
+	f.run(source, sink)
+	return f.reached(source)[2 : 2+len(r.nodes)]
+}
+
+// slower returns the nodes that plan quantizes but that are better left float,
+// time on integers counting worth times, and the least speed-up of the nodes
+// that plan quantizes on any kind of processor, where 1 is float's speed. A
+// division that is slower than floats on one of them is made for that one, and
+// without preference.
+func (k *costs) slower(m *graph.Model, plan *qdq.Plan, worth float64) (list []*graph.Node, speed float64) {
+	r := regionOf(m, plan)
+	none := make([]bool, len(r.nodes))
+	integer := k.divide(k.prices, r, worth)
+	least := func() (at int, speed float64) {
+		speed = math.Inf(1)
+		for i := range k.prices {
+			if s := k.time(&k.prices[i], r, none) / math.Max(k.time(&k.prices[i], r, integer), 1); s < speed {
+				at, speed = i, s
+			}
+		}
+		return at, speed
+	}
+	at, speed := least()
+	if speed < sure {
+		integer = k.divide(k.prices[at:at+1], r, math.Max(worth, sure))
+		_, speed = least()
+	}
+	for i, n := range r.nodes {
+		if !integer[i] {
 			list = append(list, n)
 		}
 	}
-	return list, float, best
+	return list, speed
 }
 
 // activations returns the float inputs of n that are computed.

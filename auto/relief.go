@@ -194,8 +194,7 @@ func (s *search) anchors(ctx context.Context, c *candidate) ([]part, error) {
 		if i, ok := at[v.ID]; ok {
 			w := float64(t.Len()) * float64(depth(out[i].nodes[0]))
 			if s.costs != nil {
-				float, integer := s.costs.node(out[i].nodes[0])
-				w = math.Max(float-integer, 0)
+				w = s.costs.saved(out[i].nodes[0])
 			}
 			out[i].work += w
 			total += w

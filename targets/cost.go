@@ -1,8 +1,8 @@
 package targets
 
 // Cost is what parts of a model take on a target, in nanoseconds on one thread
-// of the processors that gain least from integers. It need not be exact: what
-// counts is which of two forms of a model is faster.
+// of one kind of processor. It need not be exact: what counts is which of two
+// forms of a model is faster.
 type Cost struct {
 	// Node is for starting an operator.
 	Node float64 `json:"node" yaml:"node"`
@@ -53,9 +53,9 @@ func (r *Rates) Product(places, k, n float64) float64 {
 	return places * n * k * mac
 }
 
-// ortCost was fitted to 219 convolutions of 8 models and to chains of products
+// avx2Cost was fitted to 219 convolutions of 8 models and to chains of products
 // under onnxruntime 1.32.0 on a Zen 3 core, which has AVX2 and no VNNI.
-var ortCost = Cost{
+var avx2Cost = Cost{
 	Node:       800,
 	Float:      Rates{MAC: 0.0222, Lanes: 8, Thin: 0.085, Output: 0.1, DepthMAC: 0.045, DepthOutput: 0.1, Element: 0.3},
 	Int:        Rates{MAC: 0.0105, Lanes: 16, Thin: 0.026, Output: 0.3, Patch: 2, PatchElement: 0.03, DepthMAC: 0.036, DepthOutput: 0.48, Element: 0.25},
@@ -64,10 +64,10 @@ var ortCost = Cost{
 	Layout:     0.4,
 }
 
-// vnniCost is ortCost with products at the rates of processors with AVX-512 and
+// vnniCost is avx2Cost with products at the rates of processors with AVX-512 and
 // VNNI: 49 and 195 multiply-adds a nanosecond.
 var vnniCost = func() Cost {
-	c := ortCost
+	c := avx2Cost
 	c.Float.MAC, c.Int.MAC = 0.0204, 0.0051
 	return c
 }()

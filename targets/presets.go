@@ -42,7 +42,7 @@ var (
 )
 
 // ortTarget returns a build of ONNX Runtime's CPU provider.
-func ortTarget(name, title, fusion string, pairSums bool, cost *Cost, sources ...string) *Target {
+func ortTarget(name, title, fusion string, pairSums bool, costs []Cost, sources ...string) *Target {
 	return &Target{
 		Name: name, Title: title,
 		Sources: append([]string{
@@ -52,7 +52,7 @@ func ortTarget(name, title, fusion string, pairSums bool, cost *Cost, sources ..
 		}, sources...),
 		Activations: []string{"u8", "i8", "u16", "i16"}, Weights: []string{"i8", "u8"}, Floats: []string{"f16"},
 		PerTensorOpset: 10, PerChannelOpset: 13, WideOpset: 21, MSDomain: true, MaxOpset: 25,
-		PairSums: pairSums, Fusion: fusion, Cost: cost, Rules: onnxruntime, Forms: ortForms, Refusals: ortRefusals,
+		PairSums: pairSums, Fusion: fusion, Costs: costs, Rules: onnxruntime, Forms: ortForms, Refusals: ortRefusals,
 	}
 }
 
@@ -60,11 +60,11 @@ const quantizePage = "https://onnxruntime.ai/docs/performance/model-optimization
 
 // presets are the built-in targets; the first is the default.
 var presets = []*Target{
-	ortTarget("ort-cpu", "ONNX Runtime, CPU execution provider, any processor: sums of two products stay within 16 bits", "onnxruntime-x86", true, &ortCost),
-	ortTarget("ort-cpu-vnni", "ONNX Runtime, CPU execution provider on x86-64 with VNNI, whose sums cannot saturate", "onnxruntime-x86", false, &vnniCost, quantizePage),
-	ortTarget("ort-cpu-avx2", "ONNX Runtime, CPU execution provider on x86-64 without VNNI, where u8 by i8 products saturate in 16 bits", "onnxruntime-x86", true, &ortCost, quantizePage,
+	ortTarget("ort-cpu", "ONNX Runtime, CPU execution provider, any processor: sums of two products stay within 16 bits", "onnxruntime-x86", true, []Cost{avx2Cost, vnniCost}),
+	ortTarget("ort-cpu-vnni", "ONNX Runtime, CPU execution provider on x86-64 with VNNI, whose sums cannot saturate", "onnxruntime-x86", false, []Cost{vnniCost}, quantizePage),
+	ortTarget("ort-cpu-avx2", "ONNX Runtime, CPU execution provider on x86-64 without VNNI, where u8 by i8 products saturate in 16 bits", "onnxruntime-x86", true, []Cost{avx2Cost}, quantizePage,
 		"Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: VPMADDUBSW"),
-	ortTarget("ort-arm64", "ONNX Runtime, CPU execution provider on arm64, whose kernels take signed activations", "onnxruntime-arm", false, &ortCost,
+	ortTarget("ort-arm64", "ONNX Runtime, CPU execution provider on arm64, whose kernels take signed activations", "onnxruntime-arm", false, []Cost{avx2Cost},
 		"microsoft/onnxruntime: core/mlas/lib/qgemm.h (dispatch for arm64: UDOT and SDOT)"),
 	&tensorRT, &openVINO, &qnn, &coreML, &standard,
 }

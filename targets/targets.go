@@ -111,8 +111,9 @@ type Target struct {
 	// DequantizeLinear, operator and QuantizeLinear by integer kernels; see
 	// qdq.Lint. "" means that each operator of Rules stands for itself.
 	Fusion string `json:"fusion,omitempty" yaml:"fusion,omitempty"`
-	// Cost is what parts of a model take; nil where that is not known.
-	Cost  *Cost  `json:"cost,omitempty" yaml:"cost,omitempty"`
+	// Costs are what parts of a model take on each kind of processor that it may
+	// meet; none where that is not known.
+	Costs []Cost `json:"costs,omitempty" yaml:"costs,omitempty"`
 	Rules []Rule `json:"rules" yaml:"rules"`
 	// Forms are those of the weights of nodes that compute in float, the
 	// preferred one first; Refusals say why others are not taken.
