@@ -262,12 +262,84 @@ func codeSumI8Vec(dst *float32, a, b *int8, n int, ra, rb, c float32) int {
 	return n
 }
 
+func quantizeColumns8Vec(dst *uint8, src, scale *float32, zero *int32, n int, lo, hi int32) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 15
+	quantizeColumns8NEON(dst, src, scale, zero, n, lo, hi)
+	return n
+}
+
+func quantizeColumns16Vec(dst *uint16, src, scale *float32, zero *int32, n int, lo, hi int32) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 7
+	quantizeColumns16NEON(dst, src, scale, zero, n, lo, hi)
+	return n
+}
+
+func dequantizeColumnsU8Vec(dst *float32, src *uint8, scale *float32, zero *int32, n int) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 15
+	dequantizeColumnsU8NEON(dst, src, scale, zero, n)
+	return n
+}
+
+func dequantizeColumnsI8Vec(dst *float32, src *int8, scale *float32, zero *int32, n int) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 15
+	dequantizeColumnsI8NEON(dst, src, scale, zero, n)
+	return n
+}
+
+func dequantizeColumnsU16Vec(dst *float32, src *uint16, scale *float32, zero *int32, n int) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 7
+	dequantizeColumnsU16NEON(dst, src, scale, zero, n)
+	return n
+}
+
+func dequantizeColumnsI16Vec(dst *float32, src *int16, scale *float32, zero *int32, n int) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 7
+	dequantizeColumnsI16NEON(dst, src, scale, zero, n)
+	return n
+}
+
 func dequantizeI32Vec(dst *float32, src *int32, n int, scale float32) int {
 	if level == Generic {
 		return 0
 	}
 	n &^= 3
 	dequantizeI32NEON(dst, src, n, scale)
+	return n
+}
+
+func minMaxColumnsVec(low, high, src *float32, n int) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 3
+	minMaxColumnsNEON(low, high, src, n)
+	return n
+}
+
+func addColumnsVec(sums *float64, src *float32, n int) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 3
+	addColumnsNEON(sums, src, n)
 	return n
 }
 
@@ -322,6 +394,24 @@ func sumExpVec(src *float32, n int, shift float32, sums *[16]float32) int {
 	}
 	n &^= 15
 	sumExpNEON(src, n, shift, sums)
+	return n
+}
+
+func max8Vec(dst, a, b *uint8, n int) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 15
+	max8NEON(dst, a, b, n)
+	return n
+}
+
+func max8SignedVec(dst, a, b *int8, n int) int {
+	if level == Generic {
+		return 0
+	}
+	n &^= 15
+	max8SignedNEON(dst, a, b, n)
 	return n
 }
 

@@ -2646,6 +2646,326 @@ loop56:
 end56:
 	RET
 
+// func quantizeColumns8NEON(dst *uint8, src, scale *float32, zero *int32, n int, lo, hi int32)
+TEXT ·quantizeColumns8NEON(SB), NOSPLIT, $0-48
+	MOVW hi+44(FP), R6
+	MOVW lo+40(FP), R5
+	MOVD n+32(FP), R4
+	MOVD zero+24(FP), R3
+	MOVD scale+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+	WORD $0x4e040ca0 // DUP R5, V0
+	WORD $0x4e040cc1 // DUP R6, V1
+
+loop57:
+	CMP $16, R4
+	BLT end57
+	FMOVQ 0(R3), F2
+	WORD $0x6ea28403 // SUB V2, V0, V3
+	WORD $0x4e21d864 // SCVTF V3, V4
+	WORD $0x6ea28423 // SUB V2, V1, V3
+	WORD $0x4e21d865 // SCVTF V3, V5
+	FMOVQ 0(R1), F3
+	FMOVQ 0(R2), F6
+	WORD $0x6e26fc67 // FDIV V6, V3, V7
+	WORD $0x6ea4e4e6 // FCMGT V4, V7, V6
+	WORD $0x6e641ce6 // BSL V4, V7, V6
+	WORD $0x6ea6e4a4 // FCMGT V6, V5, V4
+	WORD $0x6e651cc4 // BSL V5, V6, V4
+	WORD $0x4e21a886 // FCVTNS V4, V6
+	WORD $0x4ea284c4 // ADD V2, V6, V4
+	FMOVQ 16(R3), F2
+	WORD $0x6ea28406 // SUB V2, V0, V6
+	WORD $0x4e21d8c5 // SCVTF V6, V5
+	WORD $0x6ea28426 // SUB V2, V1, V6
+	WORD $0x4e21d8c7 // SCVTF V6, V7
+	FMOVQ 16(R1), F6
+	FMOVQ 16(R2), F3
+	WORD $0x6e23fcc8 // FDIV V3, V6, V8
+	WORD $0x6ea5e503 // FCMGT V5, V8, V3
+	WORD $0x6e651d03 // BSL V5, V8, V3
+	WORD $0x6ea3e4e5 // FCMGT V3, V7, V5
+	WORD $0x6e671c65 // BSL V7, V3, V5
+	WORD $0x4e21a8a3 // FCVTNS V5, V3
+	WORD $0x4ea28465 // ADD V2, V3, V5
+	WORD $0x0e612882 // XTN.4H V4, V2
+	WORD $0x4e6128a2 // XTN.4H upper V5, V2
+	FMOVQ 32(R3), F5
+	WORD $0x6ea58404 // SUB V5, V0, V4
+	WORD $0x4e21d883 // SCVTF V4, V3
+	WORD $0x6ea58424 // SUB V5, V1, V4
+	WORD $0x4e21d887 // SCVTF V4, V7
+	FMOVQ 32(R1), F4
+	FMOVQ 32(R2), F8
+	WORD $0x6e28fc86 // FDIV V8, V4, V6
+	WORD $0x6ea3e4c8 // FCMGT V3, V6, V8
+	WORD $0x6e631cc8 // BSL V3, V6, V8
+	WORD $0x6ea8e4e3 // FCMGT V8, V7, V3
+	WORD $0x6e671d03 // BSL V7, V8, V3
+	WORD $0x4e21a868 // FCVTNS V3, V8
+	WORD $0x4ea58503 // ADD V5, V8, V3
+	FMOVQ 48(R3), F5
+	WORD $0x6ea58408 // SUB V5, V0, V8
+	WORD $0x4e21d907 // SCVTF V8, V7
+	WORD $0x6ea58428 // SUB V5, V1, V8
+	WORD $0x4e21d906 // SCVTF V8, V6
+	FMOVQ 48(R1), F8
+	FMOVQ 48(R2), F4
+	WORD $0x6e24fd09 // FDIV V4, V8, V9
+	WORD $0x6ea7e524 // FCMGT V7, V9, V4
+	WORD $0x6e671d24 // BSL V7, V9, V4
+	WORD $0x6ea4e4c7 // FCMGT V4, V6, V7
+	WORD $0x6e661c87 // BSL V6, V4, V7
+	WORD $0x4e21a8e4 // FCVTNS V7, V4
+	WORD $0x4ea58487 // ADD V5, V4, V7
+	WORD $0x0e612865 // XTN.4H V3, V5
+	WORD $0x4e6128e5 // XTN.4H upper V7, V5
+	WORD $0x0e212847 // XTN.8B V2, V7
+	WORD $0x4e2128a7 // XTN.8B upper V5, V7
+	FMOVQ F7, 0(R0)
+	ADD $64, R1
+	ADD $64, R2
+	ADD $64, R3
+	ADD $16, R0
+	SUB $16, R4
+	B loop57
+
+end57:
+	RET
+
+// func quantizeColumns16NEON(dst *uint16, src, scale *float32, zero *int32, n int, lo, hi int32)
+TEXT ·quantizeColumns16NEON(SB), NOSPLIT, $0-48
+	MOVW hi+44(FP), R6
+	MOVW lo+40(FP), R5
+	MOVD n+32(FP), R4
+	MOVD zero+24(FP), R3
+	MOVD scale+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+	WORD $0x4e040ca0 // DUP R5, V0
+	WORD $0x4e040cc1 // DUP R6, V1
+
+loop58:
+	CMP $8, R4
+	BLT end58
+	FMOVQ 0(R3), F2
+	WORD $0x6ea28403 // SUB V2, V0, V3
+	WORD $0x4e21d864 // SCVTF V3, V4
+	WORD $0x6ea28423 // SUB V2, V1, V3
+	WORD $0x4e21d865 // SCVTF V3, V5
+	FMOVQ 0(R1), F3
+	FMOVQ 0(R2), F6
+	WORD $0x6e26fc67 // FDIV V6, V3, V7
+	WORD $0x6ea4e4e6 // FCMGT V4, V7, V6
+	WORD $0x6e641ce6 // BSL V4, V7, V6
+	WORD $0x6ea6e4a4 // FCMGT V6, V5, V4
+	WORD $0x6e651cc4 // BSL V5, V6, V4
+	WORD $0x4e21a886 // FCVTNS V4, V6
+	WORD $0x4ea284c4 // ADD V2, V6, V4
+	FMOVQ 16(R3), F2
+	WORD $0x6ea28406 // SUB V2, V0, V6
+	WORD $0x4e21d8c5 // SCVTF V6, V5
+	WORD $0x6ea28426 // SUB V2, V1, V6
+	WORD $0x4e21d8c7 // SCVTF V6, V7
+	FMOVQ 16(R1), F6
+	FMOVQ 16(R2), F3
+	WORD $0x6e23fcc8 // FDIV V3, V6, V8
+	WORD $0x6ea5e503 // FCMGT V5, V8, V3
+	WORD $0x6e651d03 // BSL V5, V8, V3
+	WORD $0x6ea3e4e5 // FCMGT V3, V7, V5
+	WORD $0x6e671c65 // BSL V7, V3, V5
+	WORD $0x4e21a8a3 // FCVTNS V5, V3
+	WORD $0x4ea28465 // ADD V2, V3, V5
+	WORD $0x0e612882 // XTN.4H V4, V2
+	WORD $0x4e6128a2 // XTN.4H upper V5, V2
+	FMOVQ F2, 0(R0)
+	ADD $32, R1
+	ADD $32, R2
+	ADD $32, R3
+	ADD $16, R0
+	SUB $8, R4
+	B loop58
+
+end58:
+	RET
+
+// func dequantizeColumnsU8NEON(dst *float32, src *uint8, scale *float32, zero *int32, n int)
+TEXT ·dequantizeColumnsU8NEON(SB), NOSPLIT, $0-40
+	MOVD n+32(FP), R4
+	MOVD zero+24(FP), R3
+	MOVD scale+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+
+loop59:
+	CMP $16, R4
+	BLT end59
+	FMOVQ 0(R1), F0
+	WORD $0x2f08a401 // UXTL.8H V0, V1
+	WORD $0x6f08a402 // UXTL.8H upper V0, V2
+	WORD $0x2f10a420 // UXTL.4S V1, V0
+	FMOVQ 0(R3), F3
+	WORD $0x6ea38404 // SUB V3, V0, V4
+	WORD $0x4e21d883 // SCVTF V4, V3
+	FMOVQ 0(R2), F4
+	WORD $0x6e24dc60 // FMUL V4, V3, V0
+	FMOVQ F0, 0(R0)
+	WORD $0x6f10a420 // UXTL.4S upper V1, V0
+	FMOVQ 16(R3), F1
+	WORD $0x6ea18404 // SUB V1, V0, V4
+	WORD $0x4e21d881 // SCVTF V4, V1
+	FMOVQ 16(R2), F4
+	WORD $0x6e24dc20 // FMUL V4, V1, V0
+	FMOVQ F0, 16(R0)
+	WORD $0x2f10a440 // UXTL.4S V2, V0
+	FMOVQ 32(R3), F4
+	WORD $0x6ea48401 // SUB V4, V0, V1
+	WORD $0x4e21d824 // SCVTF V1, V4
+	FMOVQ 32(R2), F1
+	WORD $0x6e21dc80 // FMUL V1, V4, V0
+	FMOVQ F0, 32(R0)
+	WORD $0x6f10a440 // UXTL.4S upper V2, V0
+	FMOVQ 48(R3), F2
+	WORD $0x6ea28401 // SUB V2, V0, V1
+	WORD $0x4e21d822 // SCVTF V1, V2
+	FMOVQ 48(R2), F1
+	WORD $0x6e21dc40 // FMUL V1, V2, V0
+	FMOVQ F0, 48(R0)
+	ADD $16, R1
+	ADD $64, R2
+	ADD $64, R3
+	ADD $64, R0
+	SUB $16, R4
+	B loop59
+
+end59:
+	RET
+
+// func dequantizeColumnsI8NEON(dst *float32, src *int8, scale *float32, zero *int32, n int)
+TEXT ·dequantizeColumnsI8NEON(SB), NOSPLIT, $0-40
+	MOVD n+32(FP), R4
+	MOVD zero+24(FP), R3
+	MOVD scale+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+
+loop60:
+	CMP $16, R4
+	BLT end60
+	FMOVQ 0(R1), F0
+	WORD $0x0f08a401 // SXTL.8H V0, V1
+	WORD $0x4f08a402 // SXTL.8H upper V0, V2
+	WORD $0x0f10a420 // SXTL.4S V1, V0
+	FMOVQ 0(R3), F3
+	WORD $0x6ea38404 // SUB V3, V0, V4
+	WORD $0x4e21d883 // SCVTF V4, V3
+	FMOVQ 0(R2), F4
+	WORD $0x6e24dc60 // FMUL V4, V3, V0
+	FMOVQ F0, 0(R0)
+	WORD $0x4f10a420 // SXTL.4S upper V1, V0
+	FMOVQ 16(R3), F1
+	WORD $0x6ea18404 // SUB V1, V0, V4
+	WORD $0x4e21d881 // SCVTF V4, V1
+	FMOVQ 16(R2), F4
+	WORD $0x6e24dc20 // FMUL V4, V1, V0
+	FMOVQ F0, 16(R0)
+	WORD $0x0f10a440 // SXTL.4S V2, V0
+	FMOVQ 32(R3), F4
+	WORD $0x6ea48401 // SUB V4, V0, V1
+	WORD $0x4e21d824 // SCVTF V1, V4
+	FMOVQ 32(R2), F1
+	WORD $0x6e21dc80 // FMUL V1, V4, V0
+	FMOVQ F0, 32(R0)
+	WORD $0x4f10a440 // SXTL.4S upper V2, V0
+	FMOVQ 48(R3), F2
+	WORD $0x6ea28401 // SUB V2, V0, V1
+	WORD $0x4e21d822 // SCVTF V1, V2
+	FMOVQ 48(R2), F1
+	WORD $0x6e21dc40 // FMUL V1, V2, V0
+	FMOVQ F0, 48(R0)
+	ADD $16, R1
+	ADD $64, R2
+	ADD $64, R3
+	ADD $64, R0
+	SUB $16, R4
+	B loop60
+
+end60:
+	RET
+
+// func dequantizeColumnsU16NEON(dst *float32, src *uint16, scale *float32, zero *int32, n int)
+TEXT ·dequantizeColumnsU16NEON(SB), NOSPLIT, $0-40
+	MOVD n+32(FP), R4
+	MOVD zero+24(FP), R3
+	MOVD scale+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+
+loop61:
+	CMP $8, R4
+	BLT end61
+	FMOVQ 0(R1), F0
+	WORD $0x2f10a401 // UXTL.4S V0, V1
+	FMOVQ 0(R3), F2
+	WORD $0x6ea28423 // SUB V2, V1, V3
+	WORD $0x4e21d862 // SCVTF V3, V2
+	FMOVQ 0(R2), F3
+	WORD $0x6e23dc41 // FMUL V3, V2, V1
+	FMOVQ F1, 0(R0)
+	WORD $0x6f10a401 // UXTL.4S upper V0, V1
+	FMOVQ 16(R3), F0
+	WORD $0x6ea08423 // SUB V0, V1, V3
+	WORD $0x4e21d860 // SCVTF V3, V0
+	FMOVQ 16(R2), F3
+	WORD $0x6e23dc01 // FMUL V3, V0, V1
+	FMOVQ F1, 16(R0)
+	ADD $16, R1
+	ADD $32, R2
+	ADD $32, R3
+	ADD $32, R0
+	SUB $8, R4
+	B loop61
+
+end61:
+	RET
+
+// func dequantizeColumnsI16NEON(dst *float32, src *int16, scale *float32, zero *int32, n int)
+TEXT ·dequantizeColumnsI16NEON(SB), NOSPLIT, $0-40
+	MOVD n+32(FP), R4
+	MOVD zero+24(FP), R3
+	MOVD scale+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD dst+0(FP), R0
+
+loop62:
+	CMP $8, R4
+	BLT end62
+	FMOVQ 0(R1), F0
+	WORD $0x0f10a401 // SXTL.4S V0, V1
+	FMOVQ 0(R3), F2
+	WORD $0x6ea28423 // SUB V2, V1, V3
+	WORD $0x4e21d862 // SCVTF V3, V2
+	FMOVQ 0(R2), F3
+	WORD $0x6e23dc41 // FMUL V3, V2, V1
+	FMOVQ F1, 0(R0)
+	WORD $0x4f10a401 // SXTL.4S upper V0, V1
+	FMOVQ 16(R3), F0
+	WORD $0x6ea08423 // SUB V0, V1, V3
+	WORD $0x4e21d860 // SCVTF V3, V0
+	FMOVQ 16(R2), F3
+	WORD $0x6e23dc01 // FMUL V3, V0, V1
+	FMOVQ F1, 16(R0)
+	ADD $16, R1
+	ADD $32, R2
+	ADD $32, R3
+	ADD $32, R0
+	SUB $8, R4
+	B loop62
+
+end62:
+	RET
+
 // func dequantizeI32NEON(dst *float32, src *int32, n int, scale float32)
 TEXT ·dequantizeI32NEON(SB), NOSPLIT, $0-28
 	MOVD n+16(FP), R2
@@ -2654,9 +2974,9 @@ TEXT ·dequantizeI32NEON(SB), NOSPLIT, $0-28
 	FMOVS scale+24(FP), F0
 	WORD $0x4e040400 // DUP V0, V0
 
-loop57:
+loop63:
 	CMP $4, R2
-	BLT end57
+	BLT end63
 	FMOVQ 0(R1), F1
 	WORD $0x4e21d822 // SCVTF V1, V2
 	WORD $0x6e20dc41 // FMUL V0, V2, V1
@@ -2664,9 +2984,9 @@ loop57:
 	ADD $16, R1
 	ADD $16, R0
 	SUB $4, R2
-	B loop57
+	B loop63
 
-end57:
+end63:
 	RET
 
 // func minMaxNEON(src *float32, n int) (low, high, zero float32)
@@ -2680,9 +3000,9 @@ TEXT ·minMaxNEON(SB), NOSPLIT, $0-28
 	FMOVQ (R0), F1
 	WORD $0x6e231c63 // EOR V3, V3, V3
 
-loop58:
+loop64:
 	CMP $8, R1
-	BLT end58
+	BLT end64
 	FMOVQ 0(R0), F4
 	WORD $0x4ea4f400 // FMIN V4, V0, V0
 	WORD $0x4e24f421 // FMAX V4, V1, V1
@@ -2693,15 +3013,69 @@ loop58:
 	WORD $0x4e23cc82 // FMLA V3, V4, V2
 	ADD $32, R0
 	SUB $8, R1
-	B loop58
+	B loop64
 
-end58:
+end64:
 	WORD $0x6eb0f800 // FMINV V0, V0
 	FMOVS F0, low+16(FP)
 	WORD $0x6e30f821 // FMAXV V1, V1
 	FMOVS F1, high+20(FP)
 	WORD $0x6e30f842 // FMAXV V2, V2
 	FMOVS F2, zero+24(FP)
+	RET
+
+// func minMaxColumnsNEON(low, high, src *float32, n int)
+TEXT ·minMaxColumnsNEON(SB), NOSPLIT, $0-32
+	MOVD n+24(FP), R3
+	MOVD src+16(FP), R2
+	MOVD high+8(FP), R1
+	MOVD low+0(FP), R0
+
+loop65:
+	CMP $4, R3
+	BLT end65
+	FMOVQ 0(R2), F0
+	FMOVQ 0(R0), F1
+	FMOVQ 0(R1), F2
+	WORD $0x6ea0e423 // FCMGT V0, V1, V3
+	WORD $0x6e611c03 // BSL V1, V0, V3
+	FMOVQ F3, 0(R0)
+	WORD $0x6ea2e403 // FCMGT V2, V0, V3
+	WORD $0x6e621c03 // BSL V2, V0, V3
+	FMOVQ F3, 0(R1)
+	ADD $16, R2
+	ADD $16, R0
+	ADD $16, R1
+	SUB $4, R3
+	B loop65
+
+end65:
+	RET
+
+// func addColumnsNEON(sums *float64, src *float32, n int)
+TEXT ·addColumnsNEON(SB), NOSPLIT, $0-24
+	MOVD n+16(FP), R2
+	MOVD src+8(FP), R1
+	MOVD sums+0(FP), R0
+
+loop66:
+	CMP $4, R2
+	BLT end66
+	FMOVQ 0(R1), F0
+	FMOVQ 0(R0), F1
+	WORD $0x0e617802 // FCVTL.2D V0, V2
+	WORD $0x4e62d423 // FADD.2D V2, V1, V3
+	FMOVQ F3, 0(R0)
+	FMOVQ 16(R0), F3
+	WORD $0x4e617802 // FCVTL.2D upper V0, V2
+	WORD $0x4e62d460 // FADD.2D V2, V3, V0
+	FMOVQ F0, 16(R0)
+	ADD $16, R1
+	ADD $32, R0
+	SUB $4, R2
+	B loop66
+
+end66:
 	RET
 
 // func momentsNEON(src *float32, n int, sums *[3][16]float64)
@@ -2734,9 +3108,9 @@ TEXT ·momentsNEON(SB), NOSPLIT, $0-24
 	FMOVQ 352(R2), F22
 	FMOVQ 368(R2), F23
 
-loop59:
+loop67:
 	CMP $16, R1
-	BLT end59
+	BLT end67
 	FMOVQ 0(R0), F24
 	WORD $0x0e617b19 // FCVTL.2D V24, V25
 	WORD $0x4ee0fb3a // FABS.2D V25, V26
@@ -2783,9 +3157,9 @@ loop59:
 	WORD $0x4e78d6f7 // FADD.2D V24, V23, V23
 	ADD $64, R0
 	SUB $16, R1
-	B loop59
+	B loop67
 
-end59:
+end67:
 	FMOVQ F0, 0(R2)
 	FMOVQ F1, 16(R2)
 	FMOVQ F2, 32(R2)
@@ -2826,9 +3200,9 @@ TEXT ·sumsNEON(SB), NOSPLIT, $0-24
 	FMOVQ 96(R2), F6
 	FMOVQ 112(R2), F7
 
-loop60:
+loop68:
 	CMP $16, R1
-	BLT end60
+	BLT end68
 	FMOVQ 0(R0), F8
 	WORD $0x0e617909 // FCVTL.2D V8, V9
 	WORD $0x4e69d400 // FADD.2D V9, V0, V0
@@ -2851,9 +3225,9 @@ loop60:
 	WORD $0x4e68d4e7 // FADD.2D V8, V7, V7
 	ADD $64, R0
 	SUB $16, R1
-	B loop60
+	B loop68
 
-end60:
+end68:
 	FMOVQ F0, 0(R2)
 	FMOVQ F1, 16(R2)
 	FMOVQ F2, 32(R2)
@@ -2872,18 +3246,18 @@ TEXT ·laneSumsNEON(SB), NOSPLIT, $0-24
 	FMOVQ 0(R2), F0
 	FMOVQ 16(R2), F1
 
-loop61:
+loop69:
 	CMP $8, R1
-	BLT end61
+	BLT end69
 	FMOVQ 0(R0), F2
 	WORD $0x4e22d400 // FADD V2, V0, V0
 	FMOVQ 16(R0), F2
 	WORD $0x4e22d421 // FADD V2, V1, V1
 	ADD $32, R0
 	SUB $8, R1
-	B loop61
+	B loop69
 
-end61:
+end69:
 	FMOVQ F0, 0(R2)
 	FMOVQ F1, 16(R2)
 	RET
@@ -2898,9 +3272,9 @@ TEXT ·laneSquaresNEON(SB), NOSPLIT, $0-32
 	FMOVQ 0(R2), F1
 	FMOVQ 16(R2), F2
 
-loop62:
+loop70:
 	CMP $8, R1
-	BLT end62
+	BLT end70
 	FMOVQ 0(R0), F3
 	WORD $0x4ea0d464 // FSUB V0, V3, V4
 	WORD $0x4e24cc81 // FMLA V4, V4, V1
@@ -2909,9 +3283,9 @@ loop62:
 	WORD $0x4e23cc62 // FMLA V3, V3, V2
 	ADD $32, R0
 	SUB $8, R1
-	B loop62
+	B loop70
 
-end62:
+end70:
 	FMOVQ F1, 0(R2)
 	FMOVQ F2, 16(R2)
 	RET
@@ -2955,9 +3329,9 @@ TEXT ·expSumNEON(SB), NOSPLIT, $0-40
 	MOVD $0x7f, R15
 	WORD $0x4e040df1 // DUP R15, V17
 
-loop63:
+loop71:
 	CMP $16, R2
-	BLT end63
+	BLT end71
 	FMOVQ 0(R1), F18
 	WORD $0x4ea0d653 // FSUB V0, V18, V19
 	WORD $0x6eb3e4b2 // FCMGT V19, V5, V18
@@ -3105,9 +3479,9 @@ loop63:
 	ADD $64, R1
 	ADD $64, R0
 	SUB $16, R2
-	B loop63
+	B loop71
 
-end63:
+end71:
 	FMOVQ F1, 0(R3)
 	FMOVQ F2, 16(R3)
 	FMOVQ F3, 32(R3)
@@ -3152,9 +3526,9 @@ TEXT ·sumExpNEON(SB), NOSPLIT, $0-32
 	MOVD $0x7f, R15
 	WORD $0x4e040df1 // DUP R15, V17
 
-loop64:
+loop72:
 	CMP $16, R1
-	BLT end64
+	BLT end72
 	FMOVQ 0(R0), F18
 	WORD $0x4ea0d653 // FSUB V0, V18, V19
 	WORD $0x6eb3e4b2 // FCMGT V19, V5, V18
@@ -3297,13 +3671,59 @@ loop64:
 	WORD $0x4e32d484 // FADD V18, V4, V4
 	ADD $64, R0
 	SUB $16, R1
-	B loop64
+	B loop72
 
-end64:
+end72:
 	FMOVQ F1, 0(R2)
 	FMOVQ F2, 16(R2)
 	FMOVQ F3, 32(R2)
 	FMOVQ F4, 48(R2)
+	RET
+
+// func max8NEON(dst, a, b *uint8, n int)
+TEXT ·max8NEON(SB), NOSPLIT, $0-32
+	MOVD n+24(FP), R3
+	MOVD b+16(FP), R2
+	MOVD a+8(FP), R1
+	MOVD dst+0(FP), R0
+
+loop73:
+	CMP $16, R3
+	BLT end73
+	FMOVQ 0(R1), F0
+	FMOVQ 0(R2), F1
+	WORD $0x6e216402 // UMAX.16B V1, V0, V2
+	FMOVQ F2, 0(R0)
+	ADD $16, R1
+	ADD $16, R2
+	ADD $16, R0
+	SUB $16, R3
+	B loop73
+
+end73:
+	RET
+
+// func max8SignedNEON(dst, a, b *int8, n int)
+TEXT ·max8SignedNEON(SB), NOSPLIT, $0-32
+	MOVD n+24(FP), R3
+	MOVD b+16(FP), R2
+	MOVD a+8(FP), R1
+	MOVD dst+0(FP), R0
+
+loop74:
+	CMP $16, R3
+	BLT end74
+	FMOVQ 0(R1), F0
+	FMOVQ 0(R2), F1
+	WORD $0x4e216402 // SMAX.16B V1, V0, V2
+	FMOVQ F2, 0(R0)
+	ADD $16, R1
+	ADD $16, R2
+	ADD $16, R0
+	SUB $16, R3
+	B loop74
+
+end74:
 	RET
 
 // func halfToFloatNEON(dst *float32, src *uint16, n int)
@@ -3312,9 +3732,9 @@ TEXT ·halfToFloatNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop65:
+loop75:
 	CMP $8, R2
-	BLT end65
+	BLT end75
 	FMOVQ 0(R1), F0
 	WORD $0x0e217801 // FCVTL V0, V1
 	FMOVQ F1, 0(R0)
@@ -3323,9 +3743,9 @@ loop65:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop65
+	B loop75
 
-end65:
+end75:
 	RET
 
 // func brainToFloatNEON(dst *float32, src *uint16, n int)
@@ -3334,9 +3754,9 @@ TEXT ·brainToFloatNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop66:
+loop76:
 	CMP $8, R2
-	BLT end66
+	BLT end76
 	FMOVQ 0(R1), F0
 	WORD $0x2f10a401 // UXTL.4S V0, V1
 	WORD $0x4f305422 // shift V1, V2
@@ -3347,9 +3767,9 @@ loop66:
 	ADD $16, R1
 	ADD $32, R0
 	SUB $8, R2
-	B loop66
+	B loop76
 
-end66:
+end76:
 	RET
 
 // func floatToHalfNEON(dst *uint16, src *float32, n int)
@@ -3358,9 +3778,9 @@ TEXT ·floatToHalfNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD dst+0(FP), R0
 
-loop67:
+loop77:
 	CMP $8, R2
-	BLT end67
+	BLT end77
 	FMOVQ 0(R1), F0
 	FMOVQ 16(R1), F1
 	WORD $0x0e216802 // FCVTN V0, V2
@@ -3369,9 +3789,9 @@ loop67:
 	ADD $32, R1
 	ADD $16, R0
 	SUB $8, R2
-	B loop67
+	B loop77
 
-end67:
+end77:
 	RET
 
 // func floatToBrainNEON(dst *uint16, src *float32, n int)
@@ -3386,9 +3806,9 @@ TEXT ·floatToBrainNEON(SB), NOSPLIT, $0-24
 	MOVD $0x400000, R15
 	WORD $0x4e040de2 // DUP R15, V2
 
-loop68:
+loop78:
 	CMP $8, R2
-	BLT end68
+	BLT end78
 	FMOVQ 0(R1), F3
 	FMOVQ 16(R1), F4
 	WORD $0x6f300465 // shift V3, V5
@@ -3417,7 +3837,7 @@ loop68:
 	ADD $32, R1
 	ADD $16, R0
 	SUB $8, R2
-	B loop68
+	B loop78
 
-end68:
+end78:
 	RET

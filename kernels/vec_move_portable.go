@@ -7,7 +7,3 @@ func transpose4Vec(dst, src *uint32, rows, cols, ldd, lds int) (r, c int) { retu
 func transpose1Vec(dst, src *uint8, rows, cols, ldd, lds int) (r, c int) { return 0, 0 }
 
 func poolRowLevel(op int, dst, src *float32, n, taps, dilation, stride int) int { return 0 }
-
-func max8Vec(dst, a, b *uint8, n int) int { return 0 }
-
-func max8SignedVec(dst, a, b *int8, n int) int { return 0 }

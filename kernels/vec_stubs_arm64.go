@@ -173,10 +173,34 @@ func codeSumU8NEON(dst *float32, a, b *uint8, n int, ra, rb, c float32)
 func codeSumI8NEON(dst *float32, a, b *int8, n int, ra, rb, c float32)
 
 //go:noescape
+func quantizeColumns8NEON(dst *uint8, src, scale *float32, zero *int32, n int, lo, hi int32)
+
+//go:noescape
+func quantizeColumns16NEON(dst *uint16, src, scale *float32, zero *int32, n int, lo, hi int32)
+
+//go:noescape
+func dequantizeColumnsU8NEON(dst *float32, src *uint8, scale *float32, zero *int32, n int)
+
+//go:noescape
+func dequantizeColumnsI8NEON(dst *float32, src *int8, scale *float32, zero *int32, n int)
+
+//go:noescape
+func dequantizeColumnsU16NEON(dst *float32, src *uint16, scale *float32, zero *int32, n int)
+
+//go:noescape
+func dequantizeColumnsI16NEON(dst *float32, src *int16, scale *float32, zero *int32, n int)
+
+//go:noescape
 func dequantizeI32NEON(dst *float32, src *int32, n int, scale float32)
 
 //go:noescape
 func minMaxNEON(src *float32, n int) (low, high, zero float32)
+
+//go:noescape
+func minMaxColumnsNEON(low, high, src *float32, n int)
+
+//go:noescape
+func addColumnsNEON(sums *float64, src *float32, n int)
 
 //go:noescape
 func momentsNEON(src *float32, n int, sums *[3][16]float64)
@@ -195,6 +219,12 @@ func expSumNEON(dst, src *float32, n int, shift float32, sums *[16]float32)
 
 //go:noescape
 func sumExpNEON(src *float32, n int, shift float32, sums *[16]float32)
+
+//go:noescape
+func max8NEON(dst, a, b *uint8, n int)
+
+//go:noescape
+func max8SignedNEON(dst, a, b *int8, n int)
 
 //go:noescape
 func halfToFloatNEON(dst *float32, src *uint16, n int)

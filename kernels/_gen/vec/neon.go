@@ -52,6 +52,7 @@ const (
 	fcvtl64, fcvtl, fcvtn        = 0x0e617800, 0x0e217800, 0x0e216800
 	xtn16, xtn8                  = 0x0e612800, 0x0e212800
 	uxtl8, sxtl8, uxtl16, sxtl16 = 0x2f08a400, 0x0f08a400, 0x2f10a400, 0x0f10a400
+	umax8, smax8                 = 0x6e206400, 0x4e206400
 	upper                        = 1 << 30 // the form for the upper half
 	dupLane, dupGeneral          = 0x4e040400, 0x4e040c00
 )
@@ -95,6 +96,8 @@ var mnemonics = map[int]string{
 	sxtl8:      "SXTL.8H",
 	uxtl16:     "UXTL.4S",
 	sxtl16:     "SXTL.4S",
+	umax8:      "UMAX.16B",
+	smax8:      "SMAX.16B",
 	dupLane:    "DUP",
 	dupGeneral: "DUP",
 }
@@ -517,6 +520,7 @@ func (n *neon) emitAll(g *gen) {
 	})
 	n.emitQuant(g, both)
 	n.emitStat(g, both)
+	n.emitMax8(both)
 	for _, f := range []struct {
 		base  string
 		widen func(v V, high int) V
@@ -542,6 +546,18 @@ func (n *neon) emitAll(g *gen) {
 	} {
 		both(f.base, "dst *uint16, src *float32, n int", "dst, src, n", 8, func() {
 			n.each(8, func() { n.store(f.narrow(n.load("src", 0), n.load("src", 16)), "dst", 0) }, hop{"src", 32}, hop{"dst", 16})
+			n.ret()
+		})
+	}
+}
+
+func (n *neon) emitMax8(both func(base, sig, args string, step int, f func())) {
+	for _, m := range []struct {
+		base, elem string
+		code       int
+	}{{"max8", "uint8", umax8}, {"max8Signed", "int8", smax8}} {
+		both(m.base, "dst, a, b *"+m.elem+", n int", "dst, a, b, n", 16, func() {
+			n.each(16, func() { n.store(n.three(m.code, n.load("a", 0), n.load("b", 0)), "dst", 0) }, hop{"a", 16}, hop{"b", 16}, hop{"dst", 16})
 			n.ret()
 		})
 	}
@@ -620,10 +636,63 @@ func (n *neon) emitQuant(g *gen, both func(base, sig, args string, step int, f f
 			n.ret()
 		})
 	}
+	n.emitColumns(g, both)
 	both("dequantizeI32", "dst *float32, src *int32, n int, scale float32", "dst, src, n, scale", 4, func() {
 		scale := n.broadcast("scale")
 		n.mapped(func(v V) V { return g.mul(g.fromInt(v), scale) })
 	})
+}
+
+// emitColumns writes quantization with a scale and a zero point for each element.
+func (n *neon) emitColumns(g *gen, both func(base, sig, args string, step int, f func())) {
+	for _, q := range []struct {
+		base, elem string
+		size       int
+	}{{"quantizeColumns8", "uint8", 1}, {"quantizeColumns16", "uint16", 2}} {
+		step := 16 / q.size
+		both(q.base, "dst *"+q.elem+", src, scale *float32, zero *int32, n int, lo, hi int32", "dst, src, scale, zero, n, lo, hi", step, func() {
+			lo, hi := n.broadcast("lo"), n.broadcast("hi")
+			code := func(at int) V {
+				zero := n.load("zero", at)
+				least, most := g.fromInt(g.subi(lo, zero)), g.fromInt(g.subi(hi, zero))
+				return g.addi(g.codes(n.load("src", at), n.load("scale", at), least, most), zero)
+			}
+			n.each(step, func() {
+				v := n.pair(xtn16, code(0), code(16))
+				if q.size == 1 {
+					v = n.pair(xtn8, v, n.pair(xtn16, code(32), code(48)))
+				}
+				n.store(v, "dst", 0)
+			}, hop{"src", 4 * step}, hop{"scale", 4 * step}, hop{"zero", 4 * step}, hop{"dst", 16})
+			n.ret()
+		})
+	}
+	for _, q := range []struct {
+		name, elem     string
+		size           int
+		widen8, widen4 int
+	}{
+		{"U8", "uint8", 1, uxtl8, uxtl16}, {"I8", "int8", 1, sxtl8, sxtl16},
+		{"U16", "uint16", 2, 0, uxtl16}, {"I16", "int16", 2, 0, sxtl16},
+	} {
+		step := 16 / q.size
+		both("dequantizeColumns"+q.name, "dst *float32, src *"+q.elem+", scale *float32, zero *int32, n int", "dst, src, scale, zero, n", step, func() {
+			n.each(step, func() {
+				words := []V{n.load("src", 0)}
+				if q.size == 1 {
+					words = []V{n.two(q.widen8, words[0]), n.two(q.widen8|upper, words[0])}
+				}
+				for i, w := range words {
+					for j, high := range []int{0, upper} {
+						at := 32*i + 16*j
+						v := g.subi(n.two(q.widen4|high, w), n.load("zero", at))
+						n.store(g.mul(g.fromInt(v), n.load("scale", at)), "dst", at)
+					}
+				}
+			}, hop{"src", 16}, hop{"scale", 4 * step}, hop{"zero", 4 * step}, hop{"dst", 4 * step})
+			n.ret()
+		})
+	}
 }
 
 func (n *neon) emitStat(g *gen, both func(base, sig, args string, step int, f func())) {
@@ -648,6 +717,25 @@ func (n *neon) emitStat(g *gen, both func(base, sig, args string, step int, f fu
 		fmt.Fprintf(&n.asm, "%s\tFMOVS F%d, %s+%d(FP)\n", word(r.code, f, f, none), f, r.name, n.params[r.name].offset)
 	}
 	n.ret()
+
+	both("minMaxColumns", "low, high, src *float32, n int", "low, high, src, n", 4, func() {
+		n.each(4, func() {
+			// A NaN is neither less nor greater.
+			v, low, high := n.load("src", 0), n.load("low", 0), n.load("high", 0)
+			n.store(n.pick(fcmgt, low, v, v, low), "low", 0)
+			n.store(n.pick(fcmgt, v, high, v, high), "high", 0)
+		}, hop{"src", 16}, hop{"low", 16}, hop{"high", 16})
+		n.ret()
+	})
+	both("addColumns", "sums *float64, src *float32, n int", "sums, src, n", 4, func() {
+		n.each(4, func() {
+			v := n.load("src", 0)
+			for i, high := range []int{0, upper} {
+				n.store(n.three(fadd64, n.load("sums", 16*i), n.two(fcvtl64|high, v)), "sums", 16*i)
+			}
+		}, hop{"src", 16}, hop{"sums", 32})
+		n.ret()
+	})
 
 	// lanes keeps sums in registers that are read from and written to p+disp.
 	lanes := func(p string, disp, registers int) (s []V, write func()) {
