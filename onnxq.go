@@ -1350,7 +1350,12 @@ func MACs(n *graph.Node) float64 {
 		return 0
 	}
 	w := n.Input(1)
-	if w == nil || !w.IsConst() || w.Const.DType() != tensor.Float32 {
+	if w != nil && !w.IsConst() && w.DefNode() != nil && w.DefNode().Op.Type == "DequantizeLinear" {
+		w = w.DefNode().Input(0) // codes that the model came with
+	} else if w != nil && w.IsConst() && w.Const.DType() != tensor.Float32 {
+		return 0
+	}
+	if w == nil || !w.IsConst() {
 		return 0
 	}
 	positions := 1.0

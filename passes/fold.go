@@ -119,7 +119,7 @@ func foldConstants(s *State) error {
 // fold returns the constant outputs of n, or nil if it does not fold.
 func (s *State) fold(n *graph.Node) ([]*tensor.Tensor, error) {
 	spec := ops.Lookup(n)
-	if spec == nil || !spec.Pure || isQuantization(n.Op.Type) || len(n.Outputs()) == 0 {
+	if spec == nil || !spec.Pure || isQuantization(n.Op.Type) && n.Op.Type != "QuantizeLinear" || len(n.Outputs()) == 0 {
 		return nil, nil
 	}
 	for _, v := range n.Outputs() {

@@ -75,7 +75,7 @@ var prepare = []Pass{
 	{Name: "lift-constants", Run: liftConstants, After: []string{"inline-functions"},
 		Does: "Turns Constant nodes into initializers of the same graph."},
 	{Name: "fold-constants", Run: foldConstants, After: []string{"lift-constants"},
-		Does: "Computes deterministic nodes whose inputs are constant, or whose integer result follows from shapes, unless the result would outgrow the budget. QuantizeLinear and DequantizeLinear are left alone."},
+		Does: "Computes deterministic nodes whose inputs are constant, or whose integer result follows from shapes, unless the result would outgrow the budget. DequantizeLinear is left alone."},
 	{Name: "choose-branches", Run: chooseBranches, After: []string{"fold-constants"},
 		Does: "Puts the branch that an If with a constant condition takes in its place."},
 	{Name: "lift-opset", Run: liftOpset, After: []string{"fold-constants"},

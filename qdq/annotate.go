@@ -209,6 +209,10 @@ func (a *annotator) rule(n *graph.Node, d *decision, dynamic bool) (*targets.Rul
 	if spec.Flow == ops.Integers {
 		return nil, "computes no real values"
 	}
+	if isQuantizer(n) || isDequantizer(n) {
+		d.how = Kept
+		return nil, ""
+	}
 	rules := slices.DeleteFunc(a.t.RulesFor(n), func(r *targets.Rule) bool {
 		return r.Class != targets.Table && (r.Class == targets.Dynamic) != dynamic
 	})
@@ -277,8 +281,19 @@ func (a *annotator) fits(n *graph.Node, r *targets.Rule, spec *ops.Spec, d *deci
 			if why, bad := a.o.Unusable[v.ID]; bad {
 				return fmt.Sprintf("input %q: %s", v.Name(), why)
 			}
+			if p, ok := given(v); ok && p.Axis >= 0 {
+				return fmt.Sprintf("input %q has a scale for each channel", v.Name())
+			} else if ok && r.Class == targets.Carry {
+				return fmt.Sprintf("input %q is quantized already", v.Name())
+			}
 			d.acts = append(d.acts, i)
 		case ops.Weight:
+			if why, ok := givenWeight(n, i, v); ok {
+				if why != "" {
+					return why
+				}
+				continue
+			}
 			if !v.IsConst() && r.BothSides && v.Type.Elem == tensor.Float32 {
 				if why, bad := a.o.Unusable[v.ID]; bad {
 					return fmt.Sprintf("input %q: %s", v.Name(), why)
@@ -350,6 +365,9 @@ func (a *annotator) absorbActivations() {
 			continue
 		}
 		y := d.node.Output(0)
+		if quantizedBehind(y) {
+			continue // the runtime finds it between the kernel and the quantizer
+		}
 		act := y.OnlyUse()
 		if act == nil || act.Graph() != d.node.Graph() || act.Input(0) != y || act.Op.Domain != graph.OnnxDomain ||
 			!slices.Contains(d.rule.Absorbs, act.Op.Type) {
@@ -375,6 +393,9 @@ func (a *annotator) givesCodes(v *graph.Value) bool {
 	if n == nil {
 		return false
 	}
+	if isGiven(v) {
+		return true
+	}
 	d := a.byID[n.ID]
 	if d.into != nil {
 		d = a.byID[d.into.ID]
@@ -388,6 +409,9 @@ func (a *annotator) givesCodes(v *graph.Value) bool {
 func (a *annotator) readsCodes(u graph.Use) bool {
 	if u.Node == nil {
 		return false
+	}
+	if isQuantizer(u.Node) && u.Index == 0 {
+		return true
 	}
 	d := a.byID[u.Node.ID]
 	return d.on && slices.Contains(d.acts, u.Index)
@@ -468,16 +492,18 @@ func (a *annotator) plan() *Plan {
 			continue
 		}
 		for _, i := range d.acts {
-			a.codes[d.node.Input(i).ID] = true
+			if v := d.node.Input(i); !isGiven(v) {
+				a.codes[v.ID] = true
+			}
 		}
-		if !d.rule.FloatOutput {
+		if !d.rule.FloatOutput && !quantizedBehind(d.out()) {
 			a.codes[d.out().ID] = true
 		}
 	}
 	// A kernel that may give float32 does so unless its output is quantized
 	// for another reader anyway.
 	for i, d := range a.order {
-		if d.on && d.into == nil && d.rule.FloatOutput && !a.codes[d.out().ID] {
+		if d.on && d.into == nil && d.rule.FloatOutput && !a.codes[d.out().ID] && !quantizedBehind(d.out()) {
 			p.Nodes[i].How = FloatOutput
 			if d.absorb != nil {
 				e := &p.Nodes[slices.Index(a.order, a.byID[d.absorb.ID])]
@@ -678,7 +704,7 @@ func (a *annotator) groups() *unionFind {
 		case spec.Flow == ops.Join:
 			same := true
 			for _, i := range d.acts {
-				same = same && u.bound(d.node.Input(i)) == u.bound(first)
+				same = same && !isGiven(d.node.Input(i)) && u.bound(d.node.Input(i)) == u.bound(first)
 			}
 			if !same {
 				continue

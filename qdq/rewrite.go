@@ -39,6 +39,15 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 			w.params[v.ID] = &params[i]
 		}
 	}
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			if v := n.Output(0); isDequantizer(n) && w.params[v.ID] == nil {
+				if p, ok := given(v); ok {
+					w.params[v.ID] = &p
+				}
+			}
+		}
+	}
 	var nodes, dynamic, half []*graph.Node
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
@@ -51,7 +60,7 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 				dynamic = append(dynamic, n)
 			case e.Quantized && e.How.elem() != tensor.Undefined:
 				half = append(half, n)
-			case e.Quantized && e.How != Absorbed:
+			case e.Quantized && e.How != Absorbed && e.How != Kept:
 				nodes = append(nodes, n)
 			}
 		}
@@ -176,6 +185,11 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 	}
 	planned := func(i int) bool { return i < n.NumInputs() && n.Input(i) != nil && w.params[n.Input(i).ID] != nil }
 	switch e.How {
+	case Kept:
+		if !isQuantizer(n) && !isDequantizer(n) {
+			return fmt.Errorf("only QuantizeLinear and DequantizeLinear of the model can be kept")
+		}
+		return nil
 	case Absorbed:
 		if _, _, ok := ops.ClampBounds(n); !ok {
 			return fmt.Errorf("only Relu, and Clip with constant bounds, can be absorbed")
@@ -220,7 +234,7 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 		if act < 0 || weight > 0 && n.Input(weight).IsConst() && !planned(weight) {
 			return fmt.Errorf("the plan quantizes the node but not its inputs")
 		}
-		if e.How == Integer && w.params[n.Output(0).ID] == nil && !w.absorbed(n.Output(0)) {
+		if e.How == Integer && w.params[n.Output(0).ID] == nil && !w.absorbed(n.Output(0)) && !quantizedBehind(n.Output(0)) {
 			return fmt.Errorf("the plan quantizes the node but not its output %q", n.Output(0).Name())
 		}
 		for i, v := range n.Inputs() {
@@ -367,6 +381,15 @@ func (w *rewriter) bias(n *graph.Node) (biasCodes, error) {
 	if x == nil || wt == nil {
 		return biasCodes{}, fmt.Errorf("the plan quantizes the node but not its inputs")
 	}
+	if isGiven(n.Input(weight)) {
+		own := *wt // the codes of the model stay as they are, and so do their scales
+		own.Scale = slices.Clone(wt.Scale)
+		codes, scale, raised, err := own.Bias(tensor.As[float32](b.Const), x.Scale[0])
+		if err != nil || len(raised) > 0 {
+			return biasCodes{}, err
+		}
+		return biasCodes{port: bias, codes: codes, scale: scale}, nil
+	}
 	codes, scale, raised, err := wt.Bias(tensor.As[float32](b.Const), x.Scale[0])
 	if err != nil {
 		return biasCodes{}, err
@@ -403,20 +426,22 @@ func (w *rewriter) constants(n *graph.Node, b biasCodes) error {
 		n.SetInput(i, w.dq[key])
 	}
 	_, weight, _ := ports(n)
-	if weight < 0 || !n.Input(weight).IsConst() || w.params[n.Input(weight).ID] == nil {
+	if weight < 0 || n.Input(weight).ID >= len(w.params) || w.params[n.Input(weight).ID] == nil || !n.Input(weight).IsConst() && !isGiven(n.Input(weight)) {
 		return nil
 	}
 	v := n.Input(weight)
 	p := w.params[v.ID]
-	key := dqKey{v, g}
-	if w.dq[key] == nil {
-		codes, err := w.codes(v, p)
-		if err != nil {
-			return err
+	if v.IsConst() {
+		key := dqKey{v, g}
+		if w.dq[key] == nil {
+			codes, err := w.codes(v, p)
+			if err != nil {
+				return err
+			}
+			w.dq[key] = w.dequantize(n, v, codes, p.ScaleTensor(), p.ZeroTensor(), p.Axis)
 		}
-		w.dq[key] = w.dequantize(n, v, codes, p.ScaleTensor(), p.ZeroTensor(), p.Axis)
+		n.SetInput(weight, w.dq[key])
 	}
-	n.SetInput(weight, w.dq[key])
 	if b.port > 0 {
 		v := n.Input(b.port)
 		scale := tensor.Of(b.scale)
