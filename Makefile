@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build static test fuzz-kernels faults arm64 race noasm lint cross bench generate docs proto gates demo
+.PHONY: build static test fuzz-kernels faults arm64 race noasm lint cross bench generate docs proto gates table demo
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
@@ -70,3 +70,8 @@ proto:
 # Needs Python with the packages that .ci/run installs, and ../shared.
 gates: build
 	python3 gates/zoo.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared} --gates exec,quant,match,speed
+
+# docs/schemes.md: each way to quantize on real models. Needs what gates needs,
+# and time; measurements are kept in bin/table.json.
+table: build
+	python3 gates/table.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared} --only $${MODELS:-vww_mobilenet,cifar_resnet8,crepe_tiny}
