@@ -538,7 +538,8 @@ func (e *env) planCommand() *cli.Command {
 				if !n.Quantized {
 					decision = "float"
 				}
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", quoted(name), quoted(n.Op), decision, quoted(n.Why))
+				// The JSON has names whole.
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", quoted(shortened(name)), quoted(n.Op), decision, quoted(n.Why))
 			}
 			fmt.Fprintf(tw, "\n%d of %d nodes are quantized for %s\n", plan.Quantized(), len(plan.Nodes), plan.Target)
 			return tw.Flush()
