@@ -126,9 +126,11 @@ def page():
         agree = any(r.get('agree') is not None for k, r in rows.items() if k != 'float')
         out += [f'## {name}', '', f'{f["metric"]} of the float model: {f["value"]:.4f}', '',
                 '| | metric |' + (' agreement |' if agree else '') + ' SQNR | bytes | on integers | speed |', '|---|---:|' + ('---:|' if agree else '') + '---:|---:|---:|---:|']
-        for key, label, flags in SCHEMES:
+        for i, (key, label, flags) in enumerate(SCHEMES):
             if flags is None:
-                out.append(f'| **{label}** |' + ' |' * (6 if agree else 5))
+                rest = SCHEMES[i + 1:]
+                end = next((k for k, s in enumerate(rest) if s[2] is None), len(rest))
+                if any(s[0] in rows for s in rest[:end]): out.append(f'| **{label}** |' + ' |' * (6 if agree else 5))
             elif key in rows:
                 r = rows[key]
                 if 'error' in r:
