@@ -68,8 +68,8 @@ func (q *quantization) judge(ctx context.Context, m *graph.Model) (v *verdict, e
 		return nil, err
 	}
 	defer done()
-	score := math.Inf(1)
 	if samples {
+		var score float64
 		o := q.o
 		if e, own := o.engine().(exec.Embedded); own && o.target().PairSums {
 			e.Saturate = true // as on the processors that lose most
