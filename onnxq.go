@@ -136,6 +136,9 @@ type Options struct {
 	Block      int
 	WeightZero string // zero points in blocks: quant.Symmetric (default), quant.Full or quant.Asymmetric
 	ScaleType  string // of scales in mode Weights: f32 (default), f16 or bf16
+	// BitsPerWeight, if not 0, spreads so many bits a weight, scales included,
+	// over the weights: each gets 2, 4 or 8 by the error that this saves.
+	BitsPerWeight float64
 	// SymmetricActivations puts the zero point of activations at the middle of
 	// the codes.
 	SymmetricActivations bool

@@ -31,16 +31,19 @@ func (o *Options) settle() {
 
 // fewBits reports whether weights are to be stored as only mode Weights does.
 func (o *Options) fewBits() bool {
-	return o.Weights != "" && o.Weights != "i8" && o.Weights != "u8" ||
+	return o.BitsPerWeight > 0 || o.Weights != "" && o.Weights != "i8" && o.Weights != "u8" ||
 		o.Block > 0 || o.WeightZero != "" && o.WeightZero != string(quant.Symmetric) || o.ScaleType != "" && o.ScaleType != "f32"
 }
 
 // weightName returns the storage type of weights.
 func (o *Options) weightName() string {
-	if o.Weights == "" {
-		return weightCodes
+	switch {
+	case o.Weights != "":
+		return o.Weights
+	case o.BitsPerWeight > 0:
+		return "i4"
 	}
-	return o.Weights
+	return weightCodes
 }
 
 // blocks returns the scheme of weights in mode Weights, or nil for that of one
@@ -135,6 +138,12 @@ const blockSamples = 128
 func (q *quantization) inBlocks(ctx context.Context, qo qdq.Options) (*auto.Result, error) {
 	if slices.Contains(q.o.Algorithms, GPTQ) && q.calib == nil {
 		return nil, fmt.Errorf("algorithm %s: %w", GPTQ, ErrNoData)
+	}
+	if q.o.BitsPerWeight > 0 {
+		var err error
+		if qo.BlocksOf, err = q.spreadBits(ctx, qo); err != nil {
+			return nil, err
+		}
 	}
 	plan, err := qdq.Annotate(q.prepared, q.o.target(), qo)
 	if err != nil || plan.Empty() {

@@ -304,3 +304,43 @@ func check(t *testing.T, files []string) {
 		t.Errorf("onnx.checker: %v\n%s", err, out)
 	}
 }
+
+// TestSpreadBits has weights share a number of bits: the sum stays within it, what
+// is left over goes where it saves most, and too few bits are refused.
+func TestSpreadBits(t *testing.T) {
+	m := weighted(t, tensor.Float32)
+	in := feeds(tensor.Float32)
+	want := outputs(t, executor.Embedded{}, m, in)
+	last := math.Inf(1)
+	for _, bits := range []float64{5, 6, 9} {
+		q, res, err := onnxq.QuantizeModel(t.Context(), m, onnxq.Options{BitsPerWeight: bits, ScaleType: "f16", Include: []string{"op:MatMul", "op:Gemm", "op:Gather"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bytes, elements int64
+		types := map[string]bool{}
+		for _, e := range res.Plan.Tensors {
+			if e.Form == "" {
+				continue
+			}
+			types[e.Type] = true
+			for _, v := range m.Graph.Initializers() {
+				if v.Name() == e.Tensor {
+					bytes += e.StoredBytes(v.Const)
+					elements += int64(v.Const.Len())
+				}
+			}
+		}
+		if got := 8 * float64(bytes) / float64(elements); got > bits || bits < 9 && got < bits-1 {
+			t.Errorf("%v bits a weight, %v were given (%v)", got, bits, types)
+		}
+		off := relative(outputs(t, executor.Embedded{}, q, in)[0], want[0])
+		if off >= last {
+			t.Errorf("%v bits: the first output is off by %v, %v with fewer bits", bits, off, last)
+		}
+		last = off
+	}
+	if _, _, err := onnxq.QuantizeModel(t.Context(), m, onnxq.Options{BitsPerWeight: 1.5}); err == nil || !strings.Contains(err.Error(), "at least") {
+		t.Errorf("1.5 bits: %v", err)
+	}
+}

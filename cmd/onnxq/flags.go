@@ -132,6 +132,7 @@ func weightFlags() []cli.Flag {
 		&cli.StringFlag{Name: "weights", DefaultText: "the target's first, such as i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric); with --mode weights, which the others imply: " + strings.Join(quant.Storages(), ", ")},
 		&cli.StringFlag{Name: "weight-zero", Value: string(quant.Symmetric), Usage: "zero points of weights in --mode weights: symmetric (narrow range), full or asymmetric"},
 		&cli.StringFlag{Name: "scale-type", Value: "f32", Usage: "type of the scales of weights in --mode weights: f32, f16 or bf16"},
+		&cli.Float64Flag{Name: "bits-per-weight", Usage: "spread `X` bits a weight, scales included, over the weights: 2, 4 or 8 by the error that this saves; implies --mode weights", DefaultText: "the same for all"},
 		&cli.StringFlag{Name: "granularity", DefaultText: "channel; block:32 for weights of at most 4 bits", Usage: "scales of weights: tensor, channel or, in --mode weights, block:N"},
 	}
 }
@@ -264,6 +265,11 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 	}
 	if _, err := quant.ParseScale(o.ScaleType); err != nil {
 		return o, usagef("--scale-type: %v", err)
+	}
+	if c.IsSet("bits-per-weight") {
+		if o.BitsPerWeight = c.Float64("bits-per-weight"); !(o.BitsPerWeight > 0 && o.BitsPerWeight <= 16) {
+			return o, usagef("--bits-per-weight is %v, want more than 0 and at most 16", o.BitsPerWeight)
+		}
 	}
 	if o.Block, o.PerTensor, err = parseGranularity(c.String("granularity")); err != nil {
 		return o, err
