@@ -330,7 +330,7 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 		return nil, nil, optionErrorf("%s runs quantized models up to opset %d, not %d", o.target().Name, o.target().MaxOpset, need)
 	}
 	p := m.Clone()
-	changes, err := passes.Prepare(ctx, p, passes.Options{MinOpset: need})
+	changes, err := passes.Prepare(ctx, p, passes.Options{MinOpset: need, Widen: o.Mode != Float16})
 	if err != nil {
 		return nil, nil, err
 	}

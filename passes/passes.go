@@ -51,6 +51,8 @@ type Options struct {
 	// formula, which serves a model that is to be quantized, but not one that is
 	// to be run as it is.
 	SameRounding bool
+	// Widen makes models in float16 compute in float32, as quantization wants.
+	Widen bool
 	// Check runs graph.Verify after every pass.
 	Check bool
 }
@@ -74,6 +76,8 @@ var prepare = []Pass{
 		Does: "Puts the bodies of local functions in the place of their calls and drops the functions."},
 	{Name: "lift-constants", Run: liftConstants, After: []string{"inline-functions"},
 		Does: "Turns Constant nodes into initializers of the same graph."},
+	{Name: "widen-halves", Run: widenHalves, After: []string{"lift-constants"},
+		Does: "Makes what is computed in float16 float32, between casts of inputs and outputs, where that is asked for; models that hold quantization or operators of other domains stay as they are."},
 	{Name: "fold-constants", Run: foldConstants, After: []string{"lift-constants"},
 		Does: "Computes deterministic nodes whose inputs are constant, or whose integer result follows from shapes, unless the result would outgrow the budget. DequantizeLinear is left alone."},
 	{Name: "choose-branches", Run: chooseBranches, After: []string{"fold-constants"},
