@@ -5,20 +5,20 @@ import "fmt"
 // Encodings of instructions of three registers and, with none for the third, of
 // two.
 const (
-	sdot, sdotLane         = 0x4e809400, 0x4f80e000 // four bytes times four, into words
-	smull8, smull8High     = 0x0e20c000, 0x4e20c000 // bytes to 16 bits
-	smlal16, smlal16High   = 0x0e608000, 0x4e608000 // 16 bits, added to words
-	sadalp16               = 0x4e606800             // pairs of 16 bits, added to words
-	uaddlp8, uadalp16      = 0x6e202800, 0x6e606800
-	addp32, addv32, mls32  = 0x4ea0bc00, 0x4eb1b800, 0x6ea09400
-	uxtl8, uxtl8High       = 0x2f08a400, 0x6f08a400
-	uzp8, uzp16            = 0x4e001800, 0x4e401800
-	scvtf, fcvtns          = 0x4e21d800, 0x4e21a800
-	fmul, fadd             = 0x6e20dc00, 0x4e20d400
-	fmaxnm, fminnm         = 0x4e20c400, 0x4ea0c400 // of a number and a NaN the number
-	dupWord                = 0x4e040400
-	load1Bytes, load1Words = 0x4d40c000, 0x4d40c800 // one element in all lanes
-	none                   = 0
+	sdotLane              = 0x4f80e000             // four bytes times four, into words
+	smull8, smull8High    = 0x0e20c000, 0x4e20c000 // bytes to 16 bits
+	smlal16, smlal16High  = 0x0e608000, 0x4e608000 // 16 bits, added to words
+	sadalp16              = 0x4e606800             // pairs of 16 bits, added to words
+	uaddlp8, uadalp16     = 0x6e202800, 0x6e606800
+	addp32, addv32, mls32 = 0x4ea0bc00, 0x4eb1b800, 0x6ea09400
+	uxtl8, uxtl8High      = 0x2f08a400, 0x6f08a400
+	uzp8, uzp16           = 0x4e001800, 0x4e401800
+	scvtf, fcvtns         = 0x4e21d800, 0x4e21a800
+	fmul, fadd            = 0x6e20dc00, 0x4e20d400
+	fmaxnm, fminnm        = 0x4e20c400, 0x4ea0c400 // of a number and a NaN the number
+	dupWord               = 0x4e040400
+	load1Bytes            = 0x4d40c000 // one element in all lanes
+	none                  = 0
 )
 
 // code is an instruction on vectors: d = name(n, m).
@@ -124,7 +124,7 @@ func qgemmRows(dot bool) {
 	fields := map[string]int{"scale": 144, "bias": 168}
 	for i, v := range []int{qLo, qHi, qZero} {
 		ins("ADD $%d, R%d, R%d", 240+4*i, qTile, qPointer)
-		code(load1Words, "LD1R", v, qPointer, none)
+		broadcast(v, qPointer)
 	}
 	ins("FMOVQ 256(R%d), F%d", qTile, qFlip)
 	for s, mr := range sizes {
@@ -226,7 +226,7 @@ func qgemmRows(dot bool) {
 		ins("MOVD 120(R%d), R%d", qTile, qPointer)
 		loadPairs(qB, qVecs, qPointer, 0)
 		for i := range mr {
-			code(load1Words, "LD1R", qSpare, rowSum, none)
+			broadcast(qSpare, rowSum)
 			ins("ADD $4, R%d, R%d", rowSum, rowSum)
 			for j := range qVecs {
 				code(mls32, "MLS", acc(i, j), qB+j, qSpare)
@@ -294,10 +294,12 @@ func qdepthwise() {
 		ins("MOVD %d(R%d), R%d", f, qTile, x+i)
 	}
 	ins("LSL $2, R%d, R%d", pitch, pitch)
-	for i, f := range []struct{ op, v int }{{load1Words, qLo}, {load1Words, qHi}, {load1Words, qZero}, {load1Bytes, qFlip}} {
+	for i, v := range []int{qLo, qHi, qZero} {
 		ins("ADD $%d, R%d, R%d", 224+4*i, qTile, qPointer)
-		code(f.op, "LD1R", f.v, qPointer, none)
+		broadcast(v, qPointer)
 	}
+	ins("ADD $236, R%d, R%d", qTile, qPointer)
+	code(load1Bytes, "LD1R", qFlip, qPointer, none)
 	p("")
 	p("channels:")
 	ins("MOVD R%d, R%d", columns, left)
