@@ -502,6 +502,21 @@ func TestBadSamples(t *testing.T) {
 	}
 }
 
+// untilMapped waits until a process has mapped a file, where that can be seen,
+// and then a moment.
+func untilMapped(t *testing.T, pid int, file string) {
+	t.Helper()
+	maps := fmt.Sprintf("/proc/%d/maps", pid)
+	for range 2000 {
+		b, err := os.ReadFile(maps)
+		if err != nil || strings.Contains(string(b), file) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	time.Sleep(100 * time.Millisecond)
+}
+
 // TestInputChanges is F19.
 func TestInputChanges(t *testing.T) {
 	workDir(t)
@@ -514,7 +529,7 @@ func TestInputChanges(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(150 * time.Millisecond)
+	untilMapped(t, cmd.Process.Pid, "digits/model.onnx")
 	if err := os.Truncate("digits/model.onnx", 4096); err != nil {
 		t.Fatal(err)
 	}
