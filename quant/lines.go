@@ -40,37 +40,43 @@ func (l Lines) Read(dst []float32, from, to int) {
 		l.elements(dst[:(to-from)*l.K], from*l.K)
 		return
 	}
-	var row []float32
+	var block []float32 // [K][n]
 	for from < to {
 		o, i := from/l.Inner, from%l.Inner
 		n := min(to-from, l.Inner-i)
 		at := o*l.K*l.Inner + i
-		if l.T.DType() == tensor.Float32 {
-			kernels.Transpose(dst, l.K, tensor.As[float32](l.T)[at:], l.Inner, l.K, n)
-		} else {
-			if row == nil {
-				row = make([]float32, n)
-			}
-			for k := range l.K {
-				l.elements(row[:n], at+k*l.Inner)
-				for j, x := range row[:n] {
-					dst[j*l.K+k] = x
-				}
-			}
+		if cap(block) < n*l.K {
+			block = make([]float32, n*l.K)
 		}
+		block = block[:n*l.K]
+		for k := range l.K {
+			l.elements(block[k*n:][:n], at+k*l.Inner)
+		}
+		kernels.Transpose(dst, l.K, block, n, l.K, n)
 		dst, from = dst[n*l.K:], from+n
 	}
+}
+
+// piece returns n consecutive elements of the tensor, which may lie in a file
+// at any address: only they are copied where it is not aligned.
+func (l Lines) piece(from, n int) *tensor.Tensor {
+	width := l.T.DType().Bits() / 8
+	t, err := tensor.FromBytes(l.T.DType(), []int{n}, l.T.Bytes()[from*width:(from+n)*width])
+	if err != nil {
+		panic(err) // the type is real, and of whole bytes
+	}
+	return t
 }
 
 // elements reads consecutive elements of the tensor.
 func (l Lines) elements(dst []float32, from int) {
 	switch l.T.DType() {
 	case tensor.Float32:
-		copy(dst, tensor.As[float32](l.T)[from:])
+		copy(dst, tensor.As[float32](l.piece(from, len(dst))))
 	case tensor.Float16:
-		kernels.Float16ToFloat32(dst, tensor.As[uint16](l.T)[from:from+len(dst)])
+		kernels.Float16ToFloat32(dst, tensor.As[uint16](l.piece(from, len(dst))))
 	case tensor.BFloat16:
-		kernels.BFloat16ToFloat32(dst, tensor.As[uint16](l.T)[from:from+len(dst)])
+		kernels.BFloat16ToFloat32(dst, tensor.As[uint16](l.piece(from, len(dst))))
 	default:
 		tensor.Read(l.T, from, dst)
 	}
@@ -102,7 +108,7 @@ func (l Lines) Extrema(pool *par.Pool) kernels.Extrema {
 		at := lo * panel
 		end := min(at+panel, n)
 		if l.T.DType() == tensor.Float32 {
-			found[lo] = kernels.MinMax(tensor.As[float32](l.T)[at:end])
+			found[lo] = kernels.MinMax(tensor.As[float32](flat.piece(at, end-at)))
 			return
 		}
 		x := make([]float32, end-at)
