@@ -48,11 +48,12 @@ cross:
 		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} go vet ./... || exit 1; done
 	go vet -tags noort ./...
 
-# The kernels by themselves; then, where the models are, the executor beside
-# ONNX Runtime (needs what gates needs).
+# The kernels by themselves; then, where the models are, the executor and
+# calibration beside ONNX Runtime (needs what gates needs).
 bench: build
 	go test -run '^$$' -bench . ./...
 	python3 gates/bench.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared} --int8 bin/int8 --profile
+	python3 gates/calibration.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared}
 
 # Assembly, from the generators in kernels/_gen.
 generate:

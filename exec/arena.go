@@ -38,6 +38,7 @@ func sameMemory(a, b *tensor.Tensor) bool {
 type arena struct {
 	limit   int64
 	process *Memory // may be nil
+	frugal  bool    // trim always
 	live    int64   // bytes of all buffers, free ones included
 	free    [64][]*buffer
 	escaped []*buffer
@@ -115,7 +116,7 @@ func (a *arena) take(b *buffer) {
 // trim forgets the free buffers that the run did not have, where those take
 // more memory than the run: inputs of other sizes left them.
 func (a *arena) trim() {
-	if a.live <= 2*a.used {
+	if a.live <= 2*a.used && !(a.frugal && a.live > a.used+a.used/8) {
 		return
 	}
 	for c, list := range a.free {
@@ -184,4 +185,4 @@ func (a *arena) collect() {
 }
 
 // reset forgets everything after a failed run.
-func (a *arena) reset() { *a = arena{limit: a.limit, process: a.process} }
+func (a *arena) reset() { *a = arena{limit: a.limit, process: a.process, frugal: a.frugal} }

@@ -362,6 +362,9 @@ type SessionOptions struct {
 	// Process, if given, bounds the whole process; it is held against each
 	// larger piece of memory that a run takes.
 	Process *Memory
+	// Frugal gives up, after a run, memory that the run did not need. Else up to
+	// as much again is kept for inputs of other sizes.
+	Frugal  bool
 	Profile bool // measure the time that each operator takes
 }
 
@@ -390,7 +393,7 @@ type OpTime struct {
 
 // NewSession returns a session of p.
 func (p *Program) NewSession(o SessionOptions) *Session {
-	s := &Session{prog: p, pool: par.New(o.Threads), mem: arena{limit: o.MaxBytes, process: o.Process}, frames: map[*block][]*frame{}, last: serialRun, budget: o}
+	s := &Session{prog: p, pool: par.New(o.Threads), mem: arena{limit: o.MaxBytes, process: o.Process, frugal: o.Frugal}, frames: map[*block][]*frame{}, last: serialRun, budget: o}
 	if o.Profile {
 		s.times = map[graph.OpKey]*OpTime{}
 	}
