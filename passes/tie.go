@@ -91,25 +91,19 @@ func isTranspose(a, b *tensor.Tensor) bool {
 	if a.DType() != b.DType() || b.Rank() != 2 || a.Shape()[0] != b.Shape()[1] || a.Shape()[1] != b.Shape()[0] {
 		return false
 	}
-	rows, cols := a.Shape()[0], a.Shape()[1]
-	switch a.DType().Bits() {
-	case 32:
-		return mirrored(tensor.As[uint32](a), tensor.As[uint32](b), rows, cols)
-	case 16:
-		return mirrored(tensor.As[uint16](a), tensor.As[uint16](b), rows, cols)
-	}
-	return false
+	width := a.DType().Bits() / 8
+	return width > 0 && mirrored(a.Bytes(), b.Bytes(), a.Shape()[0], a.Shape()[1], width)
 }
 
-// mirrored compares a, rows×cols, with b, cols×rows, in squares that stay in the
-// cache.
-func mirrored[T uint16 | uint32](a, b []T, rows, cols int) bool {
+// mirrored compares a, rows×cols elements of width bytes, with b, cols×rows, in
+// squares that stay in the cache.
+func mirrored(a, b []byte, rows, cols, width int) bool {
 	const square = 32
 	for r := 0; r < rows; r += square {
 		for c := 0; c < cols; c += square {
 			for i := r; i < min(r+square, rows); i++ {
 				for j := c; j < min(c+square, cols); j++ {
-					if a[i*cols+j] != b[j*rows+i] {
+					if x, y := a[(i*cols+j)*width:], b[(j*rows+i)*width:]; string(x[:width]) != string(y[:width]) {
 						return false
 					}
 				}
