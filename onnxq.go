@@ -868,6 +868,12 @@ func (q *quantization) run(ctx context.Context) (*Result, *ContractError, error)
 		Passes: q.passes, Notes: found.Notes, Measured: q.measured,
 	}
 	res.describe(q)
+	if q.result != nil && q.o.Plan == nil && res.Int8MACs == 0 && onnxfile.Size(q.result) >= onnxfile.Size(q.original) {
+		q.result = nil
+		res.Plan.Drop("the model would be no smaller and compute no more on integers")
+		res.Notes = nil
+		res.describe(q)
+	}
 	v := &verdict{}
 	if q.result != nil {
 		if v, err = q.judge(ctx, q.result); err != nil {
@@ -1273,6 +1279,7 @@ func (r *runner) run(ctx context.Context, sample calibration.Sample, in map[stri
 // describe fills in what follows from the plan and the models.
 func (r *Result) describe(q *quantization) {
 	r.Float, r.Weights, r.Outputs = []FloatNode{}, []WeightSize{}, []eval.Output{}
+	r.Nodes, r.Quantized, r.WeightBytesIn, r.WeightBytesOut, r.Int8MACs = 0, 0, 0, 0, 0
 	for _, n := range r.Plan.Nodes {
 		r.Nodes++
 		if n.Quantized {

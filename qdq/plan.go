@@ -132,7 +132,25 @@ func (p *Plan) Values(m *graph.Model) ([]*graph.Value, error) {
 }
 
 // Empty reports whether the plan changes nothing.
-func (p *Plan) Empty() bool { return p.Quantized() == 0 && len(p.Tensors) == 0 }
+func (p *Plan) Empty() bool {
+	for i := range p.Nodes {
+		if p.Nodes[i].Quantized && p.Nodes[i].How != Kept {
+			return false
+		}
+	}
+	return len(p.Tensors) == 0
+}
+
+// Drop makes p a plan that changes nothing; why is the reason of the nodes that
+// it would have quantized.
+func (p *Plan) Drop(why string) {
+	for i := range p.Nodes {
+		if e := &p.Nodes[i]; e.Quantized && e.How != Kept {
+			e.Quantized, e.How, e.Why = false, "", why
+		}
+	}
+	p.Tensors = nil
+}
 
 // Write writes the plan as JSON.
 func (p *Plan) Write(w io.Writer) error {
