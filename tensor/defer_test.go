@@ -1,25 +1,28 @@
 package tensor
 
 import (
+	"bytes"
 	"runtime"
 	"testing"
 )
 
 func TestDeferred(t *testing.T) {
 	made := 0
-	d := Deferred(Uint8, []int{2, 3}, func() []byte {
+	// Objects of less than 16 bytes may share memory with others that live on.
+	want := bytes.Repeat([]byte{1, 2, 3, 4, 5, 6}, 20)
+	d := Deferred(Uint8, []int{40, 3}, func() []byte {
 		made++
-		return []byte{1, 2, 3, 4, 5, 6}
+		return bytes.Clone(want)
 	})
-	if d.Size() != 6 || d.Len() != 6 || made != 0 {
+	if d.Size() != 120 || d.Len() != 120 || made != 0 {
 		t.Fatalf("size %d, made %d times before use", d.Size(), made)
 	}
 	b := d.Bytes()
-	r, err := d.Reshape([]int{6})
+	r, err := d.Reshape([]int{120})
 	if err != nil || r.Bytes()[5] != 6 || As[uint8](d)[0] != 1 || made != 1 {
 		t.Fatalf("made %d times while held, error %v", made, err)
 	}
-	if !d.Equal(Of([]uint8{1, 2, 3, 4, 5, 6}, 2, 3)) || d.Clone().Bytes()[2] != 3 {
+	if !d.Equal(Of(want, 40, 3)) || d.Clone().Bytes()[2] != 3 {
 		t.Error("other elements")
 	}
 	got, err := Float32s(d)
