@@ -516,8 +516,8 @@ func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []fl
 		b.direct()
 	}
 	jobs := b.jobs.Load()
-	if jobs == nil || jobs.xm != xm || jobs.ym != ym || jobs.rm != rm || jobs.plain != plain {
-		jobs = b.newJobs(xm, ym, rm, plain)
+	if jobs == nil || jobs.xm != xm || jobs.ym != ym || jobs.rm != rm || jobs.plain != plain || jobs.n != n || jobs.threads != pool.Threads() {
+		jobs = b.newJobs(pool, n, xm, ym, rm, plain)
 		b.jobs.Store(jobs)
 	}
 	for i := range jobs.phases {
@@ -527,16 +527,18 @@ func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []fl
 	}
 }
 
-// blockJobs are the phases of a convolution of images of given layouts.
+// blockJobs are the phases of a convolution of n images of given layouts, for
+// so many threads.
 type blockJobs struct {
+	n, threads int
 	xm, ym, rm Image
 	plain      bool
 	phases     []blockJob // without data
 }
 
-func (b *BlockConv) newJobs(xm, ym, rm Image, plain bool) *blockJobs {
+func (b *BlockConv) newJobs(pool *par.Pool, n int, xm, ym, rm Image, plain bool) *blockJobs {
 	c := b.conv
-	jobs := &blockJobs{xm: xm, ym: ym, rm: rm, plain: plain}
+	jobs := &blockJobs{n: n, threads: pool.Threads(), xm: xm, ym: ym, rm: rm, plain: plain}
 	for i := range b.phases {
 		p := &b.phases[i]
 		rows, width := b.size(p, ym)
@@ -559,10 +561,12 @@ func (b *BlockConv) newJobs(xm, ym, rm Image, plain bool) *blockJobs {
 		if c.pointwise() && xm.dense() && ym.dense() && rm.dense() {
 			// Pixels of all rows in a row, cut where it suits.
 			j.flat = true
-			j.width = min(j.all, gemmMC)
+			tile := tileRows(b.level, p.panels[0].width, gemmMC)
+			j.rows = (j.all + gemmMC - 1) / gemmMC
+			j.width = min(j.all, ((j.all+j.rows-1)/j.rows+tile-1)/tile*tile)
 			j.rows = (j.all + j.width - 1) / j.width
 		}
-		j.divide()
+		j.divide(pool, n)
 		jobs.phases = append(jobs.phases, j)
 	}
 	return jobs
@@ -586,8 +590,8 @@ type blockJob struct {
 	grain            int // tasks at a time
 }
 
-// divide decides how the work is divided.
-func (j *blockJob) divide() {
+// divide decides how the work on n images is divided.
+func (j *blockJob) divide(pool *par.Pool, n int) {
 	b, panels := j.conv, j.phase.panels
 	cin, lanes := b.conv.spec.Cin/b.conv.spec.Groups, j.xm.lanes()
 	if len(j.taps) > 0 {
@@ -599,13 +603,29 @@ func (j *blockJob) divide() {
 	j.setRuns(cin, lanes, func(t blockTap) int { return (t.dy-j.dy)*j.xm.line() + (t.dx-j.dx)*lanes })
 	// Panels that share a band: those whose weights stay in the second cache.
 	j.each = min(len(panels), max(1, (1<<17)/max(1, len(panels[0].w))))
-	j.blocks = (len(panels) + j.each - 1) / j.each
 	// A band has enough work, and its input stays in the second cache.
 	work := j.width * max(len(panels[0].w), 1)
 	size := j.strideY * j.xm.line() * max(1, cin/lanes)
+	if j.flat {
+		size = j.width * cin
+	}
 	j.band = min(j.rows, max(1, (1<<15)/size, (1<<17)/work))
+	most := share(pool, n*j.rows*len(panels)*work, taskWork(b.level))
+	j.band = min(j.band, max(1, most/(work*j.each)))
+	j.each = min(j.each, max(1, most/(work*j.band)))
+	j.blocks = (len(panels) + j.each - 1) / j.each
 	j.nBands = (j.rows + j.band - 1) / j.band
 	j.grain = max(1, taskWork(b.level)/(work*j.band*j.each))
+}
+
+// share is how many of so many multiplications one task should have at most, where
+// least are worth a task of their own: each thread then gets several. What a task
+// computes may depend on it, results must not.
+func share(pool *par.Pool, work, least int) int {
+	if t := pool.Threads(); t > 1 {
+		return max(least, work/(4*t))
+	}
+	return max(work, 1)
 }
 
 // taskWork is the number of multiplications that make a task: a few microseconds.

@@ -144,7 +144,7 @@ type winogradJob struct {
 func (b *BlockConv) runWinograd(pool *par.Pool, n int, x []float32, xm Image, y []float32, ym Image, residual []float32, rm Image, plain bool) {
 	j := &winogradJob{conv: b, panels: b.winogradPanels(), x: x, y: y, r: residual, xm: xm, ym: ym, rm: rm, plain: plain}
 	j.tileY, j.tileX = (ym.H+1)/2, (ym.W+1)/2
-	room := max(24, winogradRoom/16/xm.C)
+	room := max(24, min(winogradRoom/16/xm.C, share(pool, 16*n*j.tileY*j.tileX*xm.C*ym.C, taskWork(b.level))/(16*xm.C*ym.C)))
 	parts := (j.tileX + room - 1) / room
 	j.columns = (j.tileX + parts - 1) / parts
 	j.rows = min(j.tileY, max(1, room/j.columns))

@@ -271,6 +271,16 @@ func (g *gemmJob) run(pool *par.Pool, ep *Epilogue) {
 	g.mc = min(g.m, gemmMC)
 	g.nc = min(max(gemmWork/(g.mc*max(g.k, 1)), 128), gemmNC) &^ 127
 	g.mBlocks = (g.m + g.mc - 1) / g.mc
+	if pool.Threads() > 1 {
+		// Whole panels, of which the kernel for few rows takes several. The rows of a
+		// block stay: sums depend on them.
+		unit := panelWidth(g.level)
+		if g.mc <= wideRows(g.level) {
+			unit *= gemmWide
+		}
+		row := g.mc * max(g.k, 1)
+		g.nc = min(g.nc, max(share(pool, g.batch*g.m*g.n*max(g.k, 1), taskWork(g.level))/row/unit, 1)*unit)
+	}
 	g.nBlks = (g.n + g.nc - 1) / g.nc
 	tasks := g.batch * g.mBlocks * g.nBlks
 	if pool.Threads() == 1 || tasks == 1 {
@@ -279,7 +289,7 @@ func (g *gemmJob) run(pool *par.Pool, ep *Epilogue) {
 	}
 	job := *g
 	each := min(g.n, g.nc) * g.mc * max(g.k, 1)
-	pool.For(tasks, max(1, gemmWork/8/each), job.tasks)
+	pool.For(tasks, max(1, taskWork(g.level)/each), job.tasks)
 }
 
 // gemmScratch is room for what a task packs or reorders.

@@ -3,7 +3,6 @@ package kernels
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/onnxq/onnxq/internal/par"
 )
@@ -457,13 +456,11 @@ type qBand struct {
 	image, z, y, m int
 }
 
-// qBandRows is the number of rows, of so many multiplications each, that make a
-// band worth its own task: small images then keep several threads busy.
-func qBandRows(l Level, work, row int) int {
-	if l != AVX2 {
-		return math.MaxInt
-	}
-	return work / max(row, 1)
+// qBandRows is how many of the output's rows, of so many multiplications each, a
+// band should have at most: small images then keep several threads busy.
+func qBandRows(pool *par.Pool, l Level, n int, out [3]int, row int) int {
+	row = max(row, 1)
+	return max(1, share(pool, n*out[0]*out[1]*row, taskWork(l))/row)
 }
 
 // band returns band i of the images x.
@@ -520,7 +517,7 @@ func (q *QConv) runDirect(pool *par.Pool, j *qJob, first int, zero int32, n int,
 	unit, _ := qUnit(j.b.level, false)
 	// A run's last unit may reach past it.
 	row := out[2] * c.taps * (c.spec.Cin / c.spec.Groups) * (c.spec.Cout / c.spec.Groups)
-	bands := c.bands(j.b.level, in, out, 1<<16, qBandRows(j.b.level, gemmWork/4, row), j.a.flip(), q.runs.size < q.runs.stride)
+	bands := c.bands(j.b.level, in, out, 1<<16, qBandRows(pool, j.b.level, n, out, row), j.a.flip(), q.runs.size < q.runs.stride)
 	runs := make([]run, 0, q.runs.count)
 	width := c.axes[2].kernel
 	for r := range q.runs.count {
@@ -560,7 +557,7 @@ func (q *QConv) runDepthwise(pool *par.Pool, a QMatrix, zero int32, n int, in, o
 	if qWide(q.level, false) > 1 {
 		work = 1 << 16 // what neighbouring bands share is made twice
 	}
-	bands := c.bands(q.level, in, out, work, qBandRows(q.level, gemmWork/8, out[2]*c.taps*ch), a.flip(), false)
+	bands := c.bands(q.level, in, out, work, qBandRows(pool, q.level, n, out, out[2]*c.taps*ch), a.flip(), false)
 	off := make([]int, 0, c.taps)
 	for kz := range az.kernel {
 		for ky := range ay.kernel {

@@ -385,14 +385,15 @@ func (q *qJob) run(pool *par.Pool) {
 	q.mc = min(q.m, gemmMC)
 	q.nc = n
 	least := 128
+	most := share(pool, q.m*n*max(k, 1), taskWork(q.b.level))
 	if qWide(q.b.level, q.b.saturating) > 1 {
 		// The words of a block stay in the second cache, and serve many columns.
-		// Several tasks of a small product keep several threads busy.
-		rows := max(48, (q.m/4+23)/24*24)
-		q.mc, least = min(q.m, max(24, min(gemmMC, rows, qWideWords/max(k, 1))/24*24)), 256
+		q.mc, least = min(q.m, max(24, min(gemmMC, qWideWords/max(k, 1))/24*24)), 256
 	}
+	q.mc = min(q.mc, max(24, most/(n*max(k, 1))/24*24))
 	if q.im == nil && !q.a.Trans && k%unit == 0 {
 		q.nc = min(n, min(max(4*gemmWork/(q.mc*max(k, 1)), least), 2*gemmNC)&^127)
+		q.nc = min(q.nc, max(128, most/(q.mc*max(k, 1))&^127))
 	}
 	q.nBlocks = (n + q.nc - 1) / q.nc
 	tasks := (q.m + q.mc - 1) / q.mc * q.nBlocks
@@ -400,11 +401,7 @@ func (q *qJob) run(pool *par.Pool) {
 		q.tasks(0, tasks)
 	} else {
 		job := *q
-		work := gemmWork / 2
-		if q.b.level == AVX2 {
-			work = gemmWork / 8
-		}
-		pool.For(tasks, max(1, work/(q.mc*q.nc*max(k, 1))), job.tasks)
+		pool.For(tasks, max(1, taskWork(q.b.level)/(q.mc*q.nc*max(k, 1))), job.tasks)
 	}
 	qColumnsPool.Put(cols)
 }
