@@ -92,6 +92,7 @@ func newResizing(n *graph.Node, opset int) (resizing, error) {
 type resized struct {
 	in, out  int
 	scale    float32
+	length   float32 // of the output, before it is cut to whole samples
 	from, to float32 // region of interest, relative to the axis
 }
 
@@ -112,7 +113,7 @@ func (r *resizing) plan(in []int, scales []float32, sizes []int64, roi []float64
 	}
 	out := make([]resized, len(in))
 	for i, d := range in {
-		out[i] = resized{in: d, out: d, scale: 1, to: 1}
+		out[i] = resized{in: d, out: d, scale: 1, length: float32(d), to: 1}
 	}
 	switch {
 	case len(scales) > 0 && len(sizes) > 0:
@@ -120,11 +121,12 @@ func (r *resizing) plan(in []int, scales []float32, sizes []int64, roi []float64
 	case len(scales) > 0 && len(scales) == len(ax):
 		for i, a := range ax {
 			s := scales[i]
-			size := math.Floor(float64(s * float32(in[a])))
+			length := s * float32(in[a])
+			size := math.Floor(float64(length))
 			if !(s > 0) || !(size < 1<<40) {
 				return nil, fmt.Errorf("scales %v", scales)
 			}
-			out[a].scale, out[a].out = s, int(size)
+			out[a].scale, out[a].out, out[a].length = s, int(size), length
 		}
 	case len(sizes) > 0 && len(sizes) == len(ax):
 		want, err := sizesOf(sizes)
@@ -140,7 +142,7 @@ func (r *resizing) plan(in []int, scales []float32, sizes []int64, roi []float64
 			if in[a] != 0 {
 				s = float32(want[i]) / float32(in[a])
 			}
-			out[a].scale, out[a].out = s, want[i]
+			out[a].scale, out[a].out, out[a].length = s, want[i], float32(want[i])
 			switch {
 			case i == 0:
 				keep = s
@@ -154,6 +156,7 @@ func (r *resizing) plan(in []int, scales []float32, sizes []int64, roi []float64
 			for _, a := range ax {
 				out[a].scale = keep
 				out[a].out = int(math.Floor(float64(keep*float32(in[a])) + 0.5))
+				out[a].length = float32(out[a].out)
 			}
 		}
 	default:
@@ -172,6 +175,9 @@ func (r *resizing) plan(in []int, scales []float32, sizes []int64, roi []float64
 
 // source returns the coordinate on the input axis that output index x of a
 // samples (ONNX operator Resize, attribute coordinate_transformation_mode).
+// Align_corners divides by the number of samples less one, as ONNX Runtime does,
+// but where it interpolates and scales shrink the axis to a fraction of a sample
+// more: there the conformance cases of the standard divide by scale·size − 1.
 func (r *resizing) source(a resized, x int) float32 {
 	at := float32(x)
 	switch r.coord {
@@ -181,7 +187,11 @@ func (r *resizing) source(a resized, x int) float32 {
 		if a.out == 1 {
 			return 0
 		}
-		return at * float32(a.in-1) / float32(a.out-1)
+		last := float32(a.out - 1)
+		if a.scale < 1 && r.mode != "nearest" {
+			last = a.length - 1
+		}
+		return at * float32(a.in-1) / last
 	case "tf_half_pixel_for_nn":
 		return (at + 0.5) / a.scale
 	case "pytorch_half_pixel":

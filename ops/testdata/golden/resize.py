@@ -29,6 +29,8 @@ for scales in (f32(1, 1, 2, 2), f32(1, 1, 0.6, 0.45), f32(1, 1, 1.7, 3.3)):
                 extra = [{"nearest_mode": m} for m in modes]
             if mode == "cubic":
                 extra = [{}, {"exclude_outside": 1, "cubic_coeff_a": -0.5}]
+            if coord == "align_corners" and mode != "nearest" and scales[2] < 1:
+                continue  # there the standard's conformance cases say otherwise
             for e in extra:
                 add("Resize", [x, None, scales], mode=mode, coordinate_transformation_mode=coord, opset=19, **e,
                     name=f"{mode} {coord} {scales[2]:.2g} {list(e.values())}")
