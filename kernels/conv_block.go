@@ -516,8 +516,8 @@ func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []fl
 		b.direct()
 	}
 	jobs := b.jobs.Load()
-	if jobs == nil || jobs.xm != xm || jobs.ym != ym || jobs.rm != rm || jobs.plain != plain || jobs.n != n || jobs.threads != pool.Threads() {
-		jobs = b.newJobs(pool, n, xm, ym, rm, plain)
+	if jobs == nil || jobs.xm != xm || jobs.ym != ym || jobs.rm != rm || jobs.plain != plain || jobs.threads != pool.Threads() {
+		jobs = b.newJobs(pool, xm, ym, rm, plain)
 		b.jobs.Store(jobs)
 	}
 	for i := range jobs.phases {
@@ -527,18 +527,18 @@ func (b *BlockConv) compute(pool *par.Pool, n int, x []float32, xm Image, y []fl
 	}
 }
 
-// blockJobs are the phases of a convolution of n images of given layouts, for
-// so many threads.
+// blockJobs are the phases of a convolution of images of given layouts, for so
+// many threads.
 type blockJobs struct {
-	n, threads int
+	threads    int
 	xm, ym, rm Image
 	plain      bool
 	phases     []blockJob // without data
 }
 
-func (b *BlockConv) newJobs(pool *par.Pool, n int, xm, ym, rm Image, plain bool) *blockJobs {
+func (b *BlockConv) newJobs(pool *par.Pool, xm, ym, rm Image, plain bool) *blockJobs {
 	c := b.conv
-	jobs := &blockJobs{n: n, threads: pool.Threads(), xm: xm, ym: ym, rm: rm, plain: plain}
+	jobs := &blockJobs{threads: pool.Threads(), xm: xm, ym: ym, rm: rm, plain: plain}
 	for i := range b.phases {
 		p := &b.phases[i]
 		rows, width := b.size(p, ym)
@@ -561,12 +561,11 @@ func (b *BlockConv) newJobs(pool *par.Pool, n int, xm, ym, rm Image, plain bool)
 		if c.pointwise() && xm.dense() && ym.dense() && rm.dense() {
 			// Pixels of all rows in a row, cut where it suits.
 			j.flat = true
-			tile := tileRows(b.level, p.panels[0].width, gemmMC)
-			j.rows = (j.all + gemmMC - 1) / gemmMC
-			j.width = min(j.all, ((j.all+j.rows-1)/j.rows+tile-1)/tile*tile)
+			parts := (j.all + gemmMC - 1) / gemmMC
+			j.width = min(j.all, roundUp((j.all+parts-1)/parts, tileRows(b.level, p.panels[0].width, gemmMC)))
 			j.rows = (j.all + j.width - 1) / j.width
 		}
-		j.divide(pool, n)
+		j.divide(pool)
 		jobs.phases = append(jobs.phases, j)
 	}
 	return jobs
@@ -590,8 +589,8 @@ type blockJob struct {
 	grain            int // tasks at a time
 }
 
-// divide decides how the work on n images is divided.
-func (j *blockJob) divide(pool *par.Pool, n int) {
+// divide decides how the work on an image is divided.
+func (j *blockJob) divide(pool *par.Pool) {
 	b, panels := j.conv, j.phase.panels
 	cin, lanes := b.conv.spec.Cin/b.conv.spec.Groups, j.xm.lanes()
 	if len(j.taps) > 0 {
@@ -610,30 +609,12 @@ func (j *blockJob) divide(pool *par.Pool, n int) {
 		size = j.width * cin
 	}
 	j.band = min(j.rows, max(1, (1<<15)/size, (1<<17)/work))
-	most := share(pool, n*j.rows*len(panels)*work, taskWork(b.level))
+	most := share(pool, b.level, j.rows*len(panels)*work)
 	j.band = min(j.band, max(1, most/(work*j.each)))
 	j.each = min(j.each, max(1, most/(work*j.band)))
 	j.blocks = (len(panels) + j.each - 1) / j.each
 	j.nBands = (j.rows + j.band - 1) / j.band
 	j.grain = max(1, taskWork(b.level)/(work*j.band*j.each))
-}
-
-// share is how many of so many multiplications one task should have at most, where
-// least are worth a task of their own: each thread then gets several. What a task
-// computes may depend on it, results must not.
-func share(pool *par.Pool, work, least int) int {
-	if t := pool.Threads(); t > 1 {
-		return max(least, work/(4*t))
-	}
-	return max(work, 1)
-}
-
-// taskWork is the number of multiplications that make a task: a few microseconds.
-func taskWork(l Level) int {
-	if l == AVX2 {
-		return gemmWork / 32
-	}
-	return gemmWork / 16
 }
 
 // setRuns sets the runs of the products of an output element: by block of

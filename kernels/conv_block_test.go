@@ -239,48 +239,51 @@ func TestBlockConvTails(t *testing.T) {
 // fused levels computes it.
 func TestBlockConvSameBits(t *testing.T) {
 	r := rand.New(rand.NewPCG(45, 46))
-	s := ConvSpec{Cin: 40, Cout: 72, Groups: 1, Kernel: []int{3, 3}, PadBegin: []int{1, 1}, PadEnd: []int{1, 1}}
-	w := randoms(t, r, weights(s))
-	b, err := NewBlockConv(s, w, nil, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	xm, err := b.Border(Image{C: 40, H: 37, W: 29})
-	if err != nil {
-		t.Fatal(err)
-	}
-	x := randoms(t, r, xm.Len())
-	xm.ClearBorder(1, x)
-	var first []float32
-	eachLevel(t, func(t *testing.T) {
+	for _, kernel := range []int{1, 3} {
+		pad := []int{kernel / 2, kernel / 2}
+		s := ConvSpec{Cin: 40, Cout: 72, Groups: 1, Kernel: []int{kernel, kernel}, PadBegin: pad, PadEnd: pad}
+		w := randoms(t, r, weights(s))
 		b, err := NewBlockConv(s, w, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		ym, _ := b.Out(xm)
-		var one []float32
-		for _, threads := range []int{1, 2, 3} {
-			pool := par.New(threads)
-			pool.Begin()
-			y := make([]float32, ym.Len())
-			err := b.Run(pool, 1, x, xm, y, ym, nil, Image{})
-			pool.End()
+		xm, err := b.Border(Image{C: 40, H: 37, W: 29})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := randoms(t, r, xm.Len())
+		xm.ClearBorder(1, x)
+		var first []float32
+		eachLevel(t, func(t *testing.T) {
+			b, err := NewBlockConv(s, w, nil, false)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if one == nil {
-				one = y
-			}
-			if first == nil && level >= AVX2 {
-				first = y
-			}
-			for i := range y {
-				if y[i] != one[i] || level >= AVX2 && y[i] != first[i] {
-					t.Fatalf("threads %d: element %d differs", threads, i)
+			ym, _ := b.Out(xm)
+			var one []float32
+			for _, threads := range []int{1, 2, 3} {
+				pool := par.New(threads)
+				pool.Begin()
+				y := make([]float32, ym.Len())
+				err := b.Run(pool, 1, x, xm, y, ym, nil, Image{})
+				pool.End()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if one == nil {
+					one = y
+				}
+				if first == nil && level >= AVX2 {
+					first = y
+				}
+				for i := range y {
+					if y[i] != one[i] || level >= AVX2 && y[i] != first[i] {
+						t.Fatalf("threads %d: element %d differs", threads, i)
+					}
 				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func TestBlockConvSpecials(t *testing.T) {

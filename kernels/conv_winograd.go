@@ -144,13 +144,13 @@ type winogradJob struct {
 func (b *BlockConv) runWinograd(pool *par.Pool, n int, x []float32, xm Image, y []float32, ym Image, residual []float32, rm Image, plain bool) {
 	j := &winogradJob{conv: b, panels: b.winogradPanels(), x: x, y: y, r: residual, xm: xm, ym: ym, rm: rm, plain: plain}
 	j.tileY, j.tileX = (ym.H+1)/2, (ym.W+1)/2
-	room := max(24, min(winogradRoom/16/xm.C, share(pool, 16*n*j.tileY*j.tileX*xm.C*ym.C, taskWork(b.level))/(16*xm.C*ym.C)))
+	tile := 16 * xm.C * ym.C // multiplications
+	room := max(24, min(winogradRoom/16/xm.C, share(pool, b.level, n*j.tileY*j.tileX*tile)/tile))
 	parts := (j.tileX + room - 1) / room
 	j.columns = (j.tileX + parts - 1) / parts
 	j.rows = min(j.tileY, max(1, room/j.columns))
 	j.tasksY, j.tasksX = (j.tileY+j.rows-1)/j.rows, (j.tileX+j.columns-1)/j.columns
-	work := 16 * j.rows * j.columns * xm.C * ym.C
-	pool.For(n*j.tasksY*j.tasksX, max(1, taskWork(b.level)/work), j.tasks)
+	pool.For(n*j.tasksY*j.tasksX, max(1, taskWork(b.level)/(j.rows*j.columns*tile)), j.tasks)
 }
 
 func (j *winogradJob) tasks(lo, hi int) {

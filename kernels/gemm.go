@@ -61,6 +61,26 @@ const (
 	gemmWide = 4
 )
 
+// taskWork is the number of multiplications that make a task: a few microseconds.
+func taskWork(l Level) int {
+	if l == AVX2 {
+		return gemmWork / 32
+	}
+	return gemmWork / 16
+}
+
+// share is how many of so many multiplications a task should have at most, so that
+// each thread gets several. Where work is cut may depend on it, results must not.
+func share(pool *par.Pool, l Level, work int) int {
+	if t := pool.Threads(); t > 1 {
+		return max(taskWork(l), work/(4*t))
+	}
+	return max(work, 1)
+}
+
+// roundUp is the least multiple of unit that is at least n.
+func roundUp(n, unit int) int { return (n + unit - 1) / unit * unit }
+
 // panelWidth is the number of columns in a panel of B.
 func panelWidth(l Level) int {
 	if l >= AVX512 {
@@ -271,16 +291,14 @@ func (g *gemmJob) run(pool *par.Pool, ep *Epilogue) {
 	g.mc = min(g.m, gemmMC)
 	g.nc = min(max(gemmWork/(g.mc*max(g.k, 1)), 128), gemmNC) &^ 127
 	g.mBlocks = (g.m + g.mc - 1) / g.mc
-	if pool.Threads() > 1 {
-		// Whole panels, of which the kernel for few rows takes several. The rows of a
-		// block stay: sums depend on them.
-		unit := panelWidth(g.level)
-		if g.mc <= wideRows(g.level) {
-			unit *= gemmWide
-		}
-		row := g.mc * max(g.k, 1)
-		g.nc = min(g.nc, max(share(pool, g.batch*g.m*g.n*max(g.k, 1), taskWork(g.level))/row/unit, 1)*unit)
+	// Whole panels, of which the kernel for few rows takes several. The rows of a
+	// block stay: sums depend on them.
+	unit := panelWidth(g.level)
+	if g.mc <= wideRows(g.level) {
+		unit *= gemmWide
 	}
+	column := g.mc * max(g.k, 1)
+	g.nc = min(g.nc, roundUp(max(1, share(pool, g.level, g.batch*g.m*g.n*max(g.k, 1))/column), unit))
 	g.nBlks = (g.n + g.nc - 1) / g.nc
 	tasks := g.batch * g.mBlocks * g.nBlks
 	if pool.Threads() == 1 || tasks == 1 {

@@ -460,7 +460,7 @@ type qBand struct {
 // band should have at most: small images then keep several threads busy.
 func qBandRows(pool *par.Pool, l Level, n int, out [3]int, row int) int {
 	row = max(row, 1)
-	return max(1, share(pool, n*out[0]*out[1]*row, taskWork(l))/row)
+	return max(1, share(pool, l, n*out[0]*out[1]*row)/row)
 }
 
 // band returns band i of the images x.

@@ -385,15 +385,15 @@ func (q *qJob) run(pool *par.Pool) {
 	q.mc = min(q.m, gemmMC)
 	q.nc = n
 	least := 128
-	most := share(pool, q.m*n*max(k, 1), taskWork(q.b.level))
+	most := share(pool, q.b.level, q.m*n*max(k, 1))
 	if qWide(q.b.level, q.b.saturating) > 1 {
 		// The words of a block stay in the second cache, and serve many columns.
 		q.mc, least = min(q.m, max(24, min(gemmMC, qWideWords/max(k, 1))/24*24)), 256
 	}
-	q.mc = min(q.mc, max(24, most/(n*max(k, 1))/24*24))
+	q.mc = min(q.mc, roundUp(max(1, most/(n*max(k, 1))), 24))
 	if q.im == nil && !q.a.Trans && k%unit == 0 {
 		q.nc = min(n, min(max(4*gemmWork/(q.mc*max(k, 1)), least), 2*gemmNC)&^127)
-		q.nc = min(q.nc, max(128, most/(q.mc*max(k, 1))&^127))
+		q.nc = min(q.nc, roundUp(max(1, most/(q.mc*max(k, 1))), 128))
 	}
 	q.nBlocks = (n + q.nc - 1) / q.nc
 	tasks := (q.m + q.mc - 1) / q.mc * q.nBlocks

@@ -92,7 +92,7 @@ func newResizing(n *graph.Node, opset int) (resizing, error) {
 type resized struct {
 	in, out  int
 	scale    float32
-	length   float32 // of the output, before it is cut to whole samples
+	cut      float32 // fraction of a sample that scales cut off the output
 	from, to float32 // region of interest, relative to the axis
 }
 
@@ -113,7 +113,7 @@ func (r *resizing) plan(in []int, scales []float32, sizes []int64, roi []float64
 	}
 	out := make([]resized, len(in))
 	for i, d := range in {
-		out[i] = resized{in: d, out: d, scale: 1, length: float32(d), to: 1}
+		out[i] = resized{in: d, out: d, scale: 1, to: 1}
 	}
 	switch {
 	case len(scales) > 0 && len(sizes) > 0:
@@ -126,7 +126,7 @@ func (r *resizing) plan(in []int, scales []float32, sizes []int64, roi []float64
 			if !(s > 0) || !(size < 1<<40) {
 				return nil, fmt.Errorf("scales %v", scales)
 			}
-			out[a].scale, out[a].out, out[a].length = s, int(size), length
+			out[a].scale, out[a].out, out[a].cut = s, int(size), length-float32(size)
 		}
 	case len(sizes) > 0 && len(sizes) == len(ax):
 		want, err := sizesOf(sizes)
@@ -142,7 +142,7 @@ func (r *resizing) plan(in []int, scales []float32, sizes []int64, roi []float64
 			if in[a] != 0 {
 				s = float32(want[i]) / float32(in[a])
 			}
-			out[a].scale, out[a].out, out[a].length = s, want[i], float32(want[i])
+			out[a].scale, out[a].out = s, want[i]
 			switch {
 			case i == 0:
 				keep = s
@@ -156,7 +156,6 @@ func (r *resizing) plan(in []int, scales []float32, sizes []int64, roi []float64
 			for _, a := range ax {
 				out[a].scale = keep
 				out[a].out = int(math.Floor(float64(keep*float32(in[a])) + 0.5))
-				out[a].length = float32(out[a].out)
 			}
 		}
 	default:
@@ -189,7 +188,7 @@ func (r *resizing) source(a resized, x int) float32 {
 		}
 		last := float32(a.out - 1)
 		if a.scale < 1 && r.mode != "nearest" {
-			last = a.length - 1
+			last += a.cut
 		}
 		return at * float32(a.in-1) / last
 	case "tf_half_pixel_for_nn":
