@@ -81,6 +81,7 @@ func Bench(ctx context.Context, m *graph.Model, o Options, runs int) (*Benchmark
 		_, err := r.run(ctx, src.Sample(i), in)
 		return time.Since(start), err
 	}
+	o.transient = true
 	r, err := newRunner(ctx, m, o)
 	if err != nil {
 		return nil, err

@@ -218,7 +218,7 @@ func (o *Options) open(ctx context.Context, m *graph.Model, taps []bool) (*runne
 		return nil, err
 	}
 	so := o.session()
-	so.Profile = o.profile
+	so.Profile, so.Transient = o.profile, o.transient
 	session, err := prog.Open(ctx, so)
 	if err != nil {
 		prog.Close()

@@ -205,9 +205,10 @@ type Options struct {
 	// the Result instead.
 	Note func(text string)
 
-	profile bool // measure operators
-	process *exec.Memory
-	path    string // of the model
+	profile   bool // measure operators
+	transient bool // as in exec.SessionOptions
+	process   *exec.Memory
+	path      string // of the model
 
 	// Progress is called with the stage and how much of it is done. It may be
 	// called from several goroutines, one at a time.
@@ -1181,6 +1182,7 @@ func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source
 
 // compare is Compare and gives the eval.Score in dB as well.
 func compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, float64, error) {
+	o.transient = true
 	a, err := newRunner(ctx, ref, o)
 	if err != nil {
 		return nil, 0, err

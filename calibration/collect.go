@@ -136,7 +136,7 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 	}
 	open := func() (exec.Runner, error) {
 		so := o.Session
-		so.Threads, so.Frugal = 1, true
+		so.Threads, so.Frugal, so.Transient = 1, true, true
 		so.MaxBytes /= int64(workers)
 		so.Ceiling /= int64(workers)
 		return c.prog.Open(ctx, so)
@@ -410,28 +410,23 @@ func (c *collector) sample(ctx context.Context, session exec.Runner, state *Stat
 		return bad(err)
 	}
 	state.Keep(out)
-	c.discard(feed, out)
+	c.discard(feed)
 	if !c.done[i] {
 		c.finish(i)
 	}
 	return nil
 }
 
-// discardLimit is the number of bytes of samples and outputs that may wait for
-// the garbage collector, which by itself waits until the heap has doubled: so
+// discardLimit is the number of bytes of samples that may wait for the garbage
+// collector, which by itself waits until the heap has doubled: so
 // memory does not grow with the number of samples.
 const discardLimit = 8 << 20
 
 // discard notes that a sample is not needed any more.
-func (c *collector) discard(feed Feed, out []ops.Data) {
+func (c *collector) discard(feed Feed) {
 	size := int64(0)
 	for _, t := range feed {
 		size += 2 * int64(len(t.Bytes())) // read and converted
-	}
-	for _, d := range out {
-		if t, ok := d.(*tensor.Tensor); ok {
-			size += int64(len(t.Bytes()))
-		}
 	}
 	if c.garbage.Add(size) >= discardLimit {
 		c.garbage.Store(0)

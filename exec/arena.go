@@ -39,12 +39,14 @@ type arena struct {
 	limit   int64
 	process *Memory // may be nil
 	frugal  bool    // trim always
+	lends   bool    // what escapes a run is taken back after the next
 	live    int64   // bytes of all buffers, free ones included
 	free    [64][]*buffer
 	escaped []*buffer
-	lost    int64 // bytes given up since collect called the collector
-	run     int   // the number of the run
-	used    int64 // bytes of the buffers that it had
+	lent    []*buffer // that escaped the last run, where lends is set
+	lost    int64     // bytes given up since collect called the collector
+	run     int       // the number of the run
+	used    int64     // bytes of the buffers that it had
 }
 
 // minWant is the size of a buffer from which on the bound of the process is
@@ -157,15 +159,26 @@ func (a *arena) drop() {
 	}
 }
 
-// endRun hands the escaped buffers over to the caller of the run.
+// endRun hands the escaped buffers over to the caller of the run, for good or
+// until the next run has ended.
 func (a *arena) endRun() {
-	for _, b := range a.escaped {
-		a.live -= int64(len(b.mem))
-		a.lost += int64(len(b.mem))
+	if !a.lends {
+		for _, b := range a.escaped {
+			a.live -= int64(len(b.mem))
+			a.lost += int64(len(b.mem))
+		}
+		clear(a.escaped)
 	}
-	clear(a.escaped)
-	a.escaped = a.escaped[:0]
 	a.trim()
+	if a.lends {
+		for _, b := range a.lent {
+			b.escaped = false
+			a.release(b)
+		}
+		clear(a.lent)
+		a.lent, a.escaped = a.escaped, a.lent
+	}
+	a.escaped = a.escaped[:0]
 	a.collect()
 	a.run++
 	a.used = 0
@@ -185,4 +198,6 @@ func (a *arena) collect() {
 }
 
 // reset forgets everything after a failed run.
-func (a *arena) reset() { *a = arena{limit: a.limit, process: a.process, frugal: a.frugal} }
+func (a *arena) reset() {
+	*a = arena{limit: a.limit, process: a.process, frugal: a.frugal, lends: a.lends}
+}

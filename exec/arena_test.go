@@ -3,6 +3,10 @@ package exec
 import (
 	"runtime"
 	"testing"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/tensor"
 )
 
 // TestArena keeps what runs use again and forgets what other sizes left.
@@ -59,5 +63,46 @@ func TestArenaCollects(t *testing.T) {
 	}
 	if a.live != 0 {
 		t.Errorf("%d bytes are counted that were given away", a.live)
+	}
+}
+
+// TestTransient has outputs of a run stay valid as feeds of the next, and their
+// memory serve the one after that.
+func TestTransient(t *testing.T) {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y, float[N] z) { y = Neg(x) z = Identity(y) }`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Compile(m, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 1 << 14
+	s := p.NewSession(SessionOptions{Threads: 1, Transient: true, Frugal: true})
+	x := tensor.New(tensor.Float32, n)
+	tensor.As[float32](x)[n-1] = 3
+	var seen []*tensor.Tensor
+	for i, in := 0, x; i < 6; i++ {
+		out, err := s.Run(t.Context(), map[string]ops.Data{"x": in}, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		y := out[0].(*tensor.Tensor)
+		want := float32(3 - 6*((i+1)%2))
+		for k, d := range out {
+			if got := tensor.As[float32](d.(*tensor.Tensor))[n-1]; got != want {
+				t.Errorf("run %d, output %d: %v, want %v", i, k, got, want)
+			}
+		}
+		if i > 0 && sameMemory(y, seen[i-1]) {
+			t.Errorf("run %d writes over what it reads", i)
+		}
+		if i > 2 && !sameMemory(y, seen[i-2]) {
+			t.Errorf("run %d takes new memory", i)
+		}
+		seen, in = append(seen, y), y
+	}
+	if tensor.As[float32](x)[n-1] != 3 {
+		t.Error("a feed of the caller was written to")
 	}
 }

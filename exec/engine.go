@@ -41,8 +41,8 @@ type Runner interface {
 	// inputs that are initializers may be left out. With a tap, the values
 	// that wanted lists by Value.ID (nil means all that the engine can tell)
 	// are reported, those of Options.Taps at least, as far as the engine sees
-	// them. The outputs belong to the caller. Run returns within a second
-	// after ctx has ended.
+	// them. The outputs belong to the caller, unless SessionOptions.Transient is
+	// set. Run returns within a second after ctx has ended.
 	Run(ctx context.Context, feeds map[string]ops.Data, tap Tap, wanted []bool) ([]ops.Data, error)
 	// Profile returns the time that each operator took in all runs, the
 	// longest first; nil unless SessionOptions.Profile is set. No run may

@@ -364,8 +364,12 @@ type SessionOptions struct {
 	Process *Memory
 	// Frugal gives up, after a run, memory that the run did not need. Else up to
 	// as much again is kept for inputs of other sizes.
-	Frugal  bool
-	Profile bool // measure the time that each operator takes
+	Frugal bool
+	// Transient lets a run have the memory of outputs of the last run but one:
+	// outputs are valid until the next run has ended, so that they can be its
+	// feeds. An engine need not make use of it.
+	Transient bool
+	Profile   bool // measure the time that each operator takes
 }
 
 // Session runs a Program, one run at a time, and keeps its memory between
@@ -393,7 +397,7 @@ type OpTime struct {
 
 // NewSession returns a session of p.
 func (p *Program) NewSession(o SessionOptions) *Session {
-	s := &Session{prog: p, pool: par.New(o.Threads), mem: arena{limit: o.MaxBytes, process: o.Process, frugal: o.Frugal}, frames: map[*block][]*frame{}, last: serialRun, budget: o}
+	s := &Session{prog: p, pool: par.New(o.Threads), mem: arena{limit: o.MaxBytes, process: o.Process, frugal: o.Frugal, lends: o.Transient}, frames: map[*block][]*frame{}, last: serialRun, budget: o}
 	if o.Profile {
 		s.times = map[graph.OpKey]*OpTime{}
 	}
@@ -421,7 +425,8 @@ func SortTimes(list []OpTime) {
 // Run computes the graph outputs from the feeds, keyed by input name; inputs
 // that are initializers may be left out. With a tap, every value listed in
 // wanted (by Value.ID; nil means all) is reported as it is produced, inputs
-// and values of nested graphs included. The outputs belong to the caller.
+// and values of nested graphs included. The outputs belong to the caller, unless
+// SessionOptions.Transient is set.
 func (s *Session) Run(ctx context.Context, feeds map[string]ops.Data, tap Tap, wanted []bool) ([]ops.Data, error) {
 	b := s.prog.main
 	if err := CheckFeeds(b.fed, feeds); err != nil {

@@ -824,7 +824,7 @@ end48:
 	RET
 
 // func quantize8AVX512(dst *uint8, src *float32, n int, scale float32, lo float32, hi float32, zero int32)
-// Requires: AVX, AVX512F, BMI2
+// Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·quantize8AVX512(SB), NOSPLIT, $0-40
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -835,56 +835,61 @@ TEXT ·quantize8AVX512(SB), NOSPLIT, $0-40
 	VBROADCASTSS zero+36(FP), Z3
 
 loop1:
-	CMPQ      DX, $0x00000040
-	JL        end2
-	VMOVUPS   (CX), Z4
-	VDIVPS    Z0, Z4, Z4
-	VMAXPS    Z1, Z4, Z4
-	VMINPS    Z2, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPADDD    Z3, Z4, Z4
-	VPMOVDB   Z4, (AX)
-	VMOVUPS   64(CX), Z4
-	VDIVPS    Z0, Z4, Z4
-	VMAXPS    Z1, Z4, Z4
-	VMINPS    Z2, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPADDD    Z3, Z4, Z4
-	VPMOVDB   Z4, 16(AX)
-	VMOVUPS   128(CX), Z4
-	VDIVPS    Z0, Z4, Z4
-	VMAXPS    Z1, Z4, Z4
-	VMINPS    Z2, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPADDD    Z3, Z4, Z4
-	VPMOVDB   Z4, 32(AX)
-	VMOVUPS   192(CX), Z4
-	VDIVPS    Z0, Z4, Z4
-	VMAXPS    Z1, Z4, Z4
-	VMINPS    Z2, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPADDD    Z3, Z4, Z4
-	VPMOVDB   Z4, 48(AX)
-	ADDQ      $0x00000100, CX
-	ADDQ      $0x00000040, AX
-	SUBQ      $0x00000040, DX
-	JMP       loop1
+	CMPQ       DX, $0x00000040
+	JL         end2
+	PREFETCHT0 2048(CX)
+	VMOVUPS    (CX), Z4
+	VDIVPS     Z0, Z4, Z4
+	VMAXPS     Z1, Z4, Z4
+	VMINPS     Z2, Z4, Z4
+	VCVTPS2DQ  Z4, Z4
+	VPADDD     Z3, Z4, Z4
+	VPMOVDB    Z4, (AX)
+	PREFETCHT0 2112(CX)
+	VMOVUPS    64(CX), Z4
+	VDIVPS     Z0, Z4, Z4
+	VMAXPS     Z1, Z4, Z4
+	VMINPS     Z2, Z4, Z4
+	VCVTPS2DQ  Z4, Z4
+	VPADDD     Z3, Z4, Z4
+	VPMOVDB    Z4, 16(AX)
+	PREFETCHT0 2176(CX)
+	VMOVUPS    128(CX), Z4
+	VDIVPS     Z0, Z4, Z4
+	VMAXPS     Z1, Z4, Z4
+	VMINPS     Z2, Z4, Z4
+	VCVTPS2DQ  Z4, Z4
+	VPADDD     Z3, Z4, Z4
+	VPMOVDB    Z4, 32(AX)
+	PREFETCHT0 2240(CX)
+	VMOVUPS    192(CX), Z4
+	VDIVPS     Z0, Z4, Z4
+	VMAXPS     Z1, Z4, Z4
+	VMINPS     Z2, Z4, Z4
+	VCVTPS2DQ  Z4, Z4
+	VPADDD     Z3, Z4, Z4
+	VPMOVDB    Z4, 48(AX)
+	ADDQ       $0x00000100, CX
+	ADDQ       $0x00000040, AX
+	SUBQ       $0x00000040, DX
+	JMP        loop1
 
 end2:
 loop3:
-	CMPQ      DX, $0x00000010
-	JL        end4
-	VMOVUPS   (CX), Z4
-	VDIVPS    Z0, Z4, Z4
-	VMAXPS    Z1, Z4, Z4
-	VMINPS    Z2, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPADDD    Z3, Z4, Z4
-	VPMOVDB   Z4, (AX)
-	ADDQ      $0x00000040, CX
-	ADDQ      $0x00000010, AX
-	SUBQ      $0x00000010, DX
-	JMP       loop3
+	CMPQ       DX, $0x00000010
+	JL         end4
+	PREFETCHT0 2048(CX)
+	VMOVUPS    (CX), Z4
+	VDIVPS     Z0, Z4, Z4
+	VMAXPS     Z1, Z4, Z4
+	VMINPS     Z2, Z4, Z4
+	VCVTPS2DQ  Z4, Z4
+	VPADDD     Z3, Z4, Z4
+	VPMOVDB    Z4, (AX)
+	ADDQ       $0x00000040, CX
+	ADDQ       $0x00000010, AX
+	SUBQ       $0x00000010, DX
+	JMP        loop3
 
 end4:
 	TESTQ     DX, DX
@@ -905,7 +910,7 @@ done5:
 	RET
 
 // func quantize16AVX512(dst *uint16, src *float32, n int, scale float32, lo float32, hi float32, zero int32)
-// Requires: AVX, AVX512F, BMI2
+// Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·quantize16AVX512(SB), NOSPLIT, $0-40
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
@@ -916,56 +921,61 @@ TEXT ·quantize16AVX512(SB), NOSPLIT, $0-40
 	VBROADCASTSS zero+36(FP), Z3
 
 loop6:
-	CMPQ      DX, $0x00000040
-	JL        end7
-	VMOVUPS   (CX), Z4
-	VDIVPS    Z0, Z4, Z4
-	VMAXPS    Z1, Z4, Z4
-	VMINPS    Z2, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPADDD    Z3, Z4, Z4
-	VPMOVDW   Z4, (AX)
-	VMOVUPS   64(CX), Z4
-	VDIVPS    Z0, Z4, Z4
-	VMAXPS    Z1, Z4, Z4
-	VMINPS    Z2, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPADDD    Z3, Z4, Z4
-	VPMOVDW   Z4, 32(AX)
-	VMOVUPS   128(CX), Z4
-	VDIVPS    Z0, Z4, Z4
-	VMAXPS    Z1, Z4, Z4
-	VMINPS    Z2, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPADDD    Z3, Z4, Z4
-	VPMOVDW   Z4, 64(AX)
-	VMOVUPS   192(CX), Z4
-	VDIVPS    Z0, Z4, Z4
-	VMAXPS    Z1, Z4, Z4
-	VMINPS    Z2, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPADDD    Z3, Z4, Z4
-	VPMOVDW   Z4, 96(AX)
-	ADDQ      $0x00000100, CX
-	ADDQ      $0x00000080, AX
-	SUBQ      $0x00000040, DX
-	JMP       loop6
+	CMPQ       DX, $0x00000040
+	JL         end7
+	PREFETCHT0 2048(CX)
+	VMOVUPS    (CX), Z4
+	VDIVPS     Z0, Z4, Z4
+	VMAXPS     Z1, Z4, Z4
+	VMINPS     Z2, Z4, Z4
+	VCVTPS2DQ  Z4, Z4
+	VPADDD     Z3, Z4, Z4
+	VPMOVDW    Z4, (AX)
+	PREFETCHT0 2112(CX)
+	VMOVUPS    64(CX), Z4
+	VDIVPS     Z0, Z4, Z4
+	VMAXPS     Z1, Z4, Z4
+	VMINPS     Z2, Z4, Z4
+	VCVTPS2DQ  Z4, Z4
+	VPADDD     Z3, Z4, Z4
+	VPMOVDW    Z4, 32(AX)
+	PREFETCHT0 2176(CX)
+	VMOVUPS    128(CX), Z4
+	VDIVPS     Z0, Z4, Z4
+	VMAXPS     Z1, Z4, Z4
+	VMINPS     Z2, Z4, Z4
+	VCVTPS2DQ  Z4, Z4
+	VPADDD     Z3, Z4, Z4
+	VPMOVDW    Z4, 64(AX)
+	PREFETCHT0 2240(CX)
+	VMOVUPS    192(CX), Z4
+	VDIVPS     Z0, Z4, Z4
+	VMAXPS     Z1, Z4, Z4
+	VMINPS     Z2, Z4, Z4
+	VCVTPS2DQ  Z4, Z4
+	VPADDD     Z3, Z4, Z4
+	VPMOVDW    Z4, 96(AX)
+	ADDQ       $0x00000100, CX
+	ADDQ       $0x00000080, AX
+	SUBQ       $0x00000040, DX
+	JMP        loop6
 
 end7:
 loop8:
-	CMPQ      DX, $0x00000010
-	JL        end9
-	VMOVUPS   (CX), Z4
-	VDIVPS    Z0, Z4, Z4
-	VMAXPS    Z1, Z4, Z4
-	VMINPS    Z2, Z4, Z4
-	VCVTPS2DQ Z4, Z4
-	VPADDD    Z3, Z4, Z4
-	VPMOVDW   Z4, (AX)
-	ADDQ      $0x00000040, CX
-	ADDQ      $0x00000020, AX
-	SUBQ      $0x00000010, DX
-	JMP       loop8
+	CMPQ       DX, $0x00000010
+	JL         end9
+	PREFETCHT0 2048(CX)
+	VMOVUPS    (CX), Z4
+	VDIVPS     Z0, Z4, Z4
+	VMAXPS     Z1, Z4, Z4
+	VMINPS     Z2, Z4, Z4
+	VCVTPS2DQ  Z4, Z4
+	VPADDD     Z3, Z4, Z4
+	VPMOVDW    Z4, (AX)
+	ADDQ       $0x00000040, CX
+	ADDQ       $0x00000020, AX
+	SUBQ       $0x00000010, DX
+	JMP        loop8
 
 end9:
 	TESTQ     DX, DX

@@ -103,6 +103,22 @@ func gemmRows(v isa, vecs int) {
 			ptrs = append(ptrs, p)
 		}
 		kb, k := ptr(args, tB), ptr(args, tK)
+		if mr == v.rows && vecs == 2 {
+			// What the next tile starts from comes while this one is computed.
+			next, ldc := ptr(args, wC), stride(args, tLdc)
+			for range mr / 4 {
+				LEAQ(Mem{Base: next, Index: ldc, Scale: 4}, next)
+			}
+			for range mr % 4 {
+				ADDQ(ldc, next)
+			}
+			for range mr {
+				for d := 0; d < 2*v.bytes(); d += 64 {
+					PREFETCHT0(Mem{Base: next, Disp: d})
+				}
+				ADDQ(ldc, next)
+			}
+		}
 
 		CMPQ(Mem{Base: args, Disp: tAcc}, Imm(0))
 		JNE(LabelRef(l("load")))

@@ -141,7 +141,7 @@ func qgemmRows(v isa, how int) {
 			ptrs = append(ptrs, p)
 		}
 
-		step := func(u int) {
+		step := func(u int, flips bool) {
 			at := Mem{Base: kb, Disp: u * unitB}
 			for _, b := range []reg.VecPhysical{b0, b1} {
 				if signed {
@@ -167,7 +167,11 @@ func qgemmRows(v isa, how int) {
 					}
 				case how == qQuads:
 					s := spare[i%5]
-					VPXORD_BCST(a, reg.Z31, s)
+					if flips {
+						VPXORD_BCST(a, reg.Z31, s)
+					} else {
+						VPBROADCASTD(a, s)
+					}
 					vpdpbusd(b0, s, acc(i, 0))
 					vpdpbusd(b1, s, acc(i, 1))
 				case v.lanes == 16:
@@ -190,21 +194,31 @@ func qgemmRows(v isa, how int) {
 		}
 		SUBQ(Imm(4), k)
 		JLT(LabelRef(l("rest")))
-		Label(l("four"))
-		for u := range 4 {
-			step(u)
+		four := func(name string, flips bool) {
+			Label(l(name))
+			for u := range 4 {
+				step(u, flips)
+			}
+			ADDQ(I32(int32(4*unitB)), kb)
+			for _, p := range ptrs {
+				ADDQ(Imm(uint64(4*unit)), p)
+			}
+			SUBQ(Imm(4), k)
+			JGE(LabelRef(l(name)))
 		}
-		ADDQ(I32(int32(4*unitB)), kb)
-		for _, p := range ptrs {
-			ADDQ(Imm(uint64(4*unit)), p)
+		if how == qQuads {
+			// An exclusive or takes a port that a multiplication could have.
+			CMPL(Mem{Base: args, Disp: qFlip}, Imm(0))
+			JNE(LabelRef(l("four")))
+			four("plain", false)
+			JMP(LabelRef(l("rest")))
 		}
-		SUBQ(Imm(4), k)
-		JGE(LabelRef(l("four")))
+		four("four", true)
 		Label(l("rest"))
 		ADDQ(Imm(4), k)
 		JZ(LabelRef(l("ran")))
 		Label(l("one"))
-		step(0)
+		step(0, true)
 		ADDQ(Imm(uint64(unitB)), kb)
 		for _, p := range ptrs {
 			ADDQ(Imm(uint64(unit)), p)
