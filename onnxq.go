@@ -460,9 +460,9 @@ func Inputs(m *graph.Model) []calibration.Input {
 	for _, v := range m.Graph.FeedInputs() {
 		i := calibration.Input{Name: v.Name(), DType: v.Type.Elem}
 		if v.Type.Shape != nil {
-			i.Shape = make([]int, len(v.Type.Shape))
+			i.Shape, i.Symbols = make([]int, len(v.Type.Shape)), make([]string, len(v.Type.Shape))
 			for k, d := range v.Type.Shape {
-				i.Shape[k] = -1
+				i.Shape[k], i.Symbols[k] = -1, d.Sym
 				if d.Known && d.Size > 0 { // some producers write 0 for unknown
 					i.Shape[k] = int(d.Size)
 				}
@@ -477,8 +477,8 @@ func Inputs(m *graph.Model) []calibration.Input {
 // from samples.
 func Open(ctx context.Context, m *graph.Model, specs []string, o Options) (*calibration.Source, error) {
 	so := o.Source
-	if so.DecodeTensor == nil {
-		so.DecodeTensor = onnxfile.DecodeTensor
+	if so.ReadTensor == nil {
+		so.ReadTensor = onnxfile.ReadTensor
 	}
 	in := Inputs(m)
 	for i := range in {

@@ -196,7 +196,7 @@ func TestBadData(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			e := &env{dir: t.TempDir()}
 			spec := c.make(e)
-			e.opts.DecodeTensor = decodeNpy
+			e.opts.ReadTensor = readNpy
 			s, err := Open(ctx, []string{spec}, c.inputs, e.opts)
 			if err == nil {
 				err = s.Check(ctx)

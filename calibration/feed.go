@@ -58,7 +58,7 @@ func (s *shared) read(sm *Sample) (Feed, error) {
 			}
 		}
 	}
-	feed := Feed{}
+	feed, bound := Feed{}, symbols{}
 	for i := range s.inputs {
 		f, in := chosen[i], &s.inputs[i]
 		if f == nil {
@@ -70,6 +70,9 @@ func (s *shared) read(sm *Sample) (Feed, error) {
 		}
 		if err == nil {
 			err = checkShape(t.Shape(), in)
+		}
+		if err == nil {
+			err = bound.bind(t.Shape(), in)
 		}
 		if err == nil {
 			err = checkValues(t)
@@ -177,6 +180,30 @@ func checkShape(shape []int, in *Input) error {
 	}
 	if bad {
 		return fmt.Errorf("expected shape %s, got %s", shapeText(in.Shape), shapeText(shape))
+	}
+	return nil
+}
+
+// symbols holds the size of each symbolic dimension within a sample, and the
+// input that gave it.
+type symbols map[string]struct {
+	size int
+	by   string
+}
+
+// bind notes the sizes that an input of the given shape, which checkShape
+// accepts, gives to symbols; it is an error if one has another size already.
+func (b symbols) bind(shape []int, in *Input) error {
+	for i, name := range in.Symbols {
+		if name == "" || in.Shape[i] >= 0 {
+			continue
+		}
+		was, ok := b[name]
+		if ok && was.size != shape[i] {
+			return fmt.Errorf("shape %s makes the dimension %q %d, input %q makes it %d", shapeText(shape), name, shape[i], was.by, was.size)
+		}
+		was.size, was.by = shape[i], in.Name
+		b[name] = was
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package calibration
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
@@ -187,14 +188,13 @@ func safetensorsFields(r io.ReaderAt, size int64) (opened, error) {
 	return op, nil
 }
 
-const maxImageFile = 256 << 20
-
 func (o *opener) readImage(path string) (opened, error) {
-	data, err := readAll(path, maxImageFile)
+	f, size, err := openRegular(path)
 	if err != nil {
 		return opened{}, err
 	}
-	im, err := images.Decode(data)
+	defer f.Close()
+	im, err := images.Decode(f, size)
 	if err != nil {
 		return opened{}, err
 	}
@@ -228,12 +228,16 @@ func (o *opener) readProtos(f file) (opened, error) {
 			}
 			return &DataError{Path: path, Input: in.Name, Err: err}
 		}
-		data, err := readAll(path, o.opts.maxBytes()-total)
+		r, size, err := openRegular(path)
 		if err != nil {
 			return opened{}, fail(err)
 		}
-		total += int64(len(data))
-		_, t, err := o.opts.DecodeTensor(data)
+		if total += size; total > o.opts.maxBytes() {
+			r.Close()
+			return opened{}, fail(fmt.Errorf("the sample takes more than the %d bytes allowed", o.opts.maxBytes()))
+		}
+		_, t, err := o.opts.ReadTensor(r, size)
+		r.Close()
 		if err != nil {
 			return opened{}, fail(err)
 		}
@@ -258,11 +262,13 @@ func (o *opener) readLine(path string, off, size int64) (opened, error) {
 		return opened{}, err
 	}
 	defer f.Close()
-	line := make([]byte, size)
-	if _, err := f.ReadAt(line, off); err != nil {
-		return opened{}, fmt.Errorf("the file has changed since it was opened (%w)", err)
+	// Read as it is parsed, since it may be large and no JSON at all.
+	r := bufio.NewReader(io.NewSectionReader(f, off, size))
+	object, err := beginsObject(r)
+	if err != nil {
+		return opened{}, err
 	}
-	dec := json.NewDecoder(bytes.NewReader(line))
+	dec := json.NewDecoder(r)
 	dec.UseNumber()
 	var op opened
 	add := func(name string, raw json.RawMessage) {
@@ -270,13 +276,19 @@ func (o *opener) readLine(path string, off, size int64) (opened, error) {
 			return parseNested(raw, in.DType)
 		}})
 	}
-	if line := bytes.TrimSpace(line); len(line) > 0 && line[0] != '{' {
+	end := func() (opened, error) {
+		if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+			return opened{}, errors.New("more than one value in a line")
+		}
+		return op, nil
+	}
+	if !object {
 		var raw json.RawMessage
-		if err := json.Unmarshal(line, &raw); err != nil {
+		if err := dec.Decode(&raw); err != nil {
 			return opened{}, jsonError(err)
 		}
 		add("", raw)
-		return op, nil
+		return end()
 	}
 	if _, err := dec.Token(); err != nil {
 		return opened{}, jsonError(err)
@@ -301,10 +313,22 @@ func (o *opener) readLine(path string, off, size int64) (opened, error) {
 	if _, err := dec.Token(); err != nil {
 		return opened{}, jsonError(err)
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return opened{}, errors.New("more than one value in a line")
+	return end()
+}
+
+// beginsObject reports whether the first byte of r that is no white space,
+// which it passes over, is a brace.
+func beginsObject(r *bufio.Reader) (bool, error) {
+	for {
+		switch c, err := r.ReadByte(); {
+		case errors.Is(err, io.EOF):
+			return false, errors.New("the file has changed since it was opened")
+		case err != nil:
+			return false, err
+		case c != ' ' && c != '\t' && c != '\r' && c != '\n':
+			return c == '{', r.UnreadByte()
+		}
 	}
-	return op, nil
 }
 
 func jsonError(err error) error {

@@ -308,7 +308,7 @@ func (o *opener) openFile(f file) ([]Sample, error) {
 		}
 		base.load = func() (opened, error) { return o.readImage(f.path) }
 	case kindProto:
-		if o.opts.DecodeTensor == nil {
+		if o.opts.ReadTensor == nil {
 			return nil, errors.New(".pb files are not read here")
 		}
 		base.load = func() (opened, error) { return o.readProtos(f) }
@@ -432,7 +432,12 @@ func (o *opener) openStream() ([]Sample, error) {
 		}
 		return err
 	}))
-	size, err := io.Copy(f, contextReader{o.ctx, o.opts.Stdin})
+	// Something else may never end.
+	in := bufio.NewReader(contextReader{o.ctx, o.opts.Stdin})
+	if head, _ := in.Peek(2); len(head) > 0 && string(head) != "PK" {
+		return nil, errors.New("the stream is no sequence of .npz archives: it does not begin as one")
+	}
+	size, err := io.Copy(f, in)
 	if err != nil {
 		return nil, fmt.Errorf("cannot keep the stream: %w", err)
 	}

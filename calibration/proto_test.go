@@ -15,7 +15,7 @@ func TestTensorProto(t *testing.T) {
 	write(t, dir, "test_data_set_0/input_0.pb", onnxfile.EncodeTensor("ids", x))
 	write(t, dir, "test_data_set_0/input_1.pb", onnxfile.EncodeTensor("", ids))
 	write(t, dir, "test_data_set_1/input_0.pb", onnxfile.EncodeTensor("x", x)[:20])
-	s, err := Open(ctx, []string{dir}, twoIn, Options{DecodeTensor: onnxfile.DecodeTensor})
+	s, err := Open(ctx, []string{dir}, twoIn, Options{ReadTensor: onnxfile.ReadTensor})
 	if err != nil {
 		t.Fatal(err)
 	}

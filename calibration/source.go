@@ -26,6 +26,9 @@ type Input struct {
 	// Shape holds the dimensions, negative ones where any size fits; nil means
 	// that even the rank is free.
 	Shape []int
+	// Symbols names free dimensions, "" for one without a name; nil means that
+	// none has one. Within a sample all dimensions of one name are equal.
+	Symbols []string
 	// Optional inputs may be missing from samples, since the caller feeds them
 	// (recurrent state, say).
 	Optional bool
@@ -69,8 +72,9 @@ type Options struct {
 	MaxBytes int64
 	// Stdin is read for the source "-".
 	Stdin io.Reader
-	// DecodeTensor decodes a TensorProto; nil where .pb files are not read.
-	DecodeTensor func(data []byte) (name string, t *tensor.Tensor, err error)
+	// ReadTensor reads a file of size bytes that is one TensorProto; nil where
+	// .pb files are not read.
+	ReadTensor func(r io.ReaderAt, size int64) (name string, t *tensor.Tensor, err error)
 }
 
 const defaultMaxBytes = 1 << 30

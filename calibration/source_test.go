@@ -11,6 +11,7 @@ import (
 	"image/color"
 	"image/jpeg"
 	"image/png"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -63,9 +64,9 @@ func write(t *testing.T, dir, name string, data []byte) string {
 	return p
 }
 
-// decodeNpy stands in for the decoder of TensorProto.
-func decodeNpy(b []byte) (string, *tensor.Tensor, error) {
-	a, err := npy.Open(bytes.NewReader(b), int64(len(b)))
+// readNpy stands in for the reader of TensorProto.
+func readNpy(r io.ReaderAt, size int64) (string, *tensor.Tensor, error) {
+	a, err := npy.Open(r, size)
 	if err != nil {
 		return "", nil, err
 	}
@@ -83,7 +84,7 @@ var (
 // all opens a source and returns "name: values" of each sample.
 func all(t *testing.T, spec string, inputs []Input, opts Options) []string {
 	t.Helper()
-	opts.DecodeTensor = decodeNpy
+	opts.ReadTensor = readNpy
 	s, err := Open(ctx, []string{spec}, inputs, opts)
 	if err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@
 package images
 
 import (
-	"bytes"
+	"bufio"
 	"errors"
 	"fmt"
 	"image"
@@ -20,6 +20,7 @@ import (
 	_ "image/gif"
 	_ "image/jpeg"
 	_ "image/png"
+	"io"
 
 	_ "golang.org/x/image/bmp"
 	_ "golang.org/x/image/tiff"
@@ -38,10 +39,11 @@ type Image struct {
 
 // Decode reads a JPEG, PNG, GIF (its first frame), WebP, BMP or TIFF image as
 // RGB. Transparency is dropped, not blended, and of samples of 16 bits the
-// upper 8 are kept. The size that the header claims is checked against
-// MaxPixels before anything is allocated for it.
-func Decode(data []byte) (*Image, error) {
-	cfg, format, err := image.DecodeConfig(bytes.NewReader(data))
+// upper 8 are kept. The file, of size bytes, is read as it is decoded. The
+// number of pixels that the header claims is checked against MaxPixels before
+// anything is allocated for it.
+func Decode(r io.ReaderAt, size int64) (*Image, error) {
+	cfg, format, err := image.DecodeConfig(newFile(r, size))
 	if errors.Is(err, image.ErrFormat) {
 		return nil, errors.New("not an image in a known format (jpeg, png, gif, webp, bmp, tiff)")
 	}
@@ -54,13 +56,25 @@ func Decode(data []byte) (*Image, error) {
 	if int64(cfg.Width)*int64(cfg.Height) > MaxPixels {
 		return nil, fmt.Errorf("%s image claims %dx%d pixels, at most %d are allowed", format, cfg.Width, cfg.Height, MaxPixels)
 	}
-	m, err := decode(data)
+	m, err := decode(newFile(r, size))
 	if err != nil {
 		return nil, fmt.Errorf("%s image: %w", format, err)
 	}
 	out := &Image{W: cfg.Width, H: cfg.Height, C: 3, Pix: make([]byte, cfg.Width*cfg.Height*3)}
 	out.fill(m, format)
 	return out, nil
+}
+
+// file is what decoders read from: some of them want ReadAt, and package image
+// wants Peek.
+type file struct {
+	*bufio.Reader
+	io.ReaderAt
+}
+
+func newFile(r io.ReaderAt, size int64) file {
+	s := io.NewSectionReader(r, 0, size)
+	return file{bufio.NewReader(s), s}
 }
 
 func formatName(s string) string {
@@ -71,13 +85,13 @@ func formatName(s string) string {
 }
 
 // decode guards against panics of decoders on malformed input.
-func decode(data []byte) (m image.Image, err error) {
+func decode(f file) (m image.Image, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			m, err = nil, fmt.Errorf("malformed: %v", r)
 		}
 	}()
-	m, _, err = image.Decode(bytes.NewReader(data))
+	m, _, err = image.Decode(f)
 	return m, err
 }
 

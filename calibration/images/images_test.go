@@ -20,7 +20,7 @@ func open(t *testing.T, name string) *Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im, err := Decode(b)
+	im, err := decodeBytes(b)
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
@@ -64,6 +64,8 @@ func TestResize(t *testing.T) {
 		t.Errorf("resized luma differs by %d", d)
 	}
 }
+
+func decodeBytes(b []byte) (*Image, error) { return Decode(bytes.NewReader(b), int64(len(b))) }
 
 // TestDecode compares with what Pillow 13.0 decodes.
 func TestDecode(t *testing.T) {
@@ -229,7 +231,7 @@ func TestHostileImages(t *testing.T) {
 		"cut":     {jpg[:len(jpg)/2], "jpeg image"},
 		"no data": {bomb(10, 10), "png image"},
 	} {
-		if _, err := Decode(c.data); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := decodeBytes(c.data); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
@@ -250,7 +252,7 @@ func FuzzDecode(f *testing.F) {
 		if cfg, _, err := image.DecodeConfig(bytes.NewReader(b)); err == nil && cfg.Width*cfg.Height > 1<<16 {
 			return
 		}
-		if im, err := Decode(b); err == nil && len(im.Pix) != im.W*im.H*3 {
+		if im, err := decodeBytes(b); err == nil && len(im.Pix) != im.W*im.H*3 {
 			t.Fatalf("%d bytes for %dx%d", len(im.Pix), im.W, im.H)
 		}
 	})
@@ -263,7 +265,7 @@ func BenchmarkPhoto(b *testing.B) {
 	}
 	var w bytes.Buffer
 	png.Encode(&w, m)
-	im, err := Decode(w.Bytes())
+	im, err := decodeBytes(w.Bytes())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -299,6 +300,63 @@ func DecodeTensor(b []byte) (name string, t *tensor.Tensor, err error) {
 		return "", nil, classify("", err)
 	}
 	return st.name, t, nil
+}
+
+// ReadTensor reads a TensorProto that fills size bytes of r, as DecodeTensor
+// does. A file that is none takes no memory, whatever its size.
+func ReadTensor(r io.ReaderAt, size int64) (name string, t *tensor.Tensor, err error) {
+	if err := checkMessage(r, size); err != nil {
+		return "", nil, err
+	}
+	b := make([]byte, size)
+	if n, err := r.ReadAt(b, 0); int64(n) < size {
+		return "", nil, fmt.Errorf("the file shrank from %d to %d bytes: %w", size, n, err)
+	}
+	return DecodeTensor(b)
+}
+
+// checkMessage returns an error unless fields fill r as they fill a protobuf
+// message.
+func checkMessage(r io.ReaderAt, size int64) error {
+	var head [2 * binary.MaxVarintLen64]byte
+	for at := int64(0); at < size; {
+		n, err := r.ReadAt(head[:min(int64(len(head)), size-at)], at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		b := head[:n]
+		tag, k := binary.Uvarint(b)
+		if k <= 0 || tag>>3 == 0 {
+			return fmt.Errorf("malformed protobuf at byte %d", at)
+		}
+		length := uint64(0)
+		switch tag & 7 { // https://protobuf.dev/programming-guides/encoding
+		case 0:
+			_, v := binary.Uvarint(b[k:])
+			if v <= 0 {
+				return fmt.Errorf("malformed protobuf at byte %d", at)
+			}
+			length = uint64(v)
+		case 1:
+			length = 8
+		case 2:
+			v, n := binary.Uvarint(b[k:])
+			if n <= 0 {
+				return fmt.Errorf("malformed protobuf at byte %d", at)
+			}
+			k += n
+			length = v
+		case 5:
+			length = 4
+		default:
+			return fmt.Errorf("malformed protobuf at byte %d", at)
+		}
+		if at += int64(k); length > uint64(size-at) {
+			return fmt.Errorf("protobuf is cut off: a field of %d bytes begins at byte %d of %d", length, at, size)
+		}
+		at += int64(length)
+	}
+	return nil
 }
 
 // EncodeTensor encodes t as a TensorProto with raw_data, or string_data.
