@@ -59,8 +59,8 @@ type blockWindows struct {
 	work             [2]uintptr
 }
 
-// windowOp says what is done under the kernel: a weighted sum plus bias and
-// residual, clamped; the greatest element, NaN where one is NaN, and lo where
+// windowOp says what is done under the kernel: a weighted sum plus residual
+// and bias, clamped; the greatest element, NaN where one is NaN, and lo where
 // there is none; or the sum divided by count.
 type windowOp int
 
@@ -108,11 +108,10 @@ func blockWindowsGo(t *blockWindows, op windowOp) {
 			for j, v := range acc {
 				switch op {
 				case windowTaps:
-					v += t.bias[j]
 					if t.r != nil {
 						v += t.r[s.y+i*BlockSize+j]
 					}
-					v = clamp32(v, t.lo, t.hi)
+					v = clamp32(v+t.bias[j], t.lo, t.hi)
 				case windowMean:
 					v /= s.count
 				}

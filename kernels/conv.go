@@ -258,7 +258,9 @@ func (c *Conv) runGemm(pool *par.Pool, x []float32, n int, in, out [3]int, y, re
 		b: Matrix{Data: x, Ld: size}, sb: cin * volume(in),
 		c: y, ldc: size, sc: cout * size,
 	}
-	if !c.pointwise() {
+	if c.pointwise() {
+		g.depth = pointwiseDepth
+	} else {
 		g.im = &im2col{axes: &c.axes, in: in, out: out}
 	}
 	g.run(pool, &Epilogue{RowBias: c.bias, Residual: residual, LdRes: size, Clip: c.spec.Clip, Min: c.spec.Min, Max: c.spec.Max})

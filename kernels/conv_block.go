@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -198,7 +199,7 @@ type blockTile struct {
 }
 
 // blockTileGo is the specification of the direct convolution kernels. Each sum
-// runs over the runs in order from 0, then adds the bias and the residual.
+// runs over the runs in order from 0, then adds the residual and the bias.
 // Assembly fuses each multiplication with its addition; here they round
 // separately.
 func blockTileGo(t *blockTile, width int) {
@@ -213,9 +214,6 @@ func blockTileGo(t *blockTile, width int) {
 				w = w[width:]
 			}
 		}
-		for j := range width {
-			s[j] += t.bias[j]
-		}
 		out := [2][2][]float32{{t.y0, t.r0}, {t.y1, t.r1}}
 		for b := range (width + BlockSize - 1) / BlockSize {
 			y, r := out[b][0][i*t.step:][:BlockSize], out[b][1]
@@ -224,7 +222,7 @@ func blockTileGo(t *blockTile, width int) {
 				if r != nil {
 					v += r[i*t.step+j]
 				}
-				y[j] = clamp32(v, t.lo, t.hi)
+				y[j] = clamp32(v+t.bias[b*BlockSize+j], t.lo, t.hi)
 			}
 			clear(y[n:])
 		}
@@ -583,7 +581,7 @@ type blockJob struct {
 	strideY, strideX int
 	taps             []blockTap
 	dy, dx           int // the least of the taps
-	runs             []run
+	parts            []blockPart
 	band, nBands     int // output rows a task, tasks an image and block
 	each, blocks     int // panels a task, tasks an image and band
 	grain            int // tasks at a time
@@ -599,7 +597,7 @@ func (j *blockJob) divide(pool *par.Pool) {
 	for _, t := range j.taps {
 		j.dy, j.dx = min(j.dy, t.dy), min(j.dx, t.dx)
 	}
-	j.setRuns(cin, lanes, func(t blockTap) int { return (t.dy-j.dy)*j.xm.line() + (t.dx-j.dx)*lanes })
+	j.setParts(cin, lanes, func(t blockTap) int { return (t.dy-j.dy)*j.xm.line() + (t.dx-j.dx)*lanes })
 	// Panels that share a band: those whose weights stay in the second cache.
 	j.each = min(len(panels), max(1, (1<<17)/max(1, len(panels[0].w))))
 	// A band has enough work, and its input stays in the second cache.
@@ -617,22 +615,45 @@ func (j *blockJob) divide(pool *par.Pool) {
 	j.grain = max(1, taskWork(b.level)/(work*j.band*j.each))
 }
 
-// setRuns sets the runs of the products of an output element: by block of
-// channels, kernel position and channel.
-func (j *blockJob) setRuns(cin, lanes int, at func(blockTap) int) {
+// blockPart is a part of the products of an output element. Each is summed from
+// 0, the sums are added in order.
+type blockPart struct {
+	runs []run
+	at   int // its first weight, in rows of a panel
+}
+
+// pointwiseDepth is the number of channels in a part where there is one kernel
+// position.
+const pointwiseDepth = 128
+
+// setParts sets the parts and their runs: by block of channels, kernel position
+// and channel. A part is a block of channels, or pointwiseDepth of them where
+// there is one position: so ONNX Runtime divides them on processors with
+// AVX-512, and what is equal here is equal to the bit there.
+func (j *blockJob) setParts(cin, lanes int, at func(blockTap) int) {
+	depth := lanes
+	if len(j.taps) == 1 {
+		depth = pointwiseDepth
+	}
+	rows := 0
 	for first := 0; first < cin; first += lanes {
+		if first%depth == 0 {
+			j.parts = append(j.parts, blockPart{at: rows})
+		}
+		p := &j.parts[len(j.parts)-1]
 		n := min(lanes, cin-first)
 		for _, t := range j.taps {
 			off := first/lanes*j.xm.plane() + at(t)
-			if k := len(j.runs) - 1; k >= 0 && j.runs[k].off+j.runs[k].n == off {
-				j.runs[k].n += n
+			if k := len(p.runs) - 1; k >= 0 && p.runs[k].off+p.runs[k].n == off {
+				p.runs[k].n += n
 			} else {
-				j.runs = append(j.runs, run{off, n})
+				p.runs = append(p.runs, run{off, n})
 			}
+			rows += n
 		}
 	}
-	if len(j.runs) == 0 {
-		j.runs = []run{{}}
+	if len(j.taps) == 0 {
+		j.parts = []blockPart{{runs: []run{{}}}}
 	}
 }
 
@@ -705,9 +726,10 @@ func (j *blockJob) row(p *blockPanel, x []float32, row, width int, y []float32, 
 	}
 	step := b.stepX * BlockSize
 	size := (width-1)*step + BlockSize
+	inf := float32(math.Inf(1))
 	t := blockTile{
-		x: x, w: p.w, y0: y[:size], bias: p.bias, runs: j.runs, count: len(j.runs), lda: j.strideX * lanes,
-		rows: width, per: tileRows(b.level, p.width, j.width), lo: c.lo, hi: c.hi, step: step,
+		x: x, y0: y[:size], bias: noBias[:], lda: j.strideX * lanes,
+		rows: width, per: tileRows(b.level, p.width, j.width), lo: -inf, hi: inf, step: step,
 	}
 	if r != nil {
 		t.r0 = r[:size]
@@ -718,8 +740,18 @@ func (j *blockJob) row(p *blockPanel, x []float32, row, width int, y []float32, 
 			t.r1 = r[rp:][:size]
 		}
 	}
-	blockKernel(b.level, &t, p.width)
+	for i, part := range j.parts {
+		if i == len(j.parts)-1 {
+			t.bias, t.lo, t.hi = p.bias, c.lo, c.hi
+		}
+		t.w, t.runs, t.count = p.w[part.at*p.width:], part.runs, len(part.runs)
+		blockKernel(b.level, &t, p.width)
+		t.r0, t.r1 = t.y0, t.y1
+	}
 }
+
+// noBias is the bias of a panel that has none.
+var noBias [2 * BlockSize]float32
 
 // plainBand computes the rows from first to end of a panel for a plain output,
 // by way of room, where they stay in the cache.

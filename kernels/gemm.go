@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"cmp"
 	"math"
 	"sync"
 
@@ -49,9 +50,7 @@ type PackedB struct {
 // Sizes of the blocks that a product is divided into. They depend on the shape
 // alone, never on the number of threads.
 const (
-	gemmKC   = 256     // depth of a block: a panel of B then fits the first cache
-	gemmDeep = 512     // depth where few rows read a panel only few times
-	gemmFew  = 48      // the most of such rows
+	gemmKC   = 256     // depth of a block, as in ONNX Runtime's: a panel of B then fits the first cache
 	gemmMC   = 192     // rows of a block: a multiple of every kernel's row count
 	gemmNC   = 512     // most columns of a block
 	gemmWork = 1 << 22 // multiplications that make a block worth its own task
@@ -131,18 +130,15 @@ const (
 )
 
 // gemmTileGo is the specification of the tile kernels. Each sum runs over k in
-// order, one product at a time, starting from 0 or C. Assembly fuses each
-// multiplication with its addition; here they round separately.
+// order, one product at a time, from 0, and then adds C if the tile says so.
+// Assembly fuses each multiplication with its addition; here they round
+// separately.
 func gemmTileGo(t *gemmTile) {
 	for i := range t.rows {
 		a := t.a[i*t.lda:][:t.depth]
 		c := t.c[i*t.ldc:][:t.columns]
 		for j := 0; j < t.columns; j += 8 {
-			var s [8]float32
-			if t.acc != 0 {
-				copy(s[:], c[j:])
-			}
-			s0, s1, s2, s3, s4, s5, s6, s7 := s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]
+			var s0, s1, s2, s3, s4, s5, s6, s7 float32
 			at := j
 			for _, x := range a {
 				b := t.b[at : at+8 : at+8]
@@ -156,8 +152,14 @@ func gemmTileGo(t *gemmTile) {
 				s7 += float32(x * b[7])
 				at += t.bstep
 			}
-			s = [8]float32{s0, s1, s2, s3, s4, s5, s6, s7}
-			copy(c[j:], s[:])
+			s := [8]float32{s0, s1, s2, s3, s4, s5, s6, s7}
+			if t.acc == 0 {
+				copy(c[j:], s[:])
+				continue
+			}
+			for k := range c[j:min(j+8, t.columns)] {
+				c[j+k] += s[k]
+			}
 		}
 		gemmEpilogue(t, i)
 	}
@@ -166,11 +168,6 @@ func gemmTileGo(t *gemmTile) {
 // gemmEpilogue applies the epilogue of t to row i.
 func gemmEpilogue(t *gemmTile, i int) {
 	c := t.c[i*t.ldc:][:t.columns]
-	if t.rowBias != nil {
-		for j := range c {
-			c[j] += t.rowBias[i]
-		}
-	}
 	if t.colBias != nil {
 		for j := range c {
 			c[j] += t.colBias[j]
@@ -179,6 +176,11 @@ func gemmEpilogue(t *gemmTile, i int) {
 	if t.res != nil {
 		for j, x := range t.res[i*t.ldr:][:t.columns] {
 			c[j] += x
+		}
+	}
+	if t.rowBias != nil {
+		for j := range c {
+			c[j] += t.rowBias[i]
 		}
 	}
 	for j, x := range c {
@@ -249,6 +251,7 @@ type gemmJob struct {
 	ep             Epilogue
 	lo, hi         float32
 	mc, nc         int
+	depth          int // of a block, 0: gemmKC
 	mBlocks, nBlks int
 }
 
@@ -353,10 +356,7 @@ func (g *gemmJob) block(scratch **gemmScratch, batch, m0, mc, n0, nc int) {
 	}
 	var t gemmTile
 	t.ldc, t.ldr, t.lo, t.hi = g.ldc, g.ep.LdRes, float32(math.Inf(-1)), float32(math.Inf(1))
-	depth := gemmKC
-	if mc <= gemmFew {
-		depth = gemmDeep
-	}
+	depth := cmp.Or(g.depth, gemmKC)
 	for k0 := 0; k0 < max(g.k, 1); k0 += depth {
 		kc := min(depth, g.k-k0)
 		last := k0+kc == g.k

@@ -136,16 +136,9 @@ func blockRows(v isa, vecs int) {
 		DECQ(runs)
 		JNZ(LabelRef(l("run")))
 
-		bias := ptr(args, kBias)
-		for j := range vecs {
-			VMOVUPS(Mem{Base: bias, Disp: j * v.bytes()}, b[j])
-			for i := range mr {
-				VADDPS(b[j], acc(i, j), acc(i, j))
-			}
-		}
 		r := []reg.GPVirtual{ptr(args, wR0)}
 		TESTQ(r[0], r[0])
-		JZ(LabelRef(l("clamp")))
+		JZ(LabelRef(l("bias")))
 		if split {
 			r = append(r, ptr(args, wR1))
 		}
@@ -154,7 +147,14 @@ func blockRows(v isa, vecs int) {
 				VADDPS(at(r, j), acc(i, j), acc(i, j))
 			}
 		})
-		Label(l("clamp"))
+		Label(l("bias"))
+		bias := ptr(args, kBias)
+		for j := range vecs {
+			VMOVUPS(Mem{Base: bias, Disp: j * v.bytes()}, b[j])
+			for i := range mr {
+				VADDPS(b[j], acc(i, j), acc(i, j))
+			}
+		}
 		VBROADCASTSS(Mem{Base: args, Disp: kLo}, b[0])
 		VBROADCASTSS(Mem{Base: args, Disp: kHi}, spare[0])
 		y := []reg.GPVirtual{ptr(args, wY0)}
@@ -338,6 +338,17 @@ func blockWindow(v isa, op string) {
 		Label(l("taken"))
 		switch op {
 		case "Taps":
+			// The residual lies as far from r as the output from y.
+			r := ptr(args, gR)
+			TESTQ(r, r)
+			JZ(LabelRef(l("bias")))
+			SUBQ(Mem{Base: args, Disp: gY}, r)
+			for i := range mr {
+				for j := range vecs {
+					VADDPS(Mem{Base: y, Index: r, Scale: 1, Disp: i*pixelBytes + j*v.bytes()}, acc(i, j), acc(i, j))
+				}
+			}
+			Label(l("bias"))
 			bias := ptr(args, gBias)
 			for j := range vecs {
 				VMOVUPS(Mem{Base: bias, Disp: j * v.bytes()}, w[j])
@@ -345,17 +356,6 @@ func blockWindow(v isa, op string) {
 					VADDPS(w[j], acc(i, j), acc(i, j))
 				}
 			}
-			// The residual lies as far from r as the output from y.
-			r := ptr(args, gR)
-			TESTQ(r, r)
-			JZ(LabelRef(l("clamp")))
-			SUBQ(Mem{Base: args, Disp: gY}, r)
-			for i := range mr {
-				for j := range vecs {
-					VADDPS(Mem{Base: y, Index: r, Scale: 1, Disp: i*pixelBytes + j*v.bytes()}, acc(i, j), acc(i, j))
-				}
-			}
-			Label(l("clamp"))
 			for i := range mr {
 				for j := range vecs {
 					v.clamp(lo, hi, acc(i, j))

@@ -120,23 +120,9 @@ func gemmRows(v isa, vecs int) {
 			}
 		}
 
-		CMPQ(Mem{Base: args, Disp: tAcc}, Imm(0))
-		JNE(LabelRef(l("load")))
 		for i := range mr {
 			for j := range vecs {
 				v.zero(acc(i, j))
-			}
-		}
-		JMP(LabelRef(l("loop")))
-		Label(l("load"))
-		start, ldc := ptr(args, wC), stride(args, tLdc)
-		loadMasks(v, mask, bs[0], bs[1])
-		for i := range mr {
-			for j := range vecs {
-				v.maskLoad(Mem{Base: start, Disp: j * v.bytes()}, j, bs[j], acc(i, j))
-			}
-			if i < mr-1 {
-				ADDQ(ldc, start)
 			}
 		}
 
@@ -186,16 +172,20 @@ func gemmRows(v isa, vecs int) {
 		// Three registers are free for the epilogue at the least: b0, b1 and
 		// spare[0]; AVX2 has one more.
 		loadMasks(v, mask, bs[0], bs[1])
-		rowBias := ptr(args, wRowBias)
-		TESTQ(rowBias, rowBias)
-		JZ(LabelRef(l("colbias")))
+		ldc := stride(args, tLdc)
+		CMPQ(Mem{Base: args, Disp: tAcc}, Imm(0))
+		JEQ(LabelRef(l("summed")))
+		earlier := ptr(args, wC)
 		for i := range mr {
-			VBROADCASTSS(Mem{Base: rowBias, Disp: 4 * i}, spare[0])
 			for j := range vecs {
-				VADDPS(spare[0], acc(i, j), acc(i, j))
+				v.maskLoad(Mem{Base: earlier, Disp: j * v.bytes()}, j, bs[j], spare[j])
+				VADDPS(spare[j], acc(i, j), acc(i, j))
+			}
+			if i < mr-1 {
+				ADDQ(ldc, earlier)
 			}
 		}
-		Label(l("colbias"))
+		Label(l("summed"))
 		cb := ptr(args, tColBias)
 		TESTQ(cb, cb)
 		JZ(LabelRef(l("residual")))
@@ -210,7 +200,7 @@ func gemmRows(v isa, vecs int) {
 		Label(l("residual"))
 		r := ptr(args, wRes)
 		TESTQ(r, r)
-		JZ(LabelRef(l("clamp")))
+		JZ(LabelRef(l("rowbias")))
 		ldr := stride(args, tLdr)
 		for i := range mr {
 			for j := range vecs {
@@ -219,6 +209,16 @@ func gemmRows(v isa, vecs int) {
 			}
 			if i < mr-1 {
 				ADDQ(ldr, r)
+			}
+		}
+		Label(l("rowbias"))
+		rowBias := ptr(args, wRowBias)
+		TESTQ(rowBias, rowBias)
+		JZ(LabelRef(l("clamp")))
+		for i := range mr {
+			VBROADCASTSS(Mem{Base: rowBias, Disp: 4 * i}, spare[0])
+			for j := range vecs {
+				VADDPS(spare[0], acc(i, j), acc(i, j))
 			}
 		}
 		Label(l("clamp"))
@@ -359,26 +359,11 @@ func gemmWide(v isa) {
 			pb = append(pb, GP64())
 			LEAQ(Mem{Base: pb[p-1], Index: pstep, Scale: 1}, pb[p])
 		}
-		CMPQ(Mem{Base: args, Disp: tAcc}, Imm(0))
-		JNE(LabelRef(l("load")))
 		for i := range mr {
 			for j := range vecs {
 				v.zero(acc(i, j))
 			}
 		}
-		JMP(LabelRef(l("loop")))
-		Label(l("load"))
-		start := GP64()
-		MOVQ(c, start)
-		for i := range mr {
-			for j := range vecs {
-				VMOVUPS(Mem{Base: start, Disp: j * v.bytes()}, acc(i, j))
-			}
-			if i < mr-1 {
-				ADDQ(ldc, start)
-			}
-		}
-		Label(l("loop"))
 		TESTQ(k, k)
 		JZ(LabelRef(l("end")))
 		Label(l("one"))
@@ -409,16 +394,19 @@ func gemmWide(v isa) {
 		JNZ(LabelRef(l("one")))
 		Label(l("end"))
 
-		rowBias := ptr(args, tRowBias)
-		TESTQ(rowBias, rowBias)
-		JZ(LabelRef(l("colbias")))
+		CMPQ(Mem{Base: args, Disp: tAcc}, Imm(0))
+		JEQ(LabelRef(l("summed")))
+		earlier := GP64()
+		MOVQ(c, earlier)
 		for i := range mr {
-			VBROADCASTSS(Mem{Base: rowBias, Disp: 4 * i}, spare[0])
 			for j := range vecs {
-				VADDPS(spare[0], acc(i, j), acc(i, j))
+				VADDPS(Mem{Base: earlier, Disp: j * v.bytes()}, acc(i, j), acc(i, j))
+			}
+			if i < mr-1 {
+				ADDQ(ldc, earlier)
 			}
 		}
-		Label(l("colbias"))
+		Label(l("summed"))
 		cb := ptr(args, tColBias)
 		TESTQ(cb, cb)
 		JZ(LabelRef(l("residual")))
@@ -431,7 +419,7 @@ func gemmWide(v isa) {
 		Label(l("residual"))
 		r := ptr(args, tRes)
 		TESTQ(r, r)
-		JZ(LabelRef(l("clamp")))
+		JZ(LabelRef(l("rowbias")))
 		ldr := stride(args, tLdr)
 		for i := range mr {
 			for j := range vecs {
@@ -439,6 +427,16 @@ func gemmWide(v isa) {
 			}
 			if i < mr-1 {
 				ADDQ(ldr, r)
+			}
+		}
+		Label(l("rowbias"))
+		rowBias := ptr(args, tRowBias)
+		TESTQ(rowBias, rowBias)
+		JZ(LabelRef(l("clamp")))
+		for i := range mr {
+			VBROADCASTSS(Mem{Base: rowBias, Disp: 4 * i}, spare[0])
+			for j := range vecs {
+				VADDPS(spare[0], acc(i, j), acc(i, j))
 			}
 		}
 		Label(l("clamp"))

@@ -56,14 +56,6 @@ func tile(rows int) {
 	for i := range rows * vecs {
 		ins("VEOR V%d.B16, V%d.B16, V%d.B16", i, i, i)
 	}
-	ins("CBZ R9, %s", l("four"))
-	ins("MOVD R3, R%d", c)
-	for i := range rows {
-		for j := range vecs {
-			ins("FMOVQ %d(R%d), F%d", 16*j, c, vecs*i+j)
-		}
-		ins("ADD R6, R%d, R%d", c, c)
-	}
 	step := func(lane int) {
 		for j := range vecs {
 			ins("FMOVQ %d(R%d), F%d", 16*j, b, bFirst+j)
@@ -100,6 +92,17 @@ func tile(rows int) {
 	ins("B %s", l("one"))
 	p("")
 	p("%s:", l("store"))
+	ins("CBZ R9, %s", l("summed"))
+	ins("MOVD R3, R%d", c)
+	for i := range rows {
+		for j := range vecs {
+			ins("FMOVQ %d(R%d), F%d", 16*j, c, bFirst+j)
+			vector3(0x4e20d400, "FADD", vecs*i+j, vecs*i+j, bFirst+j)
+		}
+		ins("ADD R6, R%d, R%d", c, c)
+	}
+	p("")
+	p("%s:", l("summed"))
 	for i := range rows {
 		for j := range vecs {
 			ins("FMOVQ F%d, %d(R3)", vecs*i+j, 16*j)
