@@ -19,7 +19,7 @@ test:
 
 # Each kernel against its portable form on inputs that the fuzzer finds.
 fuzz-kernels:
-	for f in FuzzUnary FuzzQuantize FuzzLevels FuzzGemm FuzzQGemm FuzzConv; do go test -run "^$$" -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-60s} ./kernels || exit 1; done
+	for f in FuzzUnary FuzzQuantize FuzzLevels FuzzGemm FuzzQGemm FuzzConv; do go test -run "^$$" -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-60s} -fuzzminimizetime 10x ./kernels || exit 1; done
 
 # Kills, full disks, odd paths and bad samples, at more points in time than test.
 faults:

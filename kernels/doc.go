@@ -8,9 +8,11 @@
 // quantization and statistics, also have NEON forms on arm64, the integer matrix
 // product two: with dot products and without. Integer, quantization and
 // element-wise kernels give the same bits at every level. An element of a
-// float32 product is one chain of sums in the order of the depth, whatever the
-// shape around it, fused multiply-adds in assembly and separate roundings in
-// Go; a convolution's order depends on its shape and level alone.
+// float32 product is cut by depth into parts, each a chain of sums from 0, which
+// are added in order, whatever the shape around it: fused multiply-adds in
+// assembly and separate roundings in Go. A convolution's order depends on its
+// shape and level alone. Both are those of ONNX Runtime on processors with
+// AVX-512, but for convolutions in the domain of Winograd.
 //
 // No result depends on the number of threads. The build tag noasm leaves the
 // assembly out, and the environment variable ONNXQ_CPU (generic, avx2, avx512,
