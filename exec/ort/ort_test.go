@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
@@ -788,3 +789,64 @@ func realLibrary(t *testing.T) string {
 }
 
 var library = os.Getenv(LibraryEnv)
+
+// TestSameBits checks that convolutions and products add in ONNX Runtime's
+// order, on processors where that is its order with AVX-512.
+func TestSameBits(t *testing.T) {
+	e := open(t)
+	if kernels.CPU() < kernels.AVX512 || runtime.GOARCH != "amd64" {
+		t.Skip("SKIPPED: the order of sums was taken from processors with AVX-512")
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	values := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(r.NormFloat64())
+		}
+		return v
+	}
+	// constant is an initializer in the text form.
+	constant := func(name string, shape ...int) string {
+		n, _ := tensor.NumElements(shape)
+		return fmt.Sprintf("float[%s] %s = {%s}", strings.Trim(strings.ReplaceAll(fmt.Sprint(shape), " ", ","), "[]"), name,
+			strings.ReplaceAll(strings.Trim(fmt.Sprint(values(n)), "[]"), " ", ", "))
+	}
+	check := func(name, text string, shape ...int) {
+		t.Run(name, func(t *testing.T) {
+			n, _ := tensor.NumElements(shape)
+			feed := map[string]ops.Data{"x": floats(shape, values(n)...)}
+			m := parse(t, text)
+			var bytes [2][]byte
+			for i, e := range []exec.Engine{e, exec.Embedded{}} {
+				out, err := start(t, e, m, exec.Options{}, exec.SessionOptions{Threads: 1}).Run(t.Context(), feed, nil, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				bytes[i] = out[0].(*tensor.Tensor).Bytes()
+			}
+			if string(bytes[0]) != string(bytes[1]) {
+				t.Error("results differ")
+			}
+		})
+	}
+	const head = `<ir_version: 8, opset_import: ["" : 17]> g `
+	for _, c := range []struct{ in, out, kernel, stride, size, group int }{
+		{3, 32, 3, 2, 32, 1},   // planar input: by channel
+		{12, 32, 3, 1, 20, 1},  //
+		{24, 48, 3, 2, 21, 1},  // by block of 16 channels
+		{72, 40, 5, 2, 14, 1},  //
+		{32, 64, 3, 2, 15, 2},  //
+		{144, 24, 1, 1, 28, 1}, // by 128 channels
+		{320, 64, 1, 1, 14, 1}, //
+		{48, 48, 5, 1, 20, 48}, // depthwise
+		{96, 96, 3, 2, 31, 96}, //
+	} {
+		text := fmt.Sprintf("%s (float[1,%d,%d,%d] x) => (float[1,%d,N,M] y) <%s, %s> { c = Conv<strides = [%d,%d], pads = [%d,%d,%d,%d], group = %d>(x, w, b) y = Relu(c) }", head, c.in, c.size, c.size, c.out,
+			constant("w", c.out, c.in/c.group, c.kernel, c.kernel), constant("b", c.out), c.stride, c.stride, c.kernel/2, c.kernel/2, c.kernel/2, c.kernel/2, c.group)
+		check(fmt.Sprint(c), text, 1, c.in, c.size, c.size)
+	}
+	for _, c := range [][3]int{{40, 64, 64}, {64, 384, 96}, {100, 1024, 64}} {
+		text := fmt.Sprintf("%s (float[%d,%d] x) => (float[N,M] y) <%s> { y = MatMul(x, w) }", head, c[0], c[1], constant("w", c[1], c[2]))
+		check(fmt.Sprint(c), text, c[0], c[1])
+	}
+}
