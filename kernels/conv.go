@@ -281,8 +281,8 @@ func (c *Conv) runBlocked(pool *par.Pool, b *BlockConv, x []float32, n int, xm I
 		b.runTaps(pool, n, x, xm, y, ym, residual, true, true)
 		return nil
 	}
-	s := convScratches.Get().(*gemmScratch)
-	defer convScratches.Put(s)
+	s := convScratches.get()
+	defer convScratches.put(s)
 	xSize, ySize := xm.C*xm.H*xm.W, ym.C*ym.H*ym.W
 	for first, some := 0, max(1, blockedElements/(xm.Len()+ym.Len())); first < n; first += some {
 		k := min(some, n-first)

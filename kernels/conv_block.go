@@ -487,8 +487,8 @@ func (b *BlockConv) Run(pool *par.Pool, n int, x []float32, xm Image, y []float3
 	}
 	if b.taps && rm != ym {
 		// The kernel wants one layout.
-		s := convScratches.Get().(*gemmScratch)
-		defer convScratches.Put(s)
+		s := convScratches.get()
+		defer convScratches.put(s)
 		plain := grow(&s.c, n*rm.C*rm.H*rm.W)
 		rm.FromImage(pool, n, plain, residual)
 		residual = grow(&s.a, n*ym.Len())
@@ -663,14 +663,14 @@ type blockRoom struct {
 	runs              []run
 }
 
-var blockRooms = sync.Pool{New: func() any { return new(blockRoom) }}
+var blockRooms spares[blockRoom]
 
 // tasks computes the pieces [lo, hi), numbered by image, panels, rows.
 func (j *blockJob) tasks(lo, hi int) {
 	var room *blockRoom
 	if j.plain {
-		room = blockRooms.Get().(*blockRoom)
-		defer blockRooms.Put(room)
+		room = blockRooms.get()
+		defer blockRooms.put(room)
 	}
 	for i := lo; i < hi; i++ {
 		image, piece, band := i/j.nBands/j.blocks, i/j.nBands%j.blocks, i%j.nBands

@@ -49,8 +49,8 @@ func (b *BlockConv) RunChain(pool *par.Pool, n int, x []float32, spatial []int, 
 		b.runTaps(pool, n, x, dense, y, ym, residual, !xBlocked, !yBlocked)
 		return nil
 	}
-	s := convScratches.Get().(*gemmScratch)
-	defer convScratches.Put(s)
+	s := convScratches.get()
+	defer convScratches.put(s)
 	if xBlocked && b.viaWinograd(n, ym) {
 		xm = dense // tiles get their border by themselves
 	}
@@ -150,8 +150,8 @@ func (b *BlockConv) runTaps(pool *par.Pool, n int, x []float32, xm Image, y []fl
 		bands = min(rows, max(1, pixels*len(panels[0].w)/taskWork(b.level)))
 	}
 	pool.For(n*blocks*bands, max(1, taskWork(b.level)*bands/(pixels*len(panels[0].w))), func(lo, hi int) {
-		room := blockRooms.Get().(*blockRoom)
-		defer blockRooms.Put(room)
+		room := blockRooms.get()
+		defer blockRooms.put(room)
 		t := p.tile
 		for i := lo; i < hi; i++ {
 			band, plane := i%bands, i/bands

@@ -14,8 +14,8 @@ func (c *Conv) runTransposed(pool *par.Pool, x []float32, n int, in, out [3]int,
 	perGroup := (cout + each - 1) / each
 	lv := level
 	pool.For(n*groups*perGroup, max(1, gemmWork/8/(each*c.taps*inSize*cin)), func(first, last int) {
-		s := convScratches.Get().(*gemmScratch)
-		defer convScratches.Put(s)
+		s := convScratches.get()
+		defer convScratches.put(s)
 		for i := first; i < last; i++ {
 			image, group, co := i/perGroup/groups, i/perGroup%groups, i%perGroup*each
 			m := min(each, cout-co)

@@ -154,8 +154,8 @@ func (b *BlockConv) runWinograd(pool *par.Pool, n int, x []float32, xm Image, y 
 }
 
 func (j *winogradJob) tasks(lo, hi int) {
-	room := blockRooms.Get().(*blockRoom)
-	defer blockRooms.Put(room)
+	room := blockRooms.get()
+	defer blockRooms.put(room)
 	b, c := j.conv, j.conv.conv
 	cin := j.xm.C
 	blocks := (cin + BlockSize - 1) / BlockSize

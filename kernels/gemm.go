@@ -319,7 +319,7 @@ type gemmScratch struct{ a, b, c []float32 }
 var gemmScratches = sync.Pool{New: func() any { return new(gemmScratch) }}
 
 // convScratches serves callers that run products inside.
-var convScratches = sync.Pool{New: func() any { return new(gemmScratch) }}
+var convScratches spares[gemmScratch]
 
 func grow(s *[]float32, n int) []float32 {
 	if cap(*s) < n {

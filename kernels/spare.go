@@ -1,0 +1,65 @@
+package kernels
+
+import (
+	"runtime"
+	"sync"
+)
+
+// spares keeps working memory for the next caller. Unlike a sync.Pool, which
+// keeps some for each processor, it never has more than were in use at the same
+// time, so that it serves memory whose size follows the data. The most recently
+// used comes first; what two collections of garbage pass without a use is given
+// up.
+type spares[T any] struct {
+	mu    sync.Mutex
+	free  []*T
+	idle  [2]int // of free, how many were not used since the last collection, and in the cycle before
+	armed bool
+}
+
+// get returns memory that the caller hands back by put.
+func (s *spares[T]) get() *T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.free) - 1
+	if n < 0 {
+		return new(T)
+	}
+	v := s.free[n]
+	s.free[n] = nil
+	s.free = s.free[:n]
+	s.idle[0] = min(s.idle[0], n)
+	return v
+}
+
+func (s *spares[T]) put(v *T) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free = append(s.free, v)
+	s.arm()
+}
+
+// arm has collected called after the next collection. s.mu is held.
+func (s *spares[T]) arm() {
+	if s.armed {
+		return
+	}
+	s.armed = true
+	// An object with a pointer shares its memory with no other.
+	runtime.AddCleanup(new(*T), (*spares[T]).collected, s)
+}
+
+// collected gives up what was idle for two cycles.
+func (s *spares[T]) collected() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.armed = false
+	n := min(s.idle[0], s.idle[1])
+	kept := copy(s.free, s.free[n:])
+	clear(s.free[kept:])
+	s.free = s.free[:kept]
+	s.idle = [2]int{kept, min(s.idle[0]-n, kept)}
+	if kept > 0 {
+		s.arm()
+	}
+}
