@@ -83,7 +83,7 @@ func fusedActivation(n *graph.Node) (*activation, error) {
 	return newActivation(name, params)
 }
 
-// activate applies a to every element of y.
+// activate applies a to every element of y, in float32 as ONNX Runtime does.
 func activate[T float32 | float64](a *activation, y []T) {
 	if y32, ok := any(y).([]float32); ok {
 		switch a.name {
@@ -91,10 +91,10 @@ func activate[T float32 | float64](a *activation, y []T) {
 			kernels.Unary(kernels.Relu, y32, y32)
 			return
 		case "Tanh":
-			kernels.Unary(kernels.Tanh, y32, y32)
+			kernels.Unary(kernels.TanhRatio, y32, y32)
 			return
 		case "Sigmoid":
-			kernels.Unary(kernels.Sigmoid, y32, y32)
+			kernels.Unary(kernels.SigmoidRatio, y32, y32)
 			return
 		}
 	}

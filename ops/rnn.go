@@ -392,7 +392,7 @@ func unroll[T float32 | float64](rn *recurrence, c *Call, hidden int, weights fu
 		if err := xm(c, steps*batch, tensor.As[T](x)[:steps*batch*in], st.xw, rows); err != nil {
 			return err
 		}
-		st.rbh = nil
+		st.rbh, st.bias = nil, nil
 		if bias != nil {
 			wb, rb := bias[d*2*rows:][:rows], bias[(d*2+1)*rows:][:rows]
 			sum := make([]T, rows)
@@ -405,7 +405,9 @@ func unroll[T float32 | float64](rn *recurrence, c *Call, hidden int, weights fu
 			if rn.lateReset {
 				st.rbh = rb[2*hidden:]
 			}
-			if err := c.For(steps*batch, max(1, 1<<14/max(rows, 1)), func(lo, hi int) {
+			if rn.op != "GRU" {
+				st.bias = sum
+			} else if err := c.For(steps*batch, max(1, 1<<14/max(rows, 1)), func(lo, hi int) {
 				for i := lo; i < hi; i++ {
 					addInto(st.xw[i*rows:][:rows], sum)
 				}
@@ -443,6 +445,7 @@ type steprun[T float32 | float64] struct {
 	acts                 []*activation
 	hm, h2               multiplier[T]
 	rbh, peep            []T
+	bias                 []T // of the gates, nil where xw has it
 	xw, gates            []T // input products of all steps; gates of one
 	h, cell, tmp         []T
 }
@@ -507,11 +510,11 @@ func (s *steprun[T]) step(i int, y []T) error {
 		case "GRU":
 			s.gruGates(g, x, h, s.tmp[b*n:][:n])
 		case "RNN":
-			addInto(g, x)
+			s.sum(g, x)
 			s.activate(0, g)
 			copy(h, g)
 		default:
-			addInto(g, x)
+			s.sum(g, x)
 			s.lstm(g, h, s.cell[b*n:][:n], s.tmp[b*n:][:n])
 		}
 	}
@@ -533,6 +536,15 @@ func (s *steprun[T]) step(i int, y []T) error {
 		}
 	}
 	return nil
+}
+
+// sum adds the products of the input and the bias to those of the state, in ONNX
+// Runtime's order.
+func (s *steprun[T]) sum(g, x []T) {
+	addInto(g, x)
+	if s.bias != nil {
+		addInto(g, s.bias)
+	}
 }
 
 // activate clips v and applies activation k of the direction. The cell state
