@@ -3,6 +3,7 @@ package calibration
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/quant"
@@ -24,7 +25,21 @@ func entropyRange(s *Stats, levels int, symmetric bool) (quant.Range, error) {
 	if levels < 2 || levels > half {
 		return quant.Range{}, fmt.Errorf("%d levels for a histogram of %d bins a side, want 2 to %d", levels, half, half)
 	}
-	e := newDivergences(h.Counts, levels)
+	oneSided := !symmetric && (s.Min >= 0 || s.Max <= 0)
+	counts := h.Counts
+	if oneSided {
+		// Zeros, of which rectifiers make many, are exact in any range; spread over
+		// a group of bins they would ask for narrow ones.
+		counts = slices.Clone(counts)
+		next := half + 1
+		if s.Min < 0 {
+			next = half - 1
+		}
+		if next < len(counts) {
+			counts[half] = min(counts[half], counts[next])
+		}
+	}
+	e := newDivergences(counts, levels)
 	best, from, to := math.Inf(1), 0, len(h.Counts)
 	try := func(lo, hi int, d float64) {
 		if d < best {
@@ -37,7 +52,7 @@ func entropyRange(s *Stats, levels int, symmetric bool) (quant.Range, error) {
 			used = max(used, half-i, i-half+1)
 		}
 	}
-	if symmetric || s.Min < 0 && s.Max > 0 {
+	if !oneSided {
 		last := min(max(used, levels/2), half)
 		for i := levels / 2; i <= last; {
 			// Four windows at a time, the widest one first; those that are divided

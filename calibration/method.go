@@ -33,9 +33,10 @@ const (
 	// clipped to a window about 0 and their distribution over Levels groups of
 	// bins (S. Migacz, "8-bit inference with TensorRT", GTC 2017), with
 	// onnxruntime's windows, groups and smoothing. For values of one sign the
-	// window is one-sided and its bins are divided evenly, unless the range is
-	// to be symmetric (onnxruntime: half of the groups stay empty). The
-	// histogram is finer: 2048 bins a side instead of 64.
+	// window is one-sided, its bins are divided evenly, and the bin of zeros has
+	// no more elements than its neighbour, since zeros are exact in any range;
+	// unless the range is to be symmetric (onnxruntime: half of the groups stay
+	// empty). The histogram is finer: 2048 bins a side instead of 64.
 	Entropy Method = "entropy"
 	// MSE minimizes the expected squared difference between the elements and
 	// their quantized values under MethodOptions.Scheme.

@@ -265,6 +265,21 @@ func TestEntropyOneSided(t *testing.T) {
 	if err != nil || s.Max != 0 || math.Abs(s.Min+r.Max) > 0.1 {
 		t.Errorf("negative: %v, %v; the other side %v", s, err, r)
 	}
+	// However many zeros there are, the range is that of the rest.
+	for _, sign := range []float32{1, -1} {
+		x := distribution("normal")
+		for i := range x {
+			x[i] = sign * float32(math.Abs(float64(x[i])))
+		}
+		few, err := Range(observe(t, x), Entropy, MethodOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		many, err := Range(observe(t, append(x, make([]float32, 4*len(x))...)), Entropy, MethodOptions{})
+		if err != nil || math.Abs(many.Max-few.Max)+math.Abs(many.Min-few.Min) > .1*(few.Max-few.Min) {
+			t.Errorf("sign %v: %v with zeros, %v without; %v", sign, many, few, err)
+		}
+	}
 }
 
 // trueCost is the squared error of quantizing the data itself.
