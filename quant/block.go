@@ -456,7 +456,7 @@ func (w *worker) fitGrid(x, importance []float32, bound float64) (float32, int32
 	value := w.values()
 	best, least := scale, math.Inf(1)
 	for i := range 24 {
-		s := w.store(float64(scale) * (1.2 - 0.025*float64(i)))
+		s := w.store(float64(scale) * (1.2 - float64(0.025*float64(i))))
 		if b.ScaleType == tensor.Float8E8M0 {
 			if s = w.store(float64(scale) * math.Exp2(float64(1-i))); i > 2 {
 				break
@@ -466,12 +466,11 @@ func (w *worker) fitGrid(x, importance []float32, bound float64) (float32, int32
 		sum := 0.0
 		for j, v := range x {
 			d := float64(v) - float64(value[codes[j]]*s)
+			d *= d
 			if importance != nil {
-				d *= d * float64(importance[j])
-			} else {
-				d *= d
+				d *= float64(importance[j])
 			}
-			sum += d
+			sum += float64(d) // without fused operations, alike everywhere
 		}
 		if sum < least {
 			best, least = s, sum

@@ -57,7 +57,7 @@ func (w *worker) magnitudes(x, importance []float32) []float32 {
 	mean := kernels.ReduceSumSquares(x) / float64(len(x))
 	w.weights = slices.Grow(w.weights[:0], len(x))[:len(x)]
 	for i, v := range x {
-		g := math.Sqrt(mean + float64(v)*float64(v))
+		g := math.Sqrt(mean + float64(float64(v)*float64(v)))
 		if importance != nil {
 			g *= float64(importance[i])
 		}
@@ -107,7 +107,7 @@ func (w *worker) clip(x, weights []float32, lo, hi float64, start params, joint 
 	}
 	step := (1 - shrink(b.Bits)) / clipSteps
 	for i := range clipSteps + 1 {
-		f := 1 - step*float64(i)
+		f := 1 - float64(step*float64(i))
 		if joint {
 			f += 2 * step // scales beyond that of the range as well
 		}

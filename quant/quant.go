@@ -229,7 +229,7 @@ func (s Scheme) Noise(t *tensor.Tensor) (float64, error) {
 	}
 	var signal, noise float64
 	for _, x := range tensor.As[float32](t) {
-		signal += float64(x) * float64(x)
+		signal += float64(float64(x) * float64(x))
 	}
 	if signal == 0 {
 		return 0, nil
