@@ -410,23 +410,29 @@ func (c *collector) sample(ctx context.Context, session exec.Runner, state *Stat
 		return bad(err)
 	}
 	state.Keep(out)
-	c.discard(feed)
+	c.discard(feed, out)
 	if !c.done[i] {
 		c.finish(i)
 	}
 	return nil
 }
 
-// discardLimit is the number of bytes of samples that may wait for the garbage
-// collector, which by itself waits until the heap has doubled: so
+// discardLimit is the number of bytes of samples and outputs that may wait for
+// the garbage collector, which by itself waits until the heap has doubled: so
 // memory does not grow with the number of samples.
 const discardLimit = 8 << 20
 
 // discard notes that a sample is not needed any more.
-func (c *collector) discard(feed Feed) {
+func (c *collector) discard(feed Feed, out []ops.Data) {
 	size := int64(0)
 	for _, t := range feed {
 		size += 2 * int64(len(t.Bytes())) // read and converted
+	}
+	// An engine may lend its outputs, or make new ones each time.
+	for _, d := range out {
+		if t, ok := d.(*tensor.Tensor); ok {
+			size += int64(len(t.Bytes()))
+		}
 	}
 	if c.garbage.Add(size) >= discardLimit {
 		c.garbage.Store(0)

@@ -35,9 +35,7 @@ func entropyRange(s *Stats, levels int, symmetric bool) (quant.Range, error) {
 		if s.Min < 0 {
 			next = half - 1
 		}
-		if next < len(counts) {
-			counts[half] = min(counts[half], counts[next])
-		}
+		counts[half] = min(counts[half], counts[next])
 	}
 	e := newDivergences(counts, levels)
 	best, from, to := math.Inf(1), 0, len(h.Counts)

@@ -160,8 +160,7 @@ func (j *winogradJob) tasks(lo, hi int) {
 	cin := j.xm.C
 	blocks := (cin + BlockSize - 1) / BlockSize
 	inf := float32(math.Inf(1))
-	var zero [2 * BlockSize]float32
-	products := blockTile{bias: zero[:], lda: BlockSize, step: BlockSize, lo: -inf, hi: inf}
+	products := blockTile{bias: noBias[:], lda: BlockSize, step: BlockSize, lo: -inf, hi: inf}
 	room.runs = room.runs[:0]
 	for i := lo; i < hi; i++ {
 		image, at := i/j.tasksX/j.tasksY, i%(j.tasksX*j.tasksY)

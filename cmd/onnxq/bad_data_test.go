@@ -9,7 +9,6 @@ import (
 	"image"
 	"image/jpeg"
 	"image/png"
-	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -275,17 +274,10 @@ func TestBadDataSet(t *testing.T) {
 				data = "data"
 			}
 			for _, command := range []string{"calibrate", "quantize"} {
-				var state *os.ProcessState
-				cmd := exec.Command("onnxq", append([]string{command, "model.onnx", "-o", "out", "--data", data}, c.more...)...)
-				cmd.Stdin = bytes.NewReader(c.stdin)
-				var errs bytes.Buffer
-				cmd.Stderr = &errs
-				cmd.Stdout = io.Discard
-				cmd.Run()
-				if state = cmd.ProcessState; state == nil {
-					t.Fatal("not started")
-				}
-				text := errs.String()
+				var cmd *exec.Cmd
+				code, _, text := process(t, func(started *exec.Cmd) {
+					cmd, started.Stdin = started, bytes.NewReader(c.stdin)
+				}, append([]string{command, "model.onnx", "-o", "out", "--data", data}, c.more...)...)
 				want := c.code
 				switch want {
 				case 0:
@@ -293,11 +285,11 @@ func TestBadDataSet(t *testing.T) {
 				case -1:
 					want = 0
 				}
-				if state.ExitCode() != want {
-					t.Errorf("%s: exit %d, want %d; stderr %s", command, state.ExitCode(), want, text)
+				if code != want {
+					t.Errorf("%s: exit %d, want %d; stderr %s", command, code, want, text)
 					continue
 				}
-				if kb := state.SysUsage().(*syscall.Rusage).Maxrss; kb<<10 > badDataMemory {
+				if kb := cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss; kb<<10 > badDataMemory {
 					t.Errorf("%s: %d MB", command, kb>>10)
 				}
 				if want == 0 {

@@ -325,30 +325,26 @@ func checkMessage(r io.ReaderAt, size int64) error {
 			return err
 		}
 		b := head[:n]
-		tag, k := binary.Uvarint(b)
-		if k <= 0 || tag>>3 == 0 {
-			return fmt.Errorf("malformed protobuf at byte %d", at)
-		}
-		length := uint64(0)
-		switch tag & 7 { // https://protobuf.dev/programming-guides/encoding
-		case 0:
-			_, v := binary.Uvarint(b[k:])
-			if v <= 0 {
-				return fmt.Errorf("malformed protobuf at byte %d", at)
-			}
-			length = uint64(v)
-		case 1:
-			length = 8
-		case 2:
-			v, n := binary.Uvarint(b[k:])
-			if n <= 0 {
-				return fmt.Errorf("malformed protobuf at byte %d", at)
-			}
-			k += n
-			length = v
-		case 5:
+		_, typ, k := protowire.ConsumeTag(b)
+		var length uint64
+		ok := k >= 0
+		switch {
+		case !ok:
+		case typ == protowire.VarintType:
+			_, n := protowire.ConsumeVarint(b[k:])
+			ok, length = n >= 0, uint64(n)
+		case typ == protowire.Fixed32Type:
 			length = 4
+		case typ == protowire.Fixed64Type:
+			length = 8
+		case typ == protowire.BytesType:
+			v, n := protowire.ConsumeVarint(b[k:])
+			ok, length = n >= 0, v
+			k += n
 		default:
+			ok = false
+		}
+		if !ok {
 			return fmt.Errorf("malformed protobuf at byte %d", at)
 		}
 		if at += int64(k); length > uint64(size-at) {

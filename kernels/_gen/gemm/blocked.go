@@ -148,13 +148,7 @@ func blockRows(v isa, vecs int) {
 			}
 		})
 		Label(l("bias"))
-		bias := ptr(args, kBias)
-		for j := range vecs {
-			VMOVUPS(Mem{Base: bias, Disp: j * v.bytes()}, b[j])
-			for i := range mr {
-				VADDPS(b[j], acc(i, j), acc(i, j))
-			}
-		}
+		v.addBias(ptr(args, kBias), mr, b, acc)
 		VBROADCASTSS(Mem{Base: args, Disp: kLo}, b[0])
 		VBROADCASTSS(Mem{Base: args, Disp: kHi}, spare[0])
 		y := []reg.GPVirtual{ptr(args, wY0)}
@@ -349,13 +343,7 @@ func blockWindow(v isa, op string) {
 				}
 			}
 			Label(l("bias"))
-			bias := ptr(args, gBias)
-			for j := range vecs {
-				VMOVUPS(Mem{Base: bias, Disp: j * v.bytes()}, w[j])
-				for i := range mr {
-					VADDPS(w[j], acc(i, j), acc(i, j))
-				}
-			}
+			v.addBias(ptr(args, gBias), mr, w[:vecs], acc)
 			for i := range mr {
 				for j := range vecs {
 					v.clamp(lo, hi, acc(i, j))

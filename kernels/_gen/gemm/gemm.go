@@ -212,15 +212,7 @@ func gemmRows(v isa, vecs int) {
 			}
 		}
 		Label(l("rowbias"))
-		rowBias := ptr(args, wRowBias)
-		TESTQ(rowBias, rowBias)
-		JZ(LabelRef(l("clamp")))
-		for i := range mr {
-			VBROADCASTSS(Mem{Base: rowBias, Disp: 4 * i}, spare[0])
-			for j := range vecs {
-				VADDPS(spare[0], acc(i, j), acc(i, j))
-			}
-		}
+		addRowBias(ptr(args, wRowBias), l("clamp"), mr, vecs, spare[0], acc)
 		Label(l("clamp"))
 		VBROADCASTSS(Mem{Base: args, Disp: tLo}, spare[0])
 		VBROADCASTSS(Mem{Base: args, Disp: tHi}, spare[1])
@@ -267,7 +259,7 @@ func gemmRows(v isa, vecs int) {
 			LEAQ(Mem{Base: a, Index: lda, Scale: 2}, a)
 		}
 		MOVQ(a, Mem{Base: args, Disp: wA})
-		rowBias = ptr(args, wRowBias)
+		rowBias := ptr(args, wRowBias)
 		TESTQ(rowBias, rowBias)
 		JZ(LabelRef("nextRes"))
 		ADDQ(Imm(uint64(4*mr)), Mem{Base: args, Disp: wRowBias})
@@ -287,6 +279,29 @@ func gemmRows(v isa, vecs int) {
 	Label("done")
 	VZEROUPPER()
 	RET()
+}
+
+// addRowBias adds the value of each row that bias points to, or jumps to done
+// where that is nil.
+func addRowBias(bias reg.GPVirtual, done string, rows, vecs int, room reg.VecPhysical, acc func(i, j int) reg.VecPhysical) {
+	TESTQ(bias, bias)
+	JZ(LabelRef(done))
+	for i := range rows {
+		VBROADCASTSS(Mem{Base: bias, Disp: 4 * i}, room)
+		for j := range vecs {
+			VADDPS(room, acc(i, j), acc(i, j))
+		}
+	}
+}
+
+// addBias adds to all rows the vectors that bias points to, which room[j] takes.
+func (v isa) addBias(bias reg.GPVirtual, rows int, room []reg.VecPhysical, acc func(i, j int) reg.VecPhysical) {
+	for j, r := range room {
+		VMOVUPS(Mem{Base: bias, Disp: j * v.bytes()}, r)
+		for i := range rows {
+			VADDPS(r, acc(i, j), acc(i, j))
+		}
+	}
 }
 
 // clamp keeps x in [lo, hi] and a NaN as it is: VMAXPS and VMINPS return their
@@ -430,15 +445,7 @@ func gemmWide(v isa) {
 			}
 		}
 		Label(l("rowbias"))
-		rowBias := ptr(args, tRowBias)
-		TESTQ(rowBias, rowBias)
-		JZ(LabelRef(l("clamp")))
-		for i := range mr {
-			VBROADCASTSS(Mem{Base: rowBias, Disp: 4 * i}, spare[0])
-			for j := range vecs {
-				VADDPS(spare[0], acc(i, j), acc(i, j))
-			}
-		}
+		addRowBias(ptr(args, tRowBias), l("clamp"), mr, vecs, spare[0], acc)
 		Label(l("clamp"))
 		VBROADCASTSS(Mem{Base: args, Disp: tLo}, spare[0])
 		VBROADCASTSS(Mem{Base: args, Disp: tHi}, spare[1])
