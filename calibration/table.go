@@ -120,10 +120,60 @@ func (t *Table) Complete() bool {
 	return t.Shards == 1 && len(t.Samples)+len(t.Skipped) == t.Total
 }
 
+// MergeError says why tables do not merge. Table and Other count the tables
+// from 0; Other is -1 where the error is about one table.
+type MergeError struct {
+	Table, Other int
+	Err          error
+}
+
+// Error counts the tables from 1.
+func (e *MergeError) Error() string {
+	if e.Other < 0 {
+		return fmt.Sprintf("table %d: %v", e.Table+1, e.Err)
+	}
+	return fmt.Sprintf("tables %d and %d %v", e.Other+1, e.Table+1, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *MergeError) Unwrap() error { return e.Err }
+
+// belongs returns an error unless t and u are parts of one run.
+func (t *Table) belongs(u *Table) error {
+	for _, c := range []struct {
+		what string
+		same bool
+	}{
+		{"models", t.Model == u.Model},
+		{"data", t.Data == u.Data && t.Total == u.Total},
+		{"options", t.Options.equal(u.Options) && slices.Equal(t.Measured, u.Measured) && (t.Unseen == nil) == (u.Unseen == nil)},
+		{"numbers of shards", t.Shards == u.Shards || t.Complete() || u.Complete()},
+	} {
+		if !c.same {
+			return fmt.Errorf("are of different %s", c.what)
+		}
+	}
+	return nil
+}
+
+// Lacks says what of its run t does not cover: "" if nothing.
+func (t *Table) Lacks() string {
+	if miss := t.Missing(); len(miss) > 0 {
+		return fmt.Sprintf("of %d shards these are missing: %s", t.Shards, formatRuns(miss))
+	}
+	if !t.Complete() {
+		return fmt.Sprintf("%d of %d samples are missing, so a shard was stopped before its end", t.Total-len(t.Samples)-len(t.Skipped), t.Total)
+	}
+	return ""
+}
+
 // Merge returns the table of all samples of the given ones, which it leaves
-// alone. They must be disjoint parts of one run: the same model, data, options
-// and number of shards. The result covers the shards of all of them; where none
-// is missing it is the table of an undivided run.
+// alone. They must be parts of one run: the same model, data, options and
+// number of shards. No sample counts twice: a table all of whose samples are in
+// others, such as that of a shard that was run again, adds nothing, but it is
+// an error if two tables of the same samples differ, and if two overlap in part.
+// The order of the tables does not matter. The result covers the shards of all
+// of them; where none is missing it is the table of an undivided run.
 func Merge(tables ...*Table) (*Table, error) {
 	if len(tables) == 0 {
 		return nil, errors.New("no tables to merge")
@@ -137,26 +187,22 @@ func Merge(tables ...*Table) (*Table, error) {
 	if first.Unseen != nil {
 		out.Unseen = map[string]*Stats{}
 	}
-	unreached := map[string]bool{}
 	for i, t := range tables {
-		for _, c := range []struct {
-			what string
-			same bool
-		}{
-			{"models", t.Model == first.Model},
-			{"data", t.Data == first.Data && t.Total == first.Total},
-			{"options", t.Options.equal(first.Options) && slices.Equal(t.Measured, first.Measured) && (t.Unseen == nil) == (first.Unseen == nil)},
-			{"numbers of shards", t.Shards == first.Shards},
-		} {
-			if !c.same {
-				return nil, fmt.Errorf("tables 1 and %d are of different %s", i+1, c.what)
-			}
+		if err := first.belongs(t); err != nil {
+			return nil, &MergeError{i, 0, err}
 		}
-		for _, h := range t.Have {
-			if slices.Contains(out.Have, h) {
-				return nil, fmt.Errorf("shard %d of %d is there twice (again in table %d)", h, t.Shards, i+1)
-			}
+		if !slices.Equal(t.Sources, first.Sources) {
+			out.Sources = nil
 		}
+	}
+	chosen, err := disjoint(tables)
+	if err != nil {
+		return nil, err
+	}
+	unreached := map[string]bool{}
+	for _, i := range chosen {
+		t := tables[i]
+		out.Shards = t.Shards
 		out.Have = append(out.Have, t.Have...)
 		out.Samples = append(out.Samples, t.Samples...)
 		out.Skipped = append(out.Skipped, t.Skipped...)
@@ -166,15 +212,12 @@ func Merge(tables ...*Table) (*Table, error) {
 				if s == nil {
 					m.to[name] = m.from[name].Clone()
 				} else if err := s.Merge(m.from[name]); err != nil {
-					return nil, fmt.Errorf("table %d: value %q: %w", i+1, name, err)
+					return nil, &MergeError{i, -1, fmt.Errorf("value %q: %w", name, err)}
 				}
 			}
 		}
 		for _, name := range t.Unreached {
 			unreached[name] = true
-		}
-		if !slices.Equal(t.Sources, first.Sources) {
-			out.Sources = nil
 		}
 	}
 	for _, name := range slices.Sorted(mapKeys(unreached)) {
@@ -183,18 +226,62 @@ func Merge(tables ...*Table) (*Table, error) {
 		}
 	}
 	slices.Sort(out.Have)
+	out.Have = slices.Compact(out.Have)
 	slices.Sort(out.Samples)
 	slices.SortFunc(out.Skipped, func(a, b SkippedSample) int { return cmp.Compare(a.Index, b.Index) })
-	done := out.Done()
-	for i := 1; i < len(done); i++ {
-		if done[i] == done[i-1] {
-			return nil, fmt.Errorf("sample %d is in two tables", done[i])
-		}
-	}
 	if len(out.Missing()) == 0 {
 		out.Shards, out.Have = 1, []int{0}
 	}
 	return out, nil
+}
+
+// disjoint chooses of tables of one run those that cover the samples of all,
+// each once, those of most samples first.
+func disjoint(tables []*Table) ([]int, error) {
+	done := make([][]int, len(tables))
+	order := make([]int, len(tables))
+	for i, t := range tables {
+		done[i], order[i] = t.Done(), i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return len(done[b]) - len(done[a]) })
+	by := map[int]int{} // table by sample
+	var chosen, others []int
+	for _, i := range order {
+		if slices.ContainsFunc(done[i], func(k int) bool { _, taken := by[k]; return taken }) {
+			others = append(others, i)
+			continue
+		}
+		chosen = append(chosen, i)
+		for _, k := range done[i] {
+			by[k] = i
+		}
+	}
+	for _, i := range others {
+		j, first := -1, -1
+		for _, k := range done[i] {
+			if _, taken := by[k]; !taken && first < 0 {
+				first = k
+			} else if taken && j < 0 {
+				j = by[k]
+			}
+		}
+		if first >= 0 {
+			return nil, &MergeError{max(i, j), min(i, j), fmt.Errorf("overlap in part: sample %d is in one of them only", first)}
+		}
+		if slices.Equal(done[i], done[j]) && slices.Equal(tables[i].Have, tables[j].Have) && !tables[i].same(tables[j]) {
+			return nil, &MergeError{max(i, j), min(i, j), errors.New("are of the same samples, but differ: made by other versions or on other kinds of processors")}
+		}
+	}
+	slices.Sort(chosen)
+	return chosen, nil
+}
+
+// same reports whether two tables have the same file.
+func (t *Table) same(u *Table) bool {
+	var a, b bytes.Buffer
+	v := *u
+	v.Sources = t.Sources
+	return t.Encode(&a) == nil && v.Encode(&b) == nil && bytes.Equal(a.Bytes(), b.Bytes())
 }
 
 // Change is a value whose range differs between two tables.

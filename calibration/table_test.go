@@ -113,6 +113,39 @@ func TestTableMerge(t *testing.T) {
 	}
 }
 
+// TestMergeAgain: tables of parts that ran several times, alone or in what was
+// merged before, count once, in any order and grouping.
+func TestMergeAgain(t *testing.T) {
+	parts := tableParts(8)
+	want := encode(t, tableOf(t, parts, 11, 0, 1))
+	r := rand.New(rand.NewPCG(5, 2))
+	for range 40 {
+		n := 1 + r.IntN(5)
+		var tabs []*Table
+		for i := range n {
+			for range 1 + r.IntN(3) {
+				tabs = append(tabs, tableOf(t, parts, 11, i, n))
+			}
+		}
+		for range 2 { // what attempts merged whose result was lost or used
+			a, b := tabs[r.IntN(len(tabs))], tabs[r.IntN(len(tabs))]
+			m, err := Merge(a, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tabs = append(tabs, m)
+		}
+		r.Shuffle(len(tabs), func(i, j int) { tabs[i], tabs[j] = tabs[j], tabs[i] })
+		all, err := Merge(tabs...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := encode(t, all); !bytes.Equal(got, want) {
+			t.Fatalf("merged from %d:\n%s\nat once:\n%s", n, got, want)
+		}
+	}
+}
+
 func TestTableFile(t *testing.T) {
 	tab := tableOf(t, tableParts(3), 11, 0, 1)
 	path := filepath.Join(t.TempDir(), "t.json")
@@ -154,9 +187,8 @@ func TestMergeErrors(t *testing.T) {
 		"different data":              func(t *Table) { t.Data = "other" },
 		"different options":           func(t *Table) { t.Options.State = nil },
 		"different numbers of shards": func(t *Table) { t.Shards = 4 },
-		"shard 0 of 3 is there twice": func(t *Table) { t.Have = []int{0} },
-		"sample 3 is in two tables":   func(t *Table) { t.Samples = []int{3} },
-		`value "y": histograms of`:    func(t *Table) { t.Values["y"] = NewObserver(8, -1).Stats() },
+		"tables 1 and 2 overlap in part: sample 8 is in one of them only": func(t *Table) { t.Samples = []int{3, 8} },
+		`value "y": histograms of`:                                        func(t *Table) { t.Values["y"] = NewObserver(8, -1).Stats() },
 	} {
 		other := b()
 		change(other)
@@ -164,12 +196,23 @@ func TestMergeErrors(t *testing.T) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
+	again := tableOf(t, parts, 11, 0, 3)
+	again.Values["y"].Count++
+	again.Values["y"].Hist.Counts[0]++
+	if _, err := Merge(a, again); err == nil || !strings.Contains(err.Error(), "tables 1 and 2 are of the same samples, but differ") {
+		t.Errorf("a shard with two results: %v", err)
+	}
 	if _, err := Merge(); err == nil {
 		t.Error("nothing was merged")
 	}
 	m, err := Merge(a, b())
-	if err != nil || fmt.Sprint(m.Missing()) != "[2]" || m.Complete() {
+	if err != nil || fmt.Sprint(m.Missing()) != "[2]" || m.Complete() || m.Lacks() != "of 3 shards these are missing: 2" {
 		t.Errorf("missing %v, %v", m.Missing(), err)
+	}
+	short := tableOf(t, parts, 11, 0, 1)
+	short.Samples = short.Samples[:4]
+	if !strings.HasPrefix(short.Lacks(), "6 of 11 samples are missing") {
+		t.Error(short.Lacks())
 	}
 }
 

@@ -348,7 +348,9 @@ func (e *env) calibrateCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "merge", Usage: "join the tables of shards", ArgsUsage: "TABLE...",
-				Flags: flagList(outputFlag("the joined table; - is stdout"), quietFlag()),
+				Flags: flagList(outputFlag("the joined table; - is stdout"), []cli.Flag{
+					&cli.BoolFlag{Name: "partial", Usage: "write the table also if shards or samples are missing"},
+				}, quietFlag()),
 				Action: func(c *cli.Context) error {
 					if c.NArg() == 0 {
 						return usagef("calibrate merge: TABLE is missing; see onnxq calibrate merge --help")
@@ -390,7 +392,18 @@ func (e *env) merge(c *cli.Context, paths []string, out string) error {
 	}
 	t, err := calibration.Merge(tables...)
 	if err != nil {
-		return usagef("calibrate merge: %v (tables are counted from 1 in the order given)", err)
+		var me *calibration.MergeError
+		switch {
+		case errors.As(err, &me) && me.Other >= 0:
+			return usagef("calibrate merge: %s and %s %v", quoted(paths[me.Other]), quoted(paths[me.Table]), me.Err)
+		case errors.As(err, &me):
+			return usagef("calibrate merge: %s: %v", quoted(paths[me.Table]), me.Err)
+		}
+		return err
+	}
+	lacks := t.Lacks()
+	if lacks != "" && !c.Bool("partial") {
+		return usagef("calibrate merge: not complete: %s (--partial writes it as it is)", lacks)
 	}
 	if out == "-" {
 		return t.Encode(e.stdout)
@@ -400,8 +413,8 @@ func (e *env) merge(c *cli.Context, paths []string, out string) error {
 	}
 	w := e.table(c)
 	fmt.Fprintf(w, "%d values of %d samples → %s\n", len(t.Values), len(t.Samples), quoted(out))
-	if miss := t.Missing(); len(miss) > 0 {
-		fmt.Fprintf(w, "not complete: of %d shards these are missing: %v\n", t.Shards, miss)
+	if lacks != "" {
+		fmt.Fprintf(w, "not complete: %s\n", lacks)
 	}
 	return printUnreached(w, t)
 }
