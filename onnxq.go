@@ -771,15 +771,15 @@ func (q *quantization) adopt(ctx context.Context) {
 	names := strings.Join(t.Sources, ", ")
 	src, err := Open(ctx, q.original, o.Data, o)
 	if err == nil {
-		same := src.Hash() == t.Data
+		err = t.Verify(ctx, src)
 		src.Close()
-		if same {
-			q.o = o
-			q.note("decisions are measured on the samples that the table was made from: %s", names)
-			return
-		}
 	}
-	q.note("the samples that the table was made from (%s) are not here as they were, so nothing is measured", names)
+	if err != nil {
+		q.note("the samples that the table was made from (%s) are not here as they were, so nothing is measured: %v", names, err)
+		return
+	}
+	q.o = o
+	q.note("decisions are measured on the samples that the table was made from: %s", names)
 }
 
 // note tells the user something, if that is wanted.
@@ -790,7 +790,7 @@ func (q *quantization) note(format string, args ...any) {
 }
 
 // checkTable says where the table that was given is not what its samples give.
-func (q *quantization) checkTable() {
+func (q *quantization) checkTable(ctx context.Context, adopted bool) {
 	t := q.o.Table
 	if t == nil {
 		return
@@ -801,18 +801,24 @@ func (q *quantization) checkTable() {
 	if q.calib == nil || t.Data == "" {
 		return
 	}
-	if t.Data != q.calib.Hash() {
-		q.note("ranges come from the table, which was made from other samples than those given")
+	var err error
+	if !adopted {
+		err = t.Verify(ctx, q.calib)
+	}
+	if err != nil {
+		q.note("ranges come from the table, which was made from other samples than those given: %v", err)
 	} else if len(t.Samples)+len(t.Skipped) != q.calib.Len() || !slices.Equal(t.Measured, q.measuredOn()) {
 		q.note("ranges come from the table, which was made from another part of the samples")
 	}
 }
 
 func (q *quantization) openSources(ctx context.Context) error {
-	if t := q.o.Table; t != nil && len(q.o.Data) == 0 && len(t.Sources) > 0 {
+	given := len(q.o.Data)
+	if t := q.o.Table; t != nil && given == 0 && len(t.Sources) > 0 {
 		q.adopt(ctx)
 	}
-	defer q.checkTable()
+	adopted := len(q.o.Data) > given
+	defer func() { q.checkTable(ctx, adopted) }()
 	if len(q.o.Data) > 0 {
 		src, err := Open(ctx, q.original, q.o.Data, q.o)
 		if err != nil {

@@ -1,7 +1,6 @@
 package calibration
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,7 +108,7 @@ func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOp
 func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 	o := &c.o
 	n := c.src.Len()
-	c.through, c.last, c.failed, c.err, c.next, c.count, c.broken, c.final = make([]bool, n), time.Now(), n, nil, 0, 0, false, false
+	c.through, c.digests, c.last, c.failed, c.err, c.next, c.count, c.broken, c.final = make([]bool, n), make([]uint64, n), time.Now(), n, nil, 0, 0, false, false
 	if err := c.resume(); err != nil {
 		return nil, &ResumeError{err}
 	}
@@ -215,7 +214,8 @@ type collector struct {
 
 	mu      sync.Mutex
 	next    int
-	through []bool // samples that were observed or skipped
+	through []bool   // samples that were observed or skipped
+	digests []uint64 // of those observed
 	count   int
 	failed  int // lowest sample that failed
 	err     error
@@ -357,15 +357,22 @@ func (c *collector) sample(ctx context.Context, session exec.Runner, state *Stat
 		if !c.src.Skip(i, err) {
 			return err
 		}
-		c.finish(i)
+		c.finish(i, 0)
 		return nil
 	}
+	digest := feed.Digest()
 	in := make(map[string]ops.Data, len(feed))
 	for k, t := range feed {
 		in[k] = t
 	}
 	info := c.src.Sample(i)
 	bad := func(err error) error { return &DataError{Path: info.Path, Sample: info.Name, Err: err} }
+	if c.done[i] {
+		// A sample that is run again for the state behind it.
+		if was, ok := c.o.Resume.Digest(info.Index); ok && was != digest {
+			return bad(errors.New("it has changed since the earlier run"))
+		}
+	}
 	if err := state.Feed(in); err != nil {
 		return bad(err)
 	}
@@ -412,7 +419,7 @@ func (c *collector) sample(ctx context.Context, session exec.Runner, state *Stat
 	state.Keep(out)
 	c.discard(feed, out)
 	if !c.done[i] {
-		c.finish(i)
+		c.finish(i, digest)
 	}
 	return nil
 }
@@ -440,11 +447,11 @@ func (c *collector) discard(feed Feed, out []ops.Data) {
 	}
 }
 
-// finish notes that sample i is through.
-func (c *collector) finish(i int) {
+// finish notes that sample i is through, and what it held.
+func (c *collector) finish(i int, digest uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.through[i] = true
+	c.through[i], c.digests[i] = true, digest
 	c.count++
 	if c.o.Progress != nil {
 		c.o.Progress(c.count, c.src.Len())
@@ -480,14 +487,13 @@ func (c *collector) table() (*Table, error) {
 	}
 	for i := range c.src.Len() {
 		if s := c.src.Sample(i); c.through[i] && !skipped[s.Index] {
-			t.Samples = append(t.Samples, s.Index)
+			t.Samples = append(t.Samples, TableSample{s.Index, c.digests[i]})
 		}
 	}
 	if r := c.o.Resume; r != nil {
 		t.Samples = append(t.Samples, r.Samples...)
 		t.Skipped = append(t.Skipped, r.Skipped...)
-		slices.Sort(t.Samples)
-		slices.SortFunc(t.Skipped, func(a, b SkippedSample) int { return cmp.Compare(a.Index, b.Index) })
+		t.sortSamples()
 	}
 	c.keys = map[string]bool{}
 	for g := range c.prog.Model().Scopes() {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -22,7 +23,7 @@ import (
 
 const (
 	tableFormat  = "onnxq calibration table"
-	tableVersion = 2
+	tableVersion = 3
 
 	maxTableFile = 1 << 30
 	maxTableBins = 1 << 26 // of one side, over all values
@@ -51,6 +52,12 @@ func (o TableOptions) equal(p TableOptions) bool {
 	return states && bytes.Equal(a, b)
 }
 
+// TableSample is a sample whose values are in a table.
+type TableSample struct {
+	Index  int
+	Digest uint64 // Feed.Digest of its inputs
+}
+
 // SkippedSample is a bad sample that was passed over.
 type SkippedSample struct {
 	Index int    `json:"index"`
@@ -66,11 +73,10 @@ type Table struct {
 	Model   string // digest of the model
 	Data    string // Source.Hash
 	Options TableOptions
-	Total   int   // samples of all shards, those skipped included
-	Shards  int   // 1 for a table of everything
-	Have    []int // the shards that this table covers, sorted
-	// Samples holds the Index of each sample that entered, sorted.
-	Samples []int
+	Total   int             // samples of all shards, those skipped included
+	Shards  int             // 1 for a table of everything
+	Have    []int           // the shards that this table covers, sorted
+	Samples []TableSample   // those that entered, by Index
 	Skipped []SkippedSample // by Index
 	Values  map[string]*Stats
 	// Unreached lists, sorted, the values that were looked for and that no
@@ -107,12 +113,61 @@ func (t *Table) Missing() []int {
 // Done returns the Index of each sample that has been dealt with, sorted: what
 // a run that is taken up again leaves out.
 func (t *Table) Done() []int {
-	out := slices.Clone(t.Samples)
+	out := t.indices()
 	for _, s := range t.Skipped {
 		out = append(out, s.Index)
 	}
 	slices.Sort(out)
 	return out
+}
+
+// indices returns the Index of each of Samples.
+func (t *Table) indices() []int {
+	out := make([]int, len(t.Samples))
+	for i, s := range t.Samples {
+		out[i] = s.Index
+	}
+	return out
+}
+
+// Digest returns what the sample of an Index held when it entered the table,
+// and whether it did.
+func (t *Table) Digest(index int) (uint64, bool) {
+	i, ok := slices.BinarySearchFunc(t.Samples, index, func(s TableSample, k int) int { return cmp.Compare(s.Index, k) })
+	if !ok {
+		return 0, false
+	}
+	return t.Samples[i].Digest, true
+}
+
+// Verify returns an error unless src lists the samples that the table was made
+// from, and those that decisions are measured on (all, where Measured is empty)
+// hold what they held then. Only these are read.
+func (t *Table) Verify(ctx context.Context, src *Source) error {
+	if src.Hash() != t.Data {
+		return errors.New("the samples have other names, sizes or another order")
+	}
+	for i := range src.Len() {
+		info := src.Sample(i)
+		was, ok := t.Digest(info.Index)
+		if !ok || len(t.Measured) > 0 && !slices.Contains(t.Measured, info.Index) {
+			continue
+		}
+		feed, err := src.Load(ctx, i)
+		if err != nil {
+			return err
+		}
+		if feed.Digest() != was {
+			return &DataError{Path: info.Path, Sample: info.Name, Err: errors.New("its values are not those that the table was made from")}
+		}
+	}
+	return nil
+}
+
+// sortSamples brings Samples and Skipped in their order.
+func (t *Table) sortSamples() {
+	slices.SortFunc(t.Samples, func(a, b TableSample) int { return cmp.Compare(a.Index, b.Index) })
+	slices.SortFunc(t.Skipped, func(a, b SkippedSample) int { return cmp.Compare(a.Index, b.Index) })
 }
 
 // Complete reports whether every sample of every shard has been dealt with.
@@ -227,8 +282,7 @@ func Merge(tables ...*Table) (*Table, error) {
 	}
 	slices.Sort(out.Have)
 	out.Have = slices.Compact(out.Have)
-	slices.Sort(out.Samples)
-	slices.SortFunc(out.Skipped, func(a, b SkippedSample) int { return cmp.Compare(a.Index, b.Index) })
+	out.sortSamples()
 	if len(out.Missing()) == 0 {
 		out.Shards, out.Have = 1, []int{0}
 	}
@@ -351,6 +405,7 @@ type tableHead struct {
 	Shards  int             `json:"shards"`
 	Have    string          `json:"have"`
 	Samples string          `json:"samples"`
+	Digests string          `json:"digests"` // 8 bytes for each of Samples
 	Skipped []SkippedSample `json:"skipped,omitempty"`
 	Sources []string        `json:"sources,omitempty"`
 
@@ -400,9 +455,13 @@ func marshal(v any) ([]byte, error) {
 // Encode writes the table's file.
 func (t *Table) Encode(w io.Writer) error {
 	b := bufio.NewWriter(w)
+	var digests []byte
+	for _, s := range t.Samples {
+		digests = binary.BigEndian.AppendUint64(digests, s.Digest)
+	}
 	head, err := marshal(tableHead{
 		tableFormat, tableVersion, t.Model, t.Data, t.Options, t.Total, t.Shards,
-		formatRuns(t.Have), formatRuns(t.Samples), t.Skipped, t.Sources, t.Unreached, formatRuns(t.Measured),
+		formatRuns(t.Have), formatRuns(t.indices()), base64.RawStdEncoding.EncodeToString(digests), t.Skipped, t.Sources, t.Unreached, formatRuns(t.Measured),
 	})
 	if err != nil {
 		return err
@@ -530,8 +589,19 @@ func Decode(data []byte) (*Table, error) {
 		return nil, fmt.Errorf("shards: %w", err)
 	}
 	// Indices count the samples of the source, held out ones included.
-	if t.Samples, err = parseRuns(f.Samples, maxRunEnd); err != nil {
+	indices, err := parseRuns(f.Samples, maxRunEnd)
+	if err != nil {
 		return nil, fmt.Errorf("samples: %w", err)
+	}
+	digests, err := base64.RawStdEncoding.DecodeString(f.Digests)
+	if err != nil {
+		return nil, fmt.Errorf("digests: %w", err)
+	}
+	if len(digests) != 8*len(indices) {
+		return nil, fmt.Errorf("digests: %d bytes for %d samples", len(digests), len(indices))
+	}
+	for i, k := range indices {
+		t.Samples = append(t.Samples, TableSample{k, binary.BigEndian.Uint64(digests[8*i:])})
 	}
 	if t.Measured, err = parseRuns(f.Measured, maxRunEnd); err != nil {
 		return nil, fmt.Errorf("measured: %w", err)

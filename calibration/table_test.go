@@ -2,8 +2,11 @@ package calibration
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -11,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/onnxq/onnxq/tensor"
 )
 
 // tableOf makes the table that a run over a source's shard would.
@@ -25,7 +30,7 @@ func tableOf(t testing.TB, parts map[string][]part, total, shard, shards int) *T
 			tab.Skipped = append(tab.Skipped, SkippedSample{5, "five", "1 NaN"})
 			continue
 		}
-		tab.Samples = append(tab.Samples, k)
+		tab.Samples = append(tab.Samples, TableSample{k, uint64(k) << 60})
 	}
 	tab.Measured, tab.Sources, tab.Unseen = []int{0, 4, 7}, []string{"folder"}, map[string]*Stats{}
 	for name, ps := range parts {
@@ -187,7 +192,7 @@ func TestMergeErrors(t *testing.T) {
 		"different data":              func(t *Table) { t.Data = "other" },
 		"different options":           func(t *Table) { t.Options.State = nil },
 		"different numbers of shards": func(t *Table) { t.Shards = 4 },
-		"tables 1 and 2 overlap in part: sample 8 is in one of them only": func(t *Table) { t.Samples = []int{3, 8} },
+		"tables 1 and 2 overlap in part: sample 8 is in one of them only": func(t *Table) { t.Samples = []TableSample{{3, 0}, {8, 0}} },
 		`value "y": histograms of`:                                        func(t *Table) { t.Values["y"] = NewObserver(8, -1).Stats() },
 	} {
 		other := b()
@@ -241,7 +246,7 @@ func TestDecodeErrors(t *testing.T) {
 		{good, "{}", "not a calibration table"},
 		{good, "[1]", "not a calibration table"},
 		{tableFormat, "something", "not a calibration table"},
-		{`"version": 2`, `"version": 9`, "version 9"},
+		{`"version": 3`, `"version": 9`, "version 9"},
 		{`"bins": 16`, `"bins": 1000000000`, "1000000000 histogram bins"},
 		{`"bins": 16`, `"bins": 2`, ""},
 		{`"shards": 1`, `"shards": 0`, "in 0 shards"},
@@ -301,4 +306,56 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestVerify changes a file without changing its size.
+func TestVerify(t *testing.T) {
+	dir := t.TempDir()
+	x := tensor.Of([]float32{1, 2, 3, 4}, 4)
+	s := tensor.FromStrings([]int{2}, []string{"a", "bc"})
+	feed := Feed{"x": x, "s": s}
+	for name, other := range map[string]Feed{
+		"name": {"y": x, "s": s}, "shape": {"x": tensor.Of([]float32{1, 2, 3, 4}, 2, 2), "s": s},
+		"value": {"x": tensor.Of([]float32{1, 2, 3, 5}, 4), "s": s},
+		"type":  {"x": tensor.Of([]int32{1, 2, 3, 4}, 4), "s": s},
+		"text":  {"x": x, "s": tensor.FromStrings([]int{2}, []string{"ab", "c"})},
+	} {
+		if feed.Digest() == other.Digest() {
+			t.Errorf("another %s has the same digest", name)
+		}
+	}
+	write := func(v float32) {
+		b := []byte("\x93NUMPY\x01\x00\x46\x00" + fmt.Sprintf("%-69s\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }"))
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+		if err := os.WriteFile(filepath.Join(dir, "a.npy"), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(1)
+	open := func() *Source {
+		src, err := Open(t.Context(), []string{dir}, []Input{{Name: "x", DType: tensor.Float32, Shape: []int{1}}}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { src.Close() })
+		return src
+	}
+	src := open()
+	f, err := src.Load(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := &Table{Data: src.Hash(), Samples: []TableSample{{0, f.Digest()}}}
+	if err := table.Verify(t.Context(), open()); err != nil {
+		t.Fatal(err)
+	}
+	write(2)
+	var de *DataError
+	if err := table.Verify(t.Context(), open()); !errors.As(err, &de) || !strings.HasSuffix(de.Path, "a.npy") {
+		t.Errorf("a changed file gives %v", err)
+	}
+	table.Data = "other"
+	if err := table.Verify(t.Context(), open()); err == nil {
+		t.Error("other samples are accepted")
+	}
 }
