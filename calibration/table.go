@@ -322,6 +322,12 @@ func disjoint(tables []*Table) ([]int, error) {
 		if first >= 0 {
 			return nil, &MergeError{max(i, j), min(i, j), fmt.Errorf("overlap in part: sample %d is in one of them only", first)}
 		}
+		for _, s := range tables[i].Samples {
+			if d, ok := tables[by[s.Index]].Digest(s.Index); ok && d != s.Digest {
+				j = by[s.Index]
+				return nil, &MergeError{max(i, j), min(i, j), fmt.Errorf("hold different values of sample %d", s.Index)}
+			}
+		}
 		if slices.Equal(done[i], done[j]) && slices.Equal(tables[i].Have, tables[j].Have) && !tables[i].same(tables[j]) {
 			return nil, &MergeError{max(i, j), min(i, j), errors.New("are of the same samples, but differ: made by other versions or on other kinds of processors")}
 		}

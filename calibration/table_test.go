@@ -207,6 +207,11 @@ func TestMergeErrors(t *testing.T) {
 	if _, err := Merge(a, again); err == nil || !strings.Contains(err.Error(), "tables 1 and 2 are of the same samples, but differ") {
 		t.Errorf("a shard with two results: %v", err)
 	}
+	again = tableOf(t, parts, 11, 0, 3)
+	again.Samples[1].Digest++
+	if _, err := Merge(again, a, b()); err == nil || !strings.Contains(err.Error(), "tables 1 and 2 hold different values of sample 3") {
+		t.Errorf("a shard of files that changed: %v", err)
+	}
 	if _, err := Merge(); err == nil {
 		t.Error("nothing was merged")
 	}
