@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build static test fuzz-kernels faults arm64 race noasm lint cross bench generate docs proto gates table demo
+.PHONY: build static test fuzz-kernels faults arm64 race noasm lint cross bench generate docs proto gates hostile table demo
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
@@ -71,6 +71,10 @@ proto:
 # Needs Python with the packages that .ci/run installs, and ../shared.
 gates: build
 	python3 gates/zoo.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared} --gates exec,quant,match,speed
+
+# Malformed, hostile and awkward models as whole commands. Needs what gates needs.
+hostile: build
+	$${ONNXQ_PYTHON:-python3} $${ONNXQ_SHARED:-../shared}/hostile/judge.py -- $(CURDIR)/bin/onnxq quantize {in} -o {out} --data {calib}
 
 # docs/schemes.md: each way to quantize on real models. Needs what gates needs,
 # and time; measurements are kept in bin/table.json.

@@ -356,6 +356,27 @@ func TestSearchEconomizes(t *testing.T) {
 	}
 }
 
+// What integers cost a model that takes less than the call of the runtime is of
+// no account, unless speed is all that is asked for.
+func TestSearchTrifles(t *testing.T) {
+	m, o := setup(t, easy, 6)
+	var err error
+	if o.Target, err = targets.Get("ort-cpu"); err != nil {
+		t.Fatal(err)
+	}
+	if res := search(t, m, o); res.Plan.Quantized() != len(res.Plan.Nodes) {
+		t.Errorf("%d of %d nodes quantized; %q", res.Plan.Quantized(), len(res.Plan.Nodes), res.Notes)
+	}
+	o.Speed = true
+	res, err := auto.Search(t.Context(), m, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Plan.Quantized() == len(res.Plan.Nodes) {
+		t.Errorf("all %d nodes quantized where speed counts; %q", len(res.Plan.Nodes), res.Notes)
+	}
+}
+
 // A recurrent cell quantizes its inputs as they come where the outputs keep the
 // contract with that, and stays float where they do not.
 func TestSearchDynamic(t *testing.T) {

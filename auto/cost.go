@@ -3,6 +3,7 @@ package auto
 import (
 	"context"
 	"math"
+	"slices"
 
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
@@ -267,7 +268,8 @@ func (k *costs) divide(prices []targets.Cost, r *region, worth float64) []bool {
 // time on integers counting worth times, and the least speed-up of the nodes
 // that plan quantizes on any kind of processor, where 1 is float's speed. A
 // division that is slower than floats on one of them is made for that one, and
-// without preference.
+// without preference. Unless time on integers counts more than on floats, a plan
+// that takes at most a call of the runtime longer than the division is kept whole.
 func (k *costs) slower(m *graph.Model, plan *qdq.Plan, worth float64) (list []*graph.Node, speed float64) {
 	r := regionOf(m, plan)
 	none := make([]bool, len(r.nodes))
@@ -286,12 +288,28 @@ func (k *costs) slower(m *graph.Model, plan *qdq.Plan, worth float64) (list []*g
 		integer = k.divide(k.prices[at:at+1], r, math.Max(worth, sure))
 		_, speed = least()
 	}
+	if worth <= margin && k.trifling(r, integer) {
+		return nil, speed
+	}
 	for i, n := range r.nodes {
 		if !integer[i] {
 			list = append(list, n)
 		}
 	}
 	return list, speed
+}
+
+// trifling reports whether r takes, all on integers, no longer than as integer
+// divides it and a call of the runtime, on every kind of processor.
+func (k *costs) trifling(r *region, integer []bool) bool {
+	all := slices.Repeat([]bool{true}, len(r.nodes))
+	for i := range k.prices {
+		c := &k.prices[i]
+		if k.time(c, r, all) > k.time(c, r, integer)+c.Call {
+			return false
+		}
+	}
+	return true
 }
 
 // activations returns the float inputs of n that are computed.

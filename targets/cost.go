@@ -6,6 +6,9 @@ package targets
 type Cost struct {
 	// Node is for starting an operator.
 	Node float64 `json:"node" yaml:"node"`
+	// Call is for a call of the runtime, whatever the model: a difference below
+	// it is of no account.
+	Call float64 `json:"call" yaml:"call"`
 	// Float and Int are the rates of kernels on float32 and on 8-bit integers.
 	Float Rates `json:"float" yaml:"float"`
 	Int   Rates `json:"int" yaml:"int"`
@@ -57,6 +60,7 @@ func (r *Rates) Product(places, k, n float64) float64 {
 // under onnxruntime 1.32.0 on a Zen 3 core, which has AVX2 and no VNNI.
 var avx2Cost = Cost{
 	Node:       800,
+	Call:       7000,
 	Float:      Rates{MAC: 0.0222, Lanes: 8, Thin: 0.085, Output: 0.1, DepthMAC: 0.045, DepthOutput: 0.1, Element: 0.3},
 	Int:        Rates{MAC: 0.0105, Lanes: 16, Thin: 0.026, Output: 0.3, Patch: 2, PatchElement: 0.03, DepthMAC: 0.036, DepthOutput: 0.48, Element: 0.25},
 	Quantize:   0.35,
