@@ -96,11 +96,59 @@ func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (tab
 			return nil, err
 		}
 	}
+	r, err := newCalibration(ctx, m, o)
+	if err != nil {
+		return nil, err
+	}
+	defer r.q.close()
+	co, partial := r.co, out+".partial"
+	if out != "" && o.Runner == nil {
+		co.CheckpointEvery = checkpointEvery
+		co.Checkpoint = func(t *calibration.Table) error { return t.Save(partial) }
+	}
+	if o.Resume && out != "" {
+		co.Resume, err = calibration.Load(partial)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	t, err := collect(ctx, r.q.prepared, r.src, o.Options, co)
+	if err != nil {
+		return nil, err
+	}
+	o.note(r.q.calib)
+	if out == "" {
+		return t, nil
+	}
+	if err := t.Save(out); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return t, nil
+}
+
+// calibrationRun is what a run of CalibrateFile is about.
+type calibrationRun struct {
+	q   *quantization
+	src *calibration.Source // the samples of the shard
+	co  calibration.CollectOptions
+}
+
+func newCalibration(ctx context.Context, m *graph.Model, o CalibrateOptions) (r *calibrationRun, err error) {
+	if len(o.Data) == 0 {
+		return nil, ErrNoData
+	}
 	q, err := newQuantization(ctx, m, o.Options)
 	if err != nil {
 		return nil, err
 	}
-	defer q.close()
+	defer func() {
+		if err != nil {
+			q.close()
+		}
+	}()
 	plan := o.Plan
 	if plan == nil {
 		if plan, err = MakePlan(q.prepared, o.Options); err != nil {
@@ -122,39 +170,15 @@ func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (tab
 	if src.Len() == 0 {
 		return nil, &calibration.DataError{Path: strings.Join(o.Data, ", "), Err: fmt.Errorf("%d samples leave none for shard %d of %d", q.calib.Len(), shard, shards)}
 	}
-	partial := out + ".partial"
-	co := calibration.CollectOptions{
+	r = &calibrationRun{q: q, src: src, co: calibration.CollectOptions{
 		Model: Digest(m), Shard: shard, Shards: shards, Total: q.calib.Len(), Measured: q.measuredOn(),
-	}
+	}}
+	r.co.Settings = q.o.tableOptions(q.held)
 	if !slices.Contains(o.Data, "-") { // which cannot be read again
-		co.Sources = o.Data
+		r.co.Sources = o.Data
 	}
-	if out != "" {
-		co.CheckpointEvery = checkpointEvery
-		co.Checkpoint = func(t *calibration.Table) error { return t.Save(partial) }
-	}
-	co.Settings.Holdout = q.held
-	if o.Resume && out != "" {
-		co.Resume, err = calibration.Load(partial)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	t, err := calibrate(ctx, q.prepared, plan, src, o.Options, co)
-	if err != nil {
-		return nil, err
-	}
-	o.note(q.calib)
-	if out == "" {
-		return t, nil
-	}
-	if err := t.Save(out); err != nil {
-		return nil, err
-	}
-	if err := os.Remove(partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	return t, nil
+	r.co.Watch, err = plan.Wants(q.prepared)
+	return r, err
 }
 
 // Digest identifies a model in a calibration table: a hash of its graphs and

@@ -23,6 +23,7 @@ import (
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
+	"github.com/onnxq/onnxq/job"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/passes"
 	"github.com/onnxq/onnxq/qdq"
@@ -106,7 +107,7 @@ func Algorithms() []Algorithm {
 }
 
 // Options say how a model is quantized. The zero value is the default of every
-// field.
+// field. Their JSON form leaves out what lives in this process alone.
 type Options struct {
 	Mode   Mode
 	Target *targets.Target // nil: ort-cpu
@@ -156,7 +157,7 @@ type Options struct {
 	// Table holds statistics of the calibration samples, collected before.
 	// Without Data as well, nothing can be measured: ranges are by Method or
 	// min-max, and passes that need samples are left out.
-	Table *calibration.Table
+	Table *calibration.Table `json:"-"`
 
 	Format   Format
 	Opset    int               // operator set of the result; 0: the lowest that serves
@@ -190,8 +191,18 @@ type Options struct {
 
 	// Engine runs models: nil stands for the embedded executor, which keeps
 	// MaxBytes and MaxSteps; see package exec/ort for another.
-	Engine  exec.Engine
-	Threads int // 0: one per processor
+	Engine  exec.Engine `json:"-"`
+	Threads int         // 0: one per processor
+	// Runner, if given, does what can be divided among processes: calibration, in
+	// Parts parts of the samples (0: 16), and the measuring of candidates that
+	// do not depend on each other. Results are those of a single process, as far
+	// as all processors are of the same kind. Whoever does the tasks, by Worker,
+	// needs the files of Data under the same names, and those that tasks name,
+	// which are put in folders in Work ("": the system's for temporary files).
+	// It goes with the embedded executor.
+	Runner job.Runner `json:"-"`
+	Parts  int
+	Work   string
 	// MaxMemory bounds what the whole process takes, with the program, the
 	// model and the samples; 0: nothing does. Samples run in parallel only as far
 	// as it allows. It is one bound a process: calls with different ones do not
@@ -203,7 +214,7 @@ type Options struct {
 	// Note is called with what the user should know about the samples: files
 	// left out, conversions, bad ones that were skipped. Quantize lists these in
 	// the Result instead.
-	Note func(text string)
+	Note func(text string) `json:"-"`
 
 	profile   bool // measure operators
 	transient bool // as in exec.SessionOptions
@@ -212,7 +223,7 @@ type Options struct {
 
 	// Progress is called with the stage and how much of it is done. It may be
 	// called from several goroutines, one at a time.
-	Progress func(stage string, done, total int)
+	Progress func(stage string, done, total int) `json:"-"`
 }
 
 func (o *Options) target() *targets.Target {
@@ -430,6 +441,8 @@ const weightCodes = "i8"
 // check returns an error for options that contradict each other.
 func (o *Options) check() error {
 	switch {
+	case o.Runner != nil && o.Engine != nil && o.Engine != exec.Engine(exec.Embedded{}):
+		return optionErrorf("a job runner goes with the embedded executor, not with %s", o.Engine.Name())
 	case o.EvalLowerIsBetter && o.Eval == "":
 		return optionErrorf("there is no metric of which less could be better: give a command with --eval")
 	case o.Prefer != Balanced && o.Prefer != Speed && o.Prefer != Size:
@@ -923,6 +936,8 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		Contract: q.o.contract(),
 		Engine:   q.o.engine(),
 		Session:  q.o.session(),
+		Runner:   q.o.Runner,
+		Work:     q.o.Work,
 		Progress: func(n int) { q.o.progress("measure", n, n+1) },
 	}
 	seen := q.measuredOn()
@@ -1133,20 +1148,40 @@ func (q *quantization) follow(ctx context.Context, plan *qdq.Plan, o auto.Option
 // Calibrate runs the samples through a prepared model and collects statistics
 // of the values that the plan wants.
 func Calibrate(ctx context.Context, m *graph.Model, plan *qdq.Plan, src *calibration.Source, o Options) (*calibration.Table, error) {
-	return calibrate(ctx, m, plan, src, o, calibration.CollectOptions{})
-}
-
-func calibrate(ctx context.Context, m *graph.Model, plan *qdq.Plan, src *calibration.Source, o Options, co calibration.CollectOptions) (*calibration.Table, error) {
-	var err error
-	if co.Watch, err = plan.Wants(m); err != nil {
+	watch, err := plan.Wants(m)
+	if err != nil {
 		return nil, err
 	}
-	return collect(ctx, m, src, o, co)
+	return collect(ctx, m, src, o, calibration.CollectOptions{Watch: watch})
+}
+
+// tableOptions returns what of the options a table names.
+func (o *Options) tableOptions(holdout int) calibration.TableOptions {
+	t := calibration.TableOptions{
+		Bins: o.Bins, Limit: o.Samples, Batched: o.Source.Batched, Cast: o.Source.Cast, Image: o.Source.Image, Seed: o.Source.Seed,
+		Holdout: holdout,
+	}
+	if t.Bins == 0 {
+		t.Bins = calibration.DefaultBins
+	}
+	for _, f := range o.State {
+		t.State = append(t.State, f.String())
+	}
+	slices.Sort(t.State)
+	return t
 }
 
 // collect collects what co.Watch says; the rest of co follows from o, but for
 // what concerns the identity of the table and its checkpoints.
 func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Options, co calibration.CollectOptions) (*calibration.Table, error) {
+	if _, err := calibration.NewState(m.Graph, o.State); err != nil {
+		return nil, &OptionError{err}
+	}
+	co.Settings = o.tableOptions(co.Settings.Holdout)
+	if o.Runner != nil {
+		t, err := collectParts(ctx, m, src, o, co)
+		return t, suggest(m, err)
+	}
 	taps := make([]bool, len(co.Watch))
 	for i, w := range co.Watch {
 		taps[i] = w.Observe
@@ -1159,17 +1194,6 @@ func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Opt
 	if n := prog.Untapped(); n > 0 && o.Note != nil {
 		o.Note(fmt.Sprintf("the engine %s does not show %d values inside of nested graphs, so what reads them stays float", o.engine().Name(), n))
 	}
-	if _, err := calibration.NewState(m.Graph, o.State); err != nil {
-		return nil, &OptionError{err}
-	}
-	co.Settings = calibration.TableOptions{
-		Bins: o.Bins, Limit: o.Samples, Batched: o.Source.Batched, Cast: o.Source.Cast, Image: o.Source.Image, Seed: o.Source.Seed,
-		Holdout: co.Settings.Holdout,
-	}
-	for _, f := range o.State {
-		co.Settings.State = append(co.Settings.State, f.String())
-	}
-	slices.Sort(co.Settings.State)
 	co.State, co.Session = o.State, o.session()
 	co.Progress = func(done, total int) { o.progress("calibrate", done, total) }
 	t, err := calibration.Collect(ctx, prog, src, co)

@@ -14,6 +14,7 @@ import (
 	"github.com/onnxq/onnxq/eval"
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/job"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/passes"
 	"github.com/onnxq/onnxq/passes/accuracy"
@@ -57,6 +58,11 @@ type Options struct {
 	Samples []map[string]ops.Data
 	Engine  exec.Engine // what runs models to measure them; nil: exec.Embedded
 	Session exec.SessionOptions
+	// Runner, if given, measures candidates that do not depend on each other; the
+	// files of its tasks are put in Work ("": the system's folder for temporary
+	// files). Engine is then exec.Embedded.
+	Runner job.Runner
+	Work   string
 	// Contract is what the search aims at.
 	Contract Contract
 	// Accept, if given, has the last word on a model that the search thinks good:
@@ -114,14 +120,15 @@ type candidate struct {
 	found  []string // what the search changed
 	notes  []string // of Rewrite
 	score  float64
-	short  string // what it misses of the contract
+	short  string  // what it misses of the contract
+	known  *scored // what a task gave, before the model is built
 }
 
 type search struct {
 	o     Options
-	ref   [][]ops.Data
-	names []string
-	kinds []Kind
+	float *graph.Model
+	yard  *yardstick
+	files shipped
 	runs  int
 	known ranges
 	left  int  // nodes that may still be tried
@@ -134,7 +141,8 @@ type search struct {
 
 // Search quantizes m, a prepared model, in the best way that it finds.
 func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
-	s := &search{o: o, left: maxWork, known: ranges{}, aim: reliefAim, share: reliefShare}
+	s := &search{o: o, float: m, left: maxWork, known: ranges{}, aim: reliefAim, share: reliefShare}
+	defer s.files.close()
 	best := &candidate{base: m, method: o.Method, qdq: o.Qdq}
 	if best.method == "" {
 		best.method = calibration.MinMax
@@ -157,10 +165,11 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.build(ctx, best); err != nil {
 		return nil, err
 	}
-	if best.model == nil || len(o.Samples) == 0 {
+	if best.empty() || len(o.Samples) == 0 {
 		return s.result(best), nil
 	}
-	if err := s.reference(ctx, m); err != nil {
+	var err error
+	if s.yard, err = newYardstick(ctx, m, o.Engine, o.Session, o.Samples); err != nil {
 		return nil, err
 	}
 	if err := s.measure(ctx, best); err != nil {
@@ -183,6 +192,9 @@ func (s *search) settle(ctx context.Context, c *candidate) (*Result, error) {
 	closest := math.Inf(1)
 	for try := 0; ; try++ {
 		if c.short == "" || !s.o.FloatIslands || try == maxRetreats {
+			if err := s.realize(ctx, c); err != nil {
+				return nil, err
+			}
 			if err := s.finish(ctx, c); err != nil {
 				return nil, err
 			}
@@ -226,6 +238,7 @@ func (s *search) finish(ctx context.Context, c *candidate) error {
 	}
 	s.final = true
 	defer func() { s.final = false }()
+	c.known = nil
 	return s.build(ctx, c)
 }
 
@@ -282,7 +295,7 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 	if err := s.build(ctx, next); err != nil {
 		return nil, err
 	}
-	if next.model == nil {
+	if next.empty() {
 		next.score, next.short = math.Inf(1), ""
 		return next, nil
 	}
@@ -343,9 +356,33 @@ func (s *search) calibrate(ctx context.Context, c *candidate, unseen bool) error
 	return err
 }
 
-// build makes the quantized model of c. Where calibration gave no usable
-// range, the plan is made again without the nodes that would need it.
+// realize builds c if it has been measured elsewhere.
+func (s *search) realize(ctx context.Context, c *candidate) error {
+	if c.known == nil || c.model != nil {
+		return nil
+	}
+	known := c.known
+	c.known = nil
+	err := s.build(ctx, c)
+	c.known = known
+	return err
+}
+
+// empty reports whether nothing is quantized in c, which has been built.
+func (c *candidate) empty() bool {
+	if c.known != nil {
+		return c.known.empty
+	}
+	return c.model == nil
+}
+
+// build makes the quantized model of c, unless it has been measured elsewhere.
+// Where calibration gave no usable range, the plan is made again without the
+// nodes that would need it.
 func (s *search) build(ctx context.Context, c *candidate) error {
+	if c.known != nil {
+		return nil
+	}
 	unusable := map[int]string{}
 	for id, why := range c.qdq.Unusable {
 		unusable[id] = why
@@ -562,84 +599,96 @@ func means(table *calibration.Table) accuracy.Means {
 	}
 }
 
-// reference runs the float model.
-func (s *search) reference(ctx context.Context, m *graph.Model) error {
+// newYardstick runs the float model m on samples.
+func newYardstick(ctx context.Context, m *graph.Model, e exec.Engine, o exec.SessionOptions, samples []map[string]ops.Data) (*yardstick, error) {
+	y := &yardstick{samples: samples, kinds: Kinds(m)}
 	for _, v := range m.Graph.Outputs() {
-		s.names = append(s.names, v.Name())
+		y.names = append(y.names, v.Name())
 	}
-	s.kinds = Kinds(m)
-	session, done, err := s.open(ctx, m)
-	if err != nil {
-		return err
-	}
-	defer done()
-	for _, in := range s.o.Samples {
-		out, err := session.Run(ctx, in, nil, nil)
-		if err != nil {
-			return err
-		}
-		s.ref = append(s.ref, out)
-	}
-	return nil
-}
-
-// open returns what runs m, and what to call when that is not needed any more.
-func (s *search) open(ctx context.Context, m *graph.Model) (exec.Runner, func(), error) {
-	e := s.o.Engine
 	if e == nil {
 		e = exec.Embedded{}
 	}
 	x, err := e.Compile(ctx, m, exec.Options{})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	r, err := x.Open(ctx, s.o.Session)
+	defer x.Close()
+	r, err := x.Open(ctx, o)
 	if err != nil {
-		x.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	return r, func() { r.Close(); x.Close() }, nil
+	defer r.Close()
+	for _, in := range samples {
+		out, err := r.Run(ctx, in, nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		y.ref = append(y.ref, out)
+	}
+	return y, nil
 }
 
 // measure sets the score of c, in dB, of which more is better, and what c
 // misses of the contract.
 func (s *search) measure(ctx context.Context, c *candidate) error {
+	if c.known != nil && c.known.all {
+		s.count()
+		c.score, c.short = c.known.score(), c.known.Short
+		return nil
+	}
 	score, compared, err := s.compare(ctx, c, s.few(len(s.o.Samples)))
 	if err != nil {
 		return err
 	}
 	c.score = score
-	c.short = s.o.Contract.Check(s.kinds, compared.Outputs(), score)
+	c.short = s.o.Contract.Check(s.yard.kinds, compared.Outputs(), score)
 	return nil
 }
 
-// score returns the score of c on some of the samples.
-func (s *search) score(ctx context.Context, c *candidate, places []int) (float64, error) {
-	score, _, err := s.compare(ctx, c, places)
+// score returns the score of c on a few of the samples.
+func (s *search) score(ctx context.Context, c *candidate, few []int) (float64, error) {
+	if c.known != nil && c.known.all == (len(few) == len(s.o.Samples)) {
+		s.count()
+		return c.known.score(), nil
+	}
+	score, _, err := s.compare(ctx, c, few)
 	return score, err
 }
 
-// compare runs c on some of the samples.
-func (s *search) compare(ctx context.Context, c *candidate, places []int) (float64, *eval.Comparison, error) {
+// count counts a measurement.
+func (s *search) count() {
 	s.runs++
 	if s.o.Progress != nil {
 		s.o.Progress(s.runs)
 	}
-	prog, err := exec.Compile(c.model, exec.Options{Saturate: s.o.Target.PairSums})
+}
+
+// compare runs c on some of the samples.
+func (s *search) compare(ctx context.Context, c *candidate, places []int) (float64, *eval.Comparison, error) {
+	s.count()
+	if err := s.realize(ctx, c); err != nil {
+		return 0, nil, err
+	}
+	return s.yard.compare(ctx, c.model, s.o.Target.PairSums, s.o.Session, places)
+}
+
+// compare runs m on some of the samples.
+func (y *yardstick) compare(ctx context.Context, m *graph.Model, saturate bool, o exec.SessionOptions, places []int) (float64, *eval.Comparison, error) {
+	prog, err := exec.Compile(m, exec.Options{Saturate: saturate})
 	if err != nil {
 		return 0, nil, err
 	}
-	session := prog.NewSession(s.o.Session)
-	score, compared := eval.NewScore(len(s.names)), eval.NewComparison(s.names)
+	session := prog.NewSession(o)
+	score, compared := eval.NewScore(len(y.names)), eval.NewComparison(y.names)
 	for _, i := range places {
-		out, err := session.Run(ctx, s.o.Samples[i], nil, nil)
+		out, err := session.Run(ctx, y.samples[i], nil, nil)
 		if err != nil {
 			return 0, nil, err
 		}
-		if err := score.Add(s.ref[i], out); err != nil {
+		if err := score.Add(y.ref[i], out); err != nil {
 			return 0, nil, err
 		}
-		if err := compared.Add(s.ref[i], out); err != nil {
+		if err := compared.Add(y.ref[i], out); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -654,7 +703,7 @@ func (s *search) better(ctx context.Context, c, next *candidate, gain float64, n
 	if err := s.build(ctx, next); err != nil {
 		return nil, err
 	}
-	if next.model == nil {
+	if next.empty() {
 		return c, nil
 	}
 	if err := s.measure(ctx, next); err != nil {
@@ -718,7 +767,7 @@ func (s *search) dynamic(ctx context.Context, c *candidate) (*candidate, error) 
 	if len(next.qdq.Choose) == 0 || !s.afford(next) {
 		return c, nil
 	}
-	if err := s.build(ctx, next); err != nil || next.model == nil {
+	if err := s.build(ctx, next); err != nil || next.empty() {
 		return c, err
 	}
 	if next.plan.Quantized() <= c.plan.Quantized() {
@@ -924,7 +973,7 @@ func (s *search) rescaled(ctx context.Context, c, next *candidate, gain float64,
 	if err := s.calibrate(ctx, next, s.o.Unseen); err != nil {
 		return nil, err
 	}
-	if err := s.build(ctx, next); err != nil || next.model == nil {
+	if err := s.build(ctx, next); err != nil || next.empty() {
 		return c, err
 	}
 	if err := s.measure(ctx, next); err != nil {
@@ -947,15 +996,21 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 	if s.o.Method != "" || s.good(c) {
 		return c, nil
 	}
-	best := c
+	var list []*candidate
 	for _, m := range methods {
-		if m == c.method {
-			continue
+		if m != c.method {
+			next := c.variant()
+			next.method = m
+			list = append(list, next)
 		}
-		next := c.variant()
-		next.method = m
+	}
+	if err := s.ahead(ctx, list, s.few(len(s.o.Samples))); err != nil {
+		return nil, err
+	}
+	best := c
+	for _, next := range list {
 		var err error
-		if best, err = s.better(ctx, best, next, freeGain, "ranges by "+string(m)); err != nil {
+		if best, err = s.better(ctx, best, next, freeGain, "ranges by "+string(next.method)); err != nil {
 			return nil, err
 		}
 	}
@@ -988,11 +1043,10 @@ func (s *search) islands(ctx context.Context, c *candidate) (*candidate, error) 
 	if !s.o.FloatIslands || c.score >= poor {
 		return c, nil
 	}
-	tried := 0
-	for _, cut := range cuts(c.base, c.plan) {
-		if tried++; tried > maxIslands {
-			break
-		}
+	tries := cuts(c.base, c.plan)
+	tries = tries[:min(len(tries), maxIslands)]
+	var list []*candidate
+	for _, cut := range tries {
 		next := c.variant()
 		next.qdq.Keep = map[int]string{}
 		for id, why := range c.qdq.Keep {
@@ -1001,7 +1055,13 @@ func (s *search) islands(ctx context.Context, c *candidate) (*candidate, error) 
 		for _, n := range cut.nodes {
 			next.qdq.Keep[n.ID] = fmt.Sprintf("feeds %s %q, which magnifies the error of small values: measured", cut.at.Op, cut.at.Label())
 		}
-		kept, err := s.better(ctx, c, next, islandGain, fmt.Sprintf("kept what feeds %s %q float", cut.at.Op, cut.at.Label()))
+		list = append(list, next)
+	}
+	if err := s.ahead(ctx, list, s.few(len(s.o.Samples))); err != nil {
+		return nil, err
+	}
+	for i, next := range list {
+		kept, err := s.better(ctx, c, next, islandGain, fmt.Sprintf("kept what feeds %s %q float", tries[i].at.Op, tries[i].at.Label()))
 		if err != nil {
 			return nil, err
 		}

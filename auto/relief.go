@@ -63,13 +63,19 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 	}
 	noise := math.Pow(10, -whole/10)
 	try := func(list []part) error {
+		tries := make([]*candidate, len(list))
 		for i := range list {
-			next := c.keeping(list[i].nodes)
+			tries[i] = c.keeping(list[i].nodes)
+		}
+		if err := s.ahead(ctx, tries, few); err != nil {
+			return err
+		}
+		for i, next := range tries {
 			if err := s.build(ctx, next); err != nil {
 				return err
 			}
 			got := noise
-			if next.model != nil {
+			if !next.empty() {
 				db, err := s.score(ctx, next, few)
 				if err != nil {
 					return err
@@ -128,7 +134,7 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 		return c, nil
 	}
 	next := c.keeping(chosen)
-	if err := s.build(ctx, next); err != nil || next.model == nil {
+	if err := s.build(ctx, next); err != nil || next.empty() {
 		return c, err
 	}
 	if err := s.measure(ctx, next); err != nil {

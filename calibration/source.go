@@ -71,10 +71,10 @@ type Options struct {
 	// MaxBytes bounds the memory of one sample; 0 means 1 GiB.
 	MaxBytes int64
 	// Stdin is read for the source "-".
-	Stdin io.Reader
+	Stdin io.Reader `json:"-"`
 	// ReadTensor reads a file of size bytes that is one TensorProto; nil where
 	// .pb files are not read.
-	ReadTensor func(r io.ReaderAt, size int64) (name string, t *tensor.Tensor, err error)
+	ReadTensor func(r io.ReaderAt, size int64) (name string, t *tensor.Tensor, err error) `json:"-"`
 }
 
 const defaultMaxBytes = 1 << 30
@@ -458,4 +458,57 @@ func (s *Source) Without(done []int) *Source {
 		_, found := slices.BinarySearchFunc(done, s.samples[k].Index, cmp.Compare[int])
 		return !found
 	})
+}
+
+// Parts cuts s into at most n parts of about equal numbers of samples, none
+// empty, in order. With files set, a file is never cut, so that state can be
+// carried through it.
+func (s *Source) Parts(n int, files bool) []*Source {
+	units := sequences(s, files)
+	n = max(1, min(n, len(units)))
+	parts := make([]*Source, 0, n)
+	at := 0
+	for i := range n {
+		// As many units as bring the part's end to its share.
+		end := at + 1
+		for len(units)-end > n-1-i && int64(units[end-1][1])*int64(n) < int64(i+1)*int64(s.Len()) {
+			end++
+		}
+		if i == n-1 {
+			end = len(units)
+		}
+		parts = append(parts, &Source{samples: s.samples[units[at][0]:units[end-1][1]], shared: s.shared})
+		at = end
+	}
+	return parts
+}
+
+// Indices writes the Index of each sample as "0-3,5"; Pick reads it.
+func (s *Source) Indices() string {
+	list := make([]int, len(s.samples))
+	for i := range list {
+		list[i] = s.samples[i].Index
+	}
+	return formatRuns(list)
+}
+
+// Pick returns the samples that Indices of a part of an equal source names. The
+// error says which of them s does not have.
+func (s *Source) Pick(indices string) (*Source, error) {
+	want, err := parseRuns(indices, maxRunEnd)
+	if err != nil {
+		return nil, err
+	}
+	p := &Source{shared: s.shared}
+	k := 0
+	for _, index := range want {
+		for k < len(s.samples) && s.samples[k].Index < index {
+			k++
+		}
+		if k == len(s.samples) || s.samples[k].Index != index {
+			return nil, fmt.Errorf("there is no sample %d", index)
+		}
+		p.samples = append(p.samples, s.samples[k])
+	}
+	return p, nil
 }

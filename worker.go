@@ -1,0 +1,173 @@
+package onnxq
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/onnxq/onnxq/auto"
+	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/exec"
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/graph/onnxfile"
+	"github.com/onnxq/onnxq/job"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/quant"
+)
+
+// Worker does the tasks of jobs. It keeps the compiled programs and
+// sources of the last tasks, so that a process is best served by one Worker. It
+// may be used by several goroutines. Close it.
+type Worker struct {
+	threads  int
+	programs job.Cache[exec.Executable]
+	sources  job.Cache[*calibration.Source]
+	scorer   *auto.Scorer
+}
+
+// keptByWorker is how many programs and sources a Worker keeps.
+const keptByWorker = 4
+
+// NewWorker returns a Worker that runs each task on the given number of threads;
+// 0 means one per processor.
+func NewWorker(threads int) *Worker {
+	w := &Worker{threads: threads}
+	w.programs = job.Cache[exec.Executable]{Most: keptByWorker, Drop: func(x exec.Executable) {
+		m := x.Model()
+		x.Close()
+		m.Close()
+	}}
+	w.sources = job.Cache[*calibration.Source]{Most: keptByWorker, Drop: func(s *calibration.Source) { s.Close() }}
+	w.scorer = auto.NewScorer((&Options{Threads: threads}).session())
+	return w
+}
+
+// Close drops what the Worker keeps.
+func (w *Worker) Close() {
+	w.programs.Close()
+	w.sources.Close()
+	w.scorer.Close()
+}
+
+// Run does the tasks one after the other in this process: it is a job.Runner.
+func (w *Worker) Run(ctx context.Context, tasks []job.Task) error {
+	for i := range tasks {
+		if err := w.Do(ctx, &tasks[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Do does a task and sets its Result.
+func (w *Worker) Do(ctx context.Context, t *job.Task) (err error) {
+	switch t.Kind {
+	case CalibrateTask:
+		t.Result, err = w.calibrate(ctx, t)
+	case QuantizeTask:
+		t.Result, err = quantizeTask(ctx, t)
+	case auto.ScoreTask:
+		t.Result, err = w.scorer.Do(ctx, t)
+	default:
+		return fmt.Errorf("task %q: this program knows no kind %q", t.Name, t.Kind)
+	}
+	if err != nil {
+		t.Result = nil
+	}
+	return err
+}
+
+func quantizeTask(ctx context.Context, t *job.Task) ([]byte, error) {
+	var a quantizeArgs
+	if err := t.Decode(&a); err != nil {
+		return nil, err
+	}
+	res, err := Quantize(ctx, a.In, a.Out, a.Options)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", t.Name, err)
+	}
+	res.Seconds, res.PeakRSS = 0, 0 // which differ from time to time
+	return json.Marshal(res)
+}
+
+func (w *Worker) calibrate(ctx context.Context, t *job.Task) ([]byte, error) {
+	var a calibrateArgs
+	if err := t.Decode(&a); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(t.Files, a.Model) {
+		return nil, fmt.Errorf("task %q: %q is none of its files", t.Name, a.Model)
+	}
+	wanted, err := json.Marshal(a.Watch)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	err = w.programs.Use(t.Key(a.Model)+string(wanted), func() (exec.Executable, error) { return a.compile(ctx, t) }, func(prog exec.Executable) error {
+		key, err := json.Marshal([]any{t.Key(a.Model), a.Data, a.Source, a.State})
+		if err != nil {
+			return err
+		}
+		o := Options{Source: a.Source, State: a.State, Threads: w.threads, MaxBytes: a.Limits.MaxBytes, MaxSteps: a.Limits.MaxSteps}
+		open := func() (*calibration.Source, error) { return Open(ctx, prog.Model(), a.Data, o) }
+		return w.sources.Use(string(key), open, func(src *calibration.Source) error {
+			if src.Hash() != a.Hash {
+				return &calibration.DataError{Path: a.Data[0], Err: fmt.Errorf("the samples are not those that the job was made for: names, sizes or order differ")}
+			}
+			part, err := src.Pick(a.Samples)
+			if err != nil {
+				return &calibration.DataError{Path: a.Data[0], Err: err}
+			}
+			table, err := calibration.Collect(ctx, prog, part, calibration.CollectOptions{
+				Watch: a.watch(prog.Model()), Model: a.Head.Model, Settings: a.Head.Settings,
+				Shard: a.Head.Shard, Shards: a.Head.Shards, Total: a.Head.Total, Measured: a.Head.Measured, Sources: a.Head.Sources,
+				State: a.State, Session: o.session(),
+			})
+			if err != nil {
+				return suggest(prog.Model(), err)
+			}
+			return table.Encode(&out)
+		})
+	})
+	return out.Bytes(), err
+}
+
+// watch returns what to observe of m, by value ID.
+func (a *calibrateArgs) watch(m *graph.Model) []quant.Watch {
+	out := make([]quant.Watch, m.NumValues())
+	_ = values(m, func(v *graph.Value) error {
+		if axis, ok := a.Watch[calibration.ValueKey(v)]; ok {
+			out[v.ID].Observe = true
+			if axis != nil {
+				out[v.ID].Channels, out[v.ID].Axis = true, *axis
+			}
+		}
+		return nil
+	})
+	return out
+}
+
+// compile opens the model, which the result then owns.
+func (a *calibrateArgs) compile(ctx context.Context, t *job.Task) (exec.Executable, error) {
+	m, err := onnxfile.Open(t.Path(a.Model))
+	if err != nil {
+		return nil, err
+	}
+	// The file says less about types than the model that it was written from.
+	if _, err := ops.Infer(m); err != nil {
+		m.Close()
+		return nil, err
+	}
+	taps := make([]bool, m.NumValues())
+	for id, w := range a.watch(m) {
+		taps[id] = w.Observe
+	}
+	x, err := exec.Embedded{}.Compile(ctx, m, exec.Options{Taps: taps})
+	if err != nil {
+		m.Close()
+		return nil, err
+	}
+	return x, nil
+}
