@@ -23,7 +23,7 @@ fuzz-kernels:
 
 # Kills, full disks, odd paths and bad samples, at more points in time than test.
 faults:
-	ONNXQ_FAULTS=200 go test -count 1 -timeout 20m -run 'TestKilled|TestNoSpace|TestBadDestination|TestReadOnly|TestOutput|TestStopped|TestConcurrent|TestExternalName|TestLittleMemory|TestBadSamples|TestInputChanges|TestSurroundings' ./cmd/onnxq
+	ONNXQ_FAULTS=200 go test -count 1 -timeout 20m -run '^TestFault|^TestSignals|^TestDeterminism' -v ./cmd/onnxq
 
 # The kernels as arm64 has them, under emulation: needs qemu-user-static.
 arm64:

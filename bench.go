@@ -63,7 +63,7 @@ func Bench(ctx context.Context, m *graph.Model, o Options, runs int) (*Benchmark
 			if src.Skip(i, err) {
 				continue
 			}
-			return nil, suggest(m, err)
+			return nil, suggest(m, src.AllBad(ctx, err))
 		}
 		loaded[i] = feedData(feed)
 		feeds = append(feeds, i)

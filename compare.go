@@ -183,7 +183,7 @@ func (o *Options) trace(ctx context.Context, t *eval.Trace, ref *graph.Model, sr
 			if src.Skip(i, err) {
 				continue
 			}
-			return 0, nil, suggest(ref, err)
+			return 0, nil, suggest(ref, src.AllBad(ctx, err))
 		}
 		sample := src.Sample(i)
 		refIn, gotIn := feedData(feed), feedData(feed)

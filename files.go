@@ -230,7 +230,7 @@ func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, 
 			if src.Skip(i, err) {
 				continue
 			}
-			return i, suggest(m, err)
+			return i, suggest(m, src.AllBad(ctx, err))
 		}
 		out, err := r.run(ctx, src.Sample(i), feedData(feed))
 		if err != nil {

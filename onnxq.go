@@ -888,6 +888,13 @@ func (q *quantization) run(ctx context.Context) (*Result, *ContractError, error)
 		Passes: q.passes, Notes: found.Notes, Measured: q.measured,
 	}
 	res.describe(q)
+	if t := found.Table; t != nil {
+		if zeros := t.Zeros(); len(zeros) > 0 {
+			const most = 8
+			text := fmt.Sprintf("zero in every calibration sample, so that the samples give no range: %d values, %q", len(zeros), zeros[:min(most, len(zeros))])
+			res.Notes = append(res.Notes, text)
+		}
+	}
 	if q.result != nil && q.o.Plan == nil && res.Int8MACs == 0 && onnxfile.Size(q.result) >= onnxfile.Size(q.original) {
 		q.result = nil
 		res.Plan.Drop("the model would be no smaller and compute no more on integers")
@@ -1104,7 +1111,7 @@ func (q *quantization) spread(ctx context.Context, src *calibration.Source, n in
 			if src.Skip(k, err) {
 				continue
 			}
-			return err
+			return src.AllBad(ctx, err)
 		}
 		in := feedData(feed)
 		if r != nil {
@@ -1234,7 +1241,7 @@ func compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source
 			if src.Skip(i, err) {
 				continue
 			}
-			return nil, 0, suggest(ref, err)
+			return nil, 0, suggest(ref, src.AllBad(ctx, err))
 		}
 		x, err := a.run(ctx, src.Sample(i), feedData(feed))
 		if err != nil {

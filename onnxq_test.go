@@ -96,20 +96,26 @@ func TestResultFields(t *testing.T) {
 	}
 }
 
+// A context that ends stops samples that would take hours, wherever they are.
 func TestCancelled(t *testing.T) {
 	for _, after := range []time.Duration{0, 20 * time.Millisecond, 300 * time.Millisecond} {
 		ctx, cancel := context.WithTimeout(t.Context(), after)
 		dir := t.TempDir()
 		out := filepath.Join(dir, "out.onnx")
-		start := time.Now()
-		_, err := onnxq.Quantize(ctx, sampleModel("text"), out, onnxq.Options{Data: []string{"random:20000"}})
+		ended := make(chan error, 1)
+		go func() {
+			_, err := onnxq.Quantize(ctx, sampleModel("text"), out, onnxq.Options{Data: []string{"random:1000000"}})
+			ended <- err
+		}()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("after %v: %v", after, err)
+			}
+		case <-time.After(2 * time.Minute): // more than any machine is busy with something else
+			t.Fatalf("after %v: goes on", after)
+		}
 		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("after %v: %v", after, err)
-		}
-		if d := time.Since(start) - after; d > time.Second {
-			t.Errorf("after %v: took %v more", after, d)
-		}
 		if left, _ := os.ReadDir(dir); len(left) > 0 {
 			t.Errorf("after %v: left %v", after, left)
 		}

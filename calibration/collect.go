@@ -174,7 +174,7 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 		return nil, ctx.Err()
 	}
 	if c.err != nil {
-		return nil, c.err
+		return nil, c.src.AllBad(ctx, c.err)
 	}
 	c.final = true
 	return c.table()

@@ -131,13 +131,13 @@ func safetensorsFields(r io.ReaderAt, size int64) (opened, error) {
 	if n > maxSafetensorsHeader || int64(n) > size-8 {
 		return opened{}, fmt.Errorf("not a .safetensors file, or cut off: a header of %d bytes in a file of %d", n, size)
 	}
-	text := make([]byte, n)
-	if _, err := r.ReadAt(text, 8); err != nil {
-		return opened{}, err
-	}
 	var header map[string]json.RawMessage
-	if err := json.Unmarshal(text, &header); err != nil {
+	text := json.NewDecoder(io.NewSectionReader(r, 8, int64(n)))
+	if err := text.Decode(&header); err != nil {
 		return opened{}, fmt.Errorf("header: %w", err)
+	}
+	if _, err := text.Token(); err != io.EOF {
+		return opened{}, errors.New("header: more than one JSON object")
 	}
 	data := 8 + int64(n)
 	var op opened

@@ -344,37 +344,53 @@ func (s *Source) Skipped() []*DataError {
 	return out
 }
 
-// Check loads every sample once. The error names all bad ones, unless Skip
-// takes them.
+// Check loads every sample once. Up to Options.SkipBad bad ones are skipped; the
+// error on more is a DataError about the first, which names the others too.
 func (s *Source) Check(ctx context.Context) error {
 	var bad []*DataError
+	var at []int
 	for i := range s.samples {
 		_, err := s.Load(ctx, i)
 		var de *DataError
 		switch {
-		case err == nil || s.Skip(i, err):
+		case err == nil:
 		case errors.As(err, &de):
-			bad = append(bad, de)
+			bad, at = append(bad, de), append(at, i)
 		default:
 			return err
 		}
 	}
-	if len(bad) == 0 {
-		return nil
+	if len(bad) > s.opts.SkipBad {
+		return s.tooMany(bad)
 	}
-	return newBadError(bad, len(s.Skipped()), len(s.samples))
+	for k, i := range at {
+		s.Skip(i, bad[k])
+	}
+	return nil
 }
 
-// newBadError joins errors about several samples into one DataError.
-func newBadError(bad []*DataError, skipped, of int) error {
-	if len(bad) == 1 && skipped == 0 {
+// AllBad returns err, or where that is about a sample and more of them are bad,
+// the error of Check, which names these too.
+func (s *Source) AllBad(ctx context.Context, err error) error {
+	var de *DataError
+	if errors.As(err, &de) {
+		if all := s.Check(ctx); errors.As(all, &de) {
+			return all
+		}
+	}
+	return err
+}
+
+// tooMany joins errors about samples, more than may be skipped, into one.
+func (s *Source) tooMany(bad []*DataError) error {
+	if len(bad) == 1 {
 		return bad[0]
 	}
 	const most = 20
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d samples are bad", len(bad)+skipped, of)
-	if skipped > 0 {
-		fmt.Fprintf(&b, ", %d may be skipped", skipped)
+	fmt.Fprintf(&b, "%d of %d samples are bad", len(bad), len(s.samples))
+	if n := s.opts.SkipBad; n > 0 {
+		fmt.Fprintf(&b, ", %d may be skipped", n)
 	}
 	for _, e := range bad[1:min(len(bad), most)] {
 		b.WriteString("\n  " + e.Error())

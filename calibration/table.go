@@ -164,6 +164,18 @@ func (t *Table) Verify(ctx context.Context, src *Source) error {
 	return nil
 }
 
+// Zeros returns, sorted, the values that were zero in every sample, of which no
+// range can be made.
+func (t *Table) Zeros() []string {
+	var out []string
+	for _, name := range slices.Sorted(mapKeys(t.Values)) {
+		if s := t.Values[name]; s.Count > 0 && s.Min == 0 && s.Max == 0 {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // sortSamples brings Samples and Skipped in their order.
 func (t *Table) sortSamples() {
 	slices.SortFunc(t.Samples, func(a, b TableSample) int { return cmp.Compare(a.Index, b.Index) })

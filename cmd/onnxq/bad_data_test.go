@@ -128,10 +128,10 @@ func sparse(t *testing.T, path string, head []byte, n int64) {
 	}
 }
 
-// TestBadDataSet gives bad data of every kind that is known of to whole
+// TestFaultData is F12 to F18: it gives bad data of every kind that is known of to whole
 // processes: each ends with exit code 4 and one line that names the file, and
 // the input where there is one, within badDataMemory.
-func TestBadDataSet(t *testing.T) {
+func TestFaultData(t *testing.T) {
 	point := npyHeader("<f4", "(1, 3)")
 	row := floats(1, 2, 3)
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))

@@ -343,7 +343,7 @@ func (e *env) calibrateCommand() *cli.Command {
 			}
 			w := e.table(c)
 			fmt.Fprintf(w, "%d values of %d samples → %s\n", len(t.Values), len(t.Samples), quoted(out))
-			return printUnreached(w, t)
+			return printGaps(w, t)
 		},
 		Subcommands: []*cli.Command{
 			{
@@ -416,7 +416,7 @@ func (e *env) merge(c *cli.Context, paths []string, out string) error {
 	if lacks != "" {
 		fmt.Fprintf(w, "not complete: %s\n", lacks)
 	}
-	return printUnreached(w, t)
+	return printGaps(w, t)
 }
 
 func (e *env) diff(c *cli.Context, before, after string, o onnxq.Options) error {
@@ -472,21 +472,31 @@ func (e *env) diff(c *cli.Context, before, after string, o onnxq.Options) error 
 	return tw.Flush()
 }
 
-// printUnreached lists what no sample produced.
-func printUnreached(w io.Writer, t *calibration.Table) error {
-	if len(t.Unreached) == 0 {
-		return nil
+// printGaps lists the values of which the samples tell nothing.
+func printGaps(w io.Writer, t *calibration.Table) error {
+	for _, gap := range []struct {
+		text   string
+		values []string
+	}{
+		{"no sample reached %d values, so what reads them stays float: %s\n", t.Unreached},
+		{"%d values are zero in every sample, which gives them no range: %s\n", t.Zeros()},
+	} {
+		if len(gap.values) == 0 {
+			continue
+		}
+		const most = 8
+		names := make([]string, 0, most)
+		for _, n := range gap.values[:min(most, len(gap.values))] {
+			names = append(names, quoted(shortened(n)))
+		}
+		if len(gap.values) > most {
+			names = append(names, "…")
+		}
+		if _, err := fmt.Fprintf(w, gap.text, len(gap.values), strings.Join(names, ", ")); err != nil {
+			return err
+		}
 	}
-	const most = 8
-	names := make([]string, 0, most)
-	for _, n := range t.Unreached[:min(most, len(t.Unreached))] {
-		names = append(names, quoted(shortened(n)))
-	}
-	if len(t.Unreached) > most {
-		names = append(names, "…")
-	}
-	_, err := fmt.Fprintf(w, "no sample reached %d values, so what reads them stays float: %s\n", len(t.Unreached), strings.Join(names, ", "))
-	return err
+	return nil
 }
 
 // parseShard reads I/N; "" is 0/1.

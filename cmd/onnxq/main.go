@@ -88,6 +88,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if errors.As(err, &glob) {
 		text += "; onnxq plan MODEL lists their names"
 	}
+	var data *calibration.DataError
+	if errors.As(err, &data) && data.Sample != "" {
+		first, others, more := strings.Cut(text, "\n")
+		text = first + "; --skip-bad-samples N leaves out up to N such samples"
+		if more {
+			text += "\n" + others
+		}
+	}
 	fmt.Fprintf(stderr, "onnxq: %s\n", printable(text))
 	return exitCode(err)
 }

@@ -499,12 +499,18 @@ func TestCancel(t *testing.T) {
 			r := start(t, e, c.m, exec.Options{}, exec.SessionOptions{Threads: 1})
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
-			begin := time.Now()
-			if _, err := r.Run(ctx, c.feed, nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-				t.Fatalf("got %v", err)
-			}
-			if d := time.Since(begin); d > 5*time.Second { // the machine may be busy
-				t.Errorf("it took %v", d)
+			ended := make(chan error, 1)
+			go func() {
+				_, err := r.Run(ctx, c.feed, nil, nil)
+				ended <- err
+			}()
+			select {
+			case err := <-ended:
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Fatalf("got %v", err)
+				}
+			case <-time.After(2 * time.Minute): // more than any machine is busy with something else
+				t.Fatal("goes on")
 			}
 		})
 	}

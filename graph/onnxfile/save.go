@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"hash"
 	"io"
 	"io/fs"
@@ -62,6 +61,10 @@ func Save(ctx context.Context, m *graph.Model, path string, opt SaveOptions) err
 	}
 	e := &encoder{ctx: ctx, origin: o}
 	err := Guard(func() error { return e.chooseExternal(m, path, opt) })
+	var size *sizeError
+	if errors.As(err, &size) {
+		return &fs.PathError{Op: "write", Path: path, Err: err}
+	}
 	if err != nil {
 		return err
 	}
@@ -187,7 +190,7 @@ func (e *encoder) chooseExternal(m *graph.Model, path string, opt SaveOptions) e
 	}
 	e.ext, e.n = p, 0
 	if e.model(m); e.n > maxMessage {
-		return fmt.Errorf("the model takes %d bytes without its tensors, more than protobuf allows", e.n)
+		return &sizeError{e.n, "without its tensors, and a file"}
 	}
 	return nil
 }

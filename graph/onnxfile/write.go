@@ -700,6 +700,14 @@ func Write(ctx context.Context, w io.Writer, m *graph.Model) error {
 	}))
 }
 
-func tooLarge(n int64) error {
-	return fmt.Errorf("the model takes %d bytes, more than protobuf allows without external data", n)
+func tooLarge(n int64) error { return &sizeError{n, "and a file without external data"} }
+
+// sizeError says that a file would be larger than readers of protobuf accept.
+type sizeError struct {
+	bytes int64
+	of    string
+}
+
+func (e *sizeError) Error() string {
+	return fmt.Sprintf("the model takes %d bytes, %s can have 2 GiB at most", e.bytes, e.of)
 }
