@@ -20,8 +20,8 @@ const (
 	// CalibrateTask runs a part of the samples. Its result is the file of the
 	// part's calibration.Table.
 	CalibrateTask = "calibrate"
-	// QuantizeTask quantizes a file of a model. Its result is the JSON form of
-	// the Result, without time and memory.
+	// QuantizeTask quantizes a file of a model. Its result is a
+	// QuantizeTaskResult as JSON.
 	QuantizeTask = "quantize"
 )
 
@@ -65,6 +65,14 @@ type quantizeArgs struct {
 	In      string  `json:"in"`
 	Out     string  `json:"out"`
 	Options Options `json:"options"`
+}
+
+// QuantizeTaskResult says how a QuantizeTask went.
+type QuantizeTaskResult struct {
+	// Result has neither time nor memory; nil where there is an Error that is not
+	// a demand that was not met.
+	Result *Result `json:"result"`
+	Error  string  `json:"error,omitempty"`
 }
 
 // QuantizeTasks returns a task for each of several models, to be quantized

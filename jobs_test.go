@@ -319,14 +319,26 @@ func TestQuantizeTasks(t *testing.T) {
 		if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: another model, %v", out, err)
 		}
-		var res onnxq.Result
-		if err := json.Unmarshal(tasks[i].Result, &res); err != nil || res.Quantized == 0 {
+		var res onnxq.QuantizeTaskResult
+		if err := json.Unmarshal(tasks[i].Result, &res); err != nil || res.Error != "" || res.Result.Quantized == 0 {
 			t.Errorf("result %s: %v", tasks[i].Result, err)
 		}
 	}
 	_, err = onnxq.QuantizeTasks(ins, outs, onnxq.Options{Data: []string{"-"}})
 	if err == nil {
 		t.Error("a stream of samples for several processes")
+	}
+	// What is wrong with a model is a result, and no reason to stop the others.
+	most := 90.0
+	tasks, _ = onnxq.QuantizeTasks([]string{sampleModel("digits"), "jobs_test.go"}, outs, onnxq.Options{Data: samples("digits"), MinSQNR: &most})
+	if err := job.Run(t.Context(), newElsewhere(t).run, tasks); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"were demanded", "jobs_test.go: "} {
+		var res onnxq.QuantizeTaskResult
+		if err := json.Unmarshal(tasks[i].Result, &res); err != nil || !strings.Contains(res.Error, want) {
+			t.Errorf("result %s: %v", tasks[i].Result, err)
+		}
 	}
 	outs[0] = filepath.Join(dir, "none", "a.onnx")
 	tasks, _ = onnxq.QuantizeTasks(ins, outs, onnxq.Options{Data: samples("digits")})

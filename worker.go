@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -79,17 +80,34 @@ func (w *Worker) Do(ctx context.Context, t *job.Task) (err error) {
 	return err
 }
 
+// quantizeTask is Quantize. What is wrong with a model, its samples or options
+// is a result, since it would be so again; what may be otherwise elsewhere, such
+// as a file that cannot be written, is an error.
 func quantizeTask(ctx context.Context, t *job.Task) ([]byte, error) {
 	var a quantizeArgs
 	if err := t.Decode(&a); err != nil {
 		return nil, err
 	}
 	res, err := Quantize(ctx, a.In, a.Out, a.Options)
-	if err != nil {
+	var (
+		broken  *ContractError
+		option  *OptionError
+		content *onnxfile.ContentError
+		data    *calibration.DataError
+		at      *graph.Error
+	)
+	out := QuantizeTaskResult{Result: res}
+	switch {
+	case err == nil:
+	case errors.As(err, &broken), errors.As(err, &option), errors.As(err, &content), errors.As(err, &data), errors.As(err, &at), errors.Is(err, ErrNoData):
+		out.Error = err.Error()
+	default:
 		return nil, fmt.Errorf("%s: %w", t.Name, err)
 	}
-	res.Seconds, res.PeakRSS = 0, 0 // which differ from time to time
-	return json.Marshal(res)
+	if res != nil {
+		res.Seconds, res.PeakRSS = 0, 0 // which differ from time to time
+	}
+	return json.Marshal(out)
 }
 
 func (w *Worker) calibrate(ctx context.Context, t *job.Task) ([]byte, error) {
