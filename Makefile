@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build static test fuzz-kernels faults arm64 race noasm lint cross bench generate docs proto gates hostile table demo
+.PHONY: build static test fuzz faults arm64 race noasm lint cross bench generate docs proto gates hostile table demo
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
@@ -17,9 +17,13 @@ demo: build
 test:
 	go test ./...
 
-# Each kernel against its portable form on inputs that the fuzzer finds.
-fuzz-kernels:
-	for f in FuzzUnary FuzzQuantize FuzzLevels FuzzGemm FuzzQGemm FuzzConv; do go test -run "^$$" -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-60s} -fuzzminimizetime 10x ./kernels || exit 1; done
+# Every fuzz target for FUZZTIME, one after the other, or those of FUZZ, such as
+# FUZZ=./kernels:FuzzConv. What is found lies in the testdata of the package.
+FUZZTIME = 10m
+FUZZ = $(shell grep -ro '^func Fuzz[A-Za-z0-9]*' --include='*_test.go' . | sed 's,/[^/]*:func ,:,')
+fuzz:
+	for f in $(FUZZ); do \
+		echo "$$f"; go test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $${f%:*} || exit 1; done
 
 # Kills, full disks, odd paths and bad samples, at more points in time than test.
 faults:

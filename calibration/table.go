@@ -599,6 +599,15 @@ func Decode(data []byte) (*Table, error) {
 		Model: f.Model, Data: f.Data, Options: f.Options, Total: f.Total, Shards: f.Shards,
 		Skipped: f.Skipped, Sources: f.Sources, Unreached: f.Unreached, Values: map[string]*Stats{},
 	}
+	// An empty list is written as none.
+	for _, list := range []*[]string{&t.Options.State, &t.Sources, &t.Unreached} {
+		if len(*list) == 0 {
+			*list = nil
+		}
+	}
+	if len(t.Skipped) == 0 {
+		t.Skipped = nil
+	}
 	if f.Unseen != nil {
 		t.Unseen = map[string]*Stats{}
 	}

@@ -290,7 +290,7 @@ func TestDecodeErrors(t *testing.T) {
 	}
 }
 
-func FuzzDecode(f *testing.F) {
+func FuzzTable(f *testing.F) {
 	f.Add(encode(f, tableOf(f, tableParts(8), 11, 0, 1)))
 	f.Add(encode(f, tableOf(f, tableParts(9), 11, 1, 3)))
 	f.Fuzz(func(t *testing.T, b []byte) {

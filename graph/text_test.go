@@ -381,7 +381,7 @@ func TestParseElided(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
+func FuzzText(f *testing.F) {
 	f.Add(everything)
 	f.Add(`g (float[2] x) => (y) { y = Neg(x) }`)
 	f.Fuzz(func(t *testing.T, text string) {

@@ -237,7 +237,7 @@ func TestHostileImages(t *testing.T) {
 	}
 }
 
-func FuzzDecode(f *testing.F) {
+func FuzzImageHeader(f *testing.F) {
 	for _, p := range []string{"*.jpg", "*.webp", "*.gif", "*.bmp", "*.tiff", "src.png"} {
 		files, _ := filepath.Glob("testdata/" + p)
 		for _, name := range files {

@@ -295,7 +295,7 @@ func TestHostileArchives(t *testing.T) {
 	}
 }
 
-func FuzzOpen(f *testing.F) {
+func FuzzNpy(f *testing.F) {
 	files, _ := filepath.Glob("testdata/*.np?")
 	for _, name := range files {
 		b, err := os.ReadFile(name)

@@ -108,7 +108,11 @@ func (l *loader) externalFile(loc, checksum string) (*mapping, error) {
 			if !errors.As(err, &errno) && !errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("location %q leads out of the model's folder", loc)
 			}
-			return nil, fmt.Errorf("location %q: %w", loc, err)
+			var pe *fs.PathError // has the name as it is, control characters included
+			if errors.As(err, &pe) {
+				err = pe.Err
+			}
+			return nil, &fs.PathError{Op: "location", Path: strconv.Quote(loc), Err: err}
 		}
 		defer f.Close()
 		info, err := f.Stat()
