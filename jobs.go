@@ -28,6 +28,13 @@ const (
 // defaultParts is Options.Parts if that is 0.
 const defaultParts = 16
 
+func (o *Options) parts() int {
+	if o.Parts > 0 {
+		return o.Parts
+	}
+	return defaultParts
+}
+
 // calibrateArgs are those of a CalibrateTask.
 type calibrateArgs struct {
 	Model string `json:"model"` // a file of the task
@@ -195,12 +202,8 @@ func calibrateTasks(folder *job.Folder, files []string, m *graph.Model, src *cal
 	if err != nil {
 		return nil, err
 	}
-	n := o.Parts
-	if n <= 0 {
-		n = defaultParts
-	}
 	var tasks []job.Task
-	for _, part := range src.Parts(n, len(o.State) > 0) {
+	for _, part := range src.Parts(o.parts(), len(o.State) > 0) {
 		args.Samples = part.Indices()
 		first, last := part.Sample(0).Name, part.Sample(part.Len()-1).Name
 		t, err := folder.Task(CalibrateTask, fmt.Sprintf("calibrate on samples %q to %q", first, last), args, files...)

@@ -194,8 +194,9 @@ type Options struct {
 	Engine  exec.Engine `json:"-"`
 	Threads int         // 0: one per processor
 	// Runner, if given, does what can be divided among processes: calibration, in
-	// Parts parts of the samples (0: 16), and the measuring of candidates that
-	// do not depend on each other. Results are those of a single process, as far
+	// Parts parts of the samples (0: 16), the measuring of candidates that do not
+	// depend on each other, and the rounding of weights by their effect on
+	// samples, in Parts groups of layers. Results are those of a single process, as far
 	// as all processors are of the same kind. Whoever does the tasks, by Worker,
 	// needs the files of Data under the same names, and those that tasks name,
 	// which are put in folders in Work ("": the system's for temporary files).
@@ -944,6 +945,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		Engine:   q.o.engine(),
 		Session:  q.o.session(),
 		Runner:   q.o.Runner,
+		Parts:    q.o.parts(),
 		Work:     q.o.Work,
 		Progress: func(n int) { q.o.progress("measure", n, n+1) },
 	}

@@ -158,9 +158,14 @@ func (q *quantization) inBlocks(ctx context.Context, qo qdq.Options) (*auto.Resu
 			visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
 				return q.spread(ctx, q.calib, count, f)
 			}
+			layers := auto.Layers{
+				Runner: q.o.Runner, Parts: q.o.parts(), Work: q.o.Work, Session: q.o.session(),
+				Samples: visit, Count: count, Blocks: true, Nearest: !q.o.allows(GPTQ),
+			}
+			var n int
 			var err error
-			errs, err = accuracy.GPTQ(ctx, q.prepared, plan, params, visit, count, !q.o.allows(GPTQ), q.o.session())
-			return len(errs), err
+			n, errs, err = layers.Round(ctx, q.prepared, plan, nil, auto.Way{}, params)
+			return n, err
 		}
 	}
 	res.Model, res.Notes, _, err = auto.Apply(ctx, q.prepared, plan, nil, way)

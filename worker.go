@@ -69,7 +69,7 @@ func (w *Worker) Do(ctx context.Context, t *job.Task) (err error) {
 		t.Result, err = w.calibrate(ctx, t)
 	case QuantizeTask:
 		t.Result, err = quantizeTask(ctx, t)
-	case auto.ScoreTask:
+	case auto.ScoreTask, auto.RoundTask:
 		t.Result, err = w.scorer.Do(ctx, t)
 	default:
 		return fmt.Errorf("task %q: this program knows no kind %q", t.Name, t.Kind)

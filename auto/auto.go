@@ -58,10 +58,12 @@ type Options struct {
 	Samples []map[string]ops.Data
 	Engine  exec.Engine // what runs models to measure them; nil: exec.Embedded
 	Session exec.SessionOptions
-	// Runner, if given, measures candidates that do not depend on each other; the
-	// files of its tasks are put in Work ("": the system's folder for temporary
-	// files). Engine is then exec.Embedded.
+	// Runner, if given, measures candidates that do not depend on each other and
+	// rounds the weights of layers, in Parts tasks; the files of tasks are put in
+	// Work ("": the system's folder for temporary files). Engine is then
+	// exec.Embedded.
 	Runner job.Runner
+	Parts  int
 	Work   string
 	// Contract is what the search aims at.
 	Contract Contract
@@ -394,7 +396,7 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 		if c.plan, err = qdq.Annotate(c.base, s.o.Target, options); err != nil {
 			return err
 		}
-		way := Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, Clip: c.clip, FitPairs: s.o.Target.PairSums, ranges: s.known}
+		way := s.way(c)
 		visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
 			return s.o.Visit(ctx, s.o.Unseen && !s.final, f)
 		}
@@ -420,6 +422,11 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 	}
 }
 
+// way returns how c gets its parameters, without what runs the model.
+func (s *search) way(c *candidate) Way {
+	return Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, Clip: c.clip, FitPairs: s.o.Target.PairSums, ranges: s.known}
+}
+
 // roundOnce rounds the weights of c or, if that has been done before, takes
 // those codes whose scales are the same still.
 func (s *search) roundOnce(ctx context.Context, c *candidate, params []quant.Params, visit accuracy.Samples) (int, error) {
@@ -428,7 +435,8 @@ func (s *search) roundOnce(ctx context.Context, c *candidate, params []quant.Par
 		return 0, err
 	}
 	if c.codes == nil {
-		n, err := accuracy.Round(ctx, c.base, c.plan, params, visit, s.o.Visits, s.o.Session)
+		layers := Layers{Runner: s.o.Runner, Parts: s.o.Parts, Work: s.o.Work, Session: s.o.Session, Samples: visit, Count: s.o.Visits}
+		n, _, err := layers.Round(ctx, c.base, c.plan, c.table, s.way(c), params)
 		c.codes = map[*graph.Value]quant.Params{}
 		for i, p := range params {
 			if p.Codes != nil {

@@ -37,18 +37,26 @@ type scoreArgs struct {
 	Samples string     `json:"samples"`
 	Places  []int      `json:"places"`           // of the samples to measure on
 	Visits  string     `json:"visits,omitempty"` // samples for measured means, if these are wanted
-	Way     scoreWay   `json:"way"`
+	Way     taskWay    `json:"way"`
 	Check   Contract   `json:"contract"`
 	Limits  taskLimits `json:"limits"`
 }
 
-// scoreWay is what of Way has a JSON form.
-type scoreWay struct {
+// taskWay is what of Way has a JSON form.
+type taskWay struct {
 	Method        calibration.Method        `json:"method"`
 	MethodOptions calibration.MethodOptions `json:"method_options"`
 	CorrectBias   bool                      `json:"correct_bias"`
 	Clip          bool                      `json:"clip"`
 	FitPairs      bool                      `json:"fit_pairs"`
+}
+
+func (w *Way) task() taskWay {
+	return taskWay{w.Method, w.MethodOptions, w.CorrectBias, w.Clip, w.FitPairs}
+}
+
+func (w *taskWay) way(known ranges) Way {
+	return Way{Method: w.Method, MethodOptions: w.MethodOptions, CorrectBias: w.CorrectBias, Clip: w.Clip, FitPairs: w.FitPairs, ranges: known}
 }
 
 type taskLimits struct {
@@ -170,9 +178,10 @@ func (s *search) task(ctx context.Context, c *candidate, places []int) (job.Task
 			return job.Task{}, err
 		}
 	}
+	way := s.way(c)
 	args := scoreArgs{
 		Plan: c.plan, Places: places, Samples: f.data[0][0], Check: s.o.Contract,
-		Way:    scoreWay{c.method, s.o.MethodOptions, s.o.CorrectBias, c.clip, s.o.Target.PairSums},
+		Way:    way.task(),
 		Limits: taskLimits{s.o.Session.MaxBytes, s.o.Session.MaxSteps},
 	}
 	files := slices.Clone(f.data[0])
@@ -205,15 +214,11 @@ func (s *search) task(ctx context.Context, c *candidate, places []int) (job.Task
 	}
 	if c.means {
 		if f.data[1] == nil {
-			var list []map[string]ops.Data
-			err := s.o.Visit(ctx, s.o.Unseen, func(in map[string]ops.Data) error {
-				list = append(list, in)
-				return nil
-			})
-			if err != nil {
-				return job.Task{}, err
+			samples := func(ctx context.Context, f func(map[string]ops.Data) error) error {
+				return s.o.Visit(ctx, s.o.Unseen, f)
 			}
-			if f.data[1], err = f.folder.Put(".samples", func(path string) error { return saveSamples(path, list) }); err != nil {
+			var err error
+			if f.data[1], err = f.folder.Put(".samples", func(path string) error { return saveVisits(ctx, path, samples) }); err != nil {
 				return job.Task{}, err
 			}
 		}
@@ -273,7 +278,7 @@ func loadSamples(path string) ([]map[string]ops.Data, error) {
 	return out, nil
 }
 
-// Scorer does ScoreTasks, one at a time. It keeps what the last ones needed.
+// Scorer does ScoreTasks and RoundTasks, one at a time. It keeps what the last ones needed.
 type Scorer struct {
 	session exec.SessionOptions
 	mu      sync.Mutex
@@ -313,30 +318,60 @@ func (s *Scorer) Close() {
 	s.yards.Close()
 }
 
-// Do does a ScoreTask.
+// Do does a ScoreTask or a RoundTask.
 func (s *Scorer) Do(ctx context.Context, t *job.Task) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if t.Kind == RoundTask {
+		return s.round(ctx, t)
+	}
+	return s.measure(ctx, t)
+}
+
+// bounded returns how models run under limits.
+func (s *Scorer) bounded(l taskLimits) exec.SessionOptions {
+	o := s.session
+	o.MaxBytes, o.MaxSteps = l.MaxBytes, l.MaxSteps
+	return o
+}
+
+// visit returns samples that are in memory.
+func visit(list []map[string]ops.Data) accuracy.Samples {
+	return func(ctx context.Context, f func(map[string]ops.Data) error) error {
+		for _, in := range list {
+			if err := f(maps.Clone(in)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// saveVisits writes what samples gives.
+func saveVisits(ctx context.Context, path string, samples accuracy.Samples) error {
+	var list []map[string]ops.Data
+	err := samples(ctx, func(in map[string]ops.Data) error {
+		list = append(list, in)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return saveSamples(path, list)
+}
+
+func (s *Scorer) measure(ctx context.Context, t *job.Task) ([]byte, error) {
 	var a scoreArgs
 	if err := t.Decode(&a); err != nil {
 		return nil, err
 	}
-	session := s.session
-	session.MaxBytes, session.MaxSteps = a.Limits.MaxBytes, a.Limits.MaxSteps
+	session := s.bounded(a.Limits)
 	r := &scored{}
 	use := func(y *yardstick, base *graph.Model, table *rangedTable, visits []map[string]ops.Data) error {
-		way := Way{Method: a.Way.Method, MethodOptions: a.Way.MethodOptions, CorrectBias: a.Way.CorrectBias, Clip: a.Way.Clip, FitPairs: a.Way.FitPairs, ranges: table.ranges}
+		way := a.Way.way(table.ranges)
 		if a.Visits != "" {
-			visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
-				for _, in := range visits {
-					if err := f(maps.Clone(in)); err != nil {
-						return err
-					}
-				}
-				return nil
-			}
 			way.Means = func(params []quant.Params) (accuracy.Means, error) {
-				return accuracy.MeasureMeans(ctx, base, a.Plan, params, visit, session)
+				return accuracy.MeasureMeans(ctx, base, a.Plan, params, visit(visits), session)
 			}
 		}
 		m, _, bad, err := Apply(ctx, base, a.Plan, table.table, way)

@@ -25,9 +25,10 @@ type BlockError struct {
 // weights with the mean squares of their inputs as importance; then, unless
 // nearest is set, inputs are rounded one after the other, the strongest first,
 // as Round does. Codes that do not lower the error are left at the nearest ones.
-// It sets Coded in params, those of Resolve for plan.
-func GPTQ(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, samples Samples, count int, nearest bool, o exec.SessionOptions) ([]BlockError, error) {
-	list, err := products(m, plan, true)
+// It sets Coded in params, those of Resolve for plan. Of these weights only
+// layers are taken, unless that is nil; see Layers.
+func GPTQ(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, layers []int, samples Samples, count int, nearest bool, o exec.SessionOptions) ([]BlockError, error) {
+	list, err := productsOf(m, plan, true, layers)
 	if err != nil || len(list) == 0 || count == 0 {
 		return nil, err
 	}

@@ -76,7 +76,7 @@ func TestGPTQ(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		errs, err := accuracy.GPTQ(t.Context(), m, plan, params, samples, len(feeds), false, exec.SessionOptions{Threads: 2})
+		errs, err := accuracy.GPTQ(t.Context(), m, plan, params, nil, samples, len(feeds), false, exec.SessionOptions{Threads: 2})
 		if err != nil || len(errs) != 2 {
 			t.Fatalf("%s: %d weights, %v", zero, len(errs), err)
 		}

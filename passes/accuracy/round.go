@@ -30,9 +30,9 @@ const solveBlock = 64
 // output (C. Frantar et al., "GPTQ", 2022; in the form of J. Chee et al.,
 // "QuIP", 2023, section 3, with the factors of the second moment of x). It sets
 // Codes in params, those of Resolve for plan, and returns the number of
-// weights.
-func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, samples Samples, count int, o exec.SessionOptions) (int, error) {
-	list, err := products(m, plan, false)
+// weights. Of these only layers are taken, unless that is nil; see Layers.
+func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, layers []int, samples Samples, count int, o exec.SessionOptions) (int, error) {
+	list, err := productsOf(m, plan, false, layers)
 	if err != nil || len(list) == 0 || count == 0 {
 		return 0, err
 	}
@@ -43,6 +43,27 @@ func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.P
 		return nil
 	})
 	return done, err
+}
+
+// Layers lists the weights that Round or, with blocks set, GPTQ chooses codes
+// for, by their index in plan.Tensors. Each is rounded by itself, so that they
+// can be divided among processes.
+func Layers(m *graph.Model, plan *qdq.Plan, blocks bool) ([]int, error) {
+	list, err := products(m, plan, blocks)
+	out := make([]int, len(list))
+	for i, p := range list {
+		out[i] = p.tensor
+	}
+	return out, err
+}
+
+// productsOf returns the products of some layers; nil stands for all.
+func productsOf(m *graph.Model, plan *qdq.Plan, blocks bool, layers []int) ([]product, error) {
+	list, err := products(m, plan, blocks)
+	if layers == nil {
+		return list, err
+	}
+	return slices.DeleteFunc(list, func(p product) bool { return !slices.Contains(layers, p.tensor) }), err
 }
 
 // inTurn calls f with each product of list and the second moments of its inputs,
