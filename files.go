@@ -103,8 +103,7 @@ func CalibrateFile(ctx context.Context, in, out string, o CalibrateOptions) (tab
 	defer r.q.close()
 	co, partial := r.co, out+".partial"
 	if out != "" && o.Runner == nil {
-		co.CheckpointEvery = checkpointEvery
-		co.Checkpoint = func(t *calibration.Table) error { return t.Save(partial) }
+		co.Checkpoint, co.CheckpointEvery = partial, checkpointEvery
 	}
 	if o.Resume && out != "" {
 		co.Resume, err = calibration.Load(partial)

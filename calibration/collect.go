@@ -4,15 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/internal/atomicfile"
 	"github.com/onnxq/onnxq/internal/par"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/quant"
@@ -41,10 +45,10 @@ type CollectOptions struct {
 	// Resume is the table of an earlier run over the same samples that did not
 	// get through them. What it covers is not observed again.
 	Resume *Table
-	// Checkpoint is called with the table of the samples that are through: about
-	// every CheckpointEvery, and when ctx ends if the samples in flight get
-	// through within a short time. One call at a time.
-	Checkpoint      func(*Table) error
+	// Checkpoint is a file that the table of the samples that are through is
+	// saved to: about every CheckpointEvery, and when ctx ends if the samples in
+	// flight get through within a short time. "" for none.
+	Checkpoint      string
 	CheckpointEvery time.Duration
 
 	// Session bounds the runs. Threads is the number of samples that run at
@@ -90,9 +94,9 @@ func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOp
 	if _, err := NewState(prog.Model().Graph, o.State); err != nil {
 		return nil, err
 	}
-	c := &collector{o: o, src: src, prog: prog, runs: sequences(src, len(o.State) > 0), wanted: make([]bool, len(o.Watch))}
-	for i, w := range o.Watch {
-		c.wanted[i] = w.Observe
+	c := &collector{o: o, src: src, prog: prog, runs: sequences(src, len(o.State) > 0)}
+	if err := c.watch(); err != nil {
+		return nil, err
 	}
 	workers := max(1, min(par.New(o.Session.Threads).Threads(), len(c.runs)))
 	t, err := c.collect(ctx, workers)
@@ -108,7 +112,7 @@ func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOp
 func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 	o := &c.o
 	n := c.src.Len()
-	c.through, c.digests, c.last, c.failed, c.err, c.next, c.count, c.broken, c.final = make([]bool, n), make([]uint64, n), time.Now(), n, nil, 0, 0, false, false
+	c.through, c.digests, c.last, c.failed, c.err, c.next, c.count, c.broken = make([]bool, n), make([]uint64, n), time.Now(), n, nil, 0, 0, false
 	if err := c.resume(); err != nil {
 		return nil, &ResumeError{err}
 	}
@@ -117,7 +121,7 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	delay := time.Duration(0)
-	if o.Checkpoint != nil {
+	if o.Checkpoint != "" {
 		delay = grace
 	}
 	defer context.AfterFunc(ctx, func() {
@@ -127,11 +131,12 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 		stop()
 	})()
 
-	c.values = make([][2][]*Observer, workers)
+	c.values = make([][]*Observer, workers)
 	for w := range c.values {
-		for k := range c.values[w] {
-			c.values[w][k] = make([]*Observer, len(o.Watch))
-		}
+		c.values[w] = make([]*Observer, len(o.Watch))
+	}
+	if len(o.Measured) > 0 {
+		c.measured = make([]sharedObserver, len(o.Watch))
 	}
 	open := func() (exec.Runner, error) {
 		so := o.Session
@@ -166,7 +171,7 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 	c.work(ctx, runCtx, first, 0, n)
 	wg.Wait()
 	if ctx.Err() != nil {
-		if o.Checkpoint != nil && !c.broken {
+		if o.Checkpoint != "" && !c.broken {
 			if err := c.checkpoint(); err != nil {
 				return nil, errors.Join(ctx.Err(), err)
 			}
@@ -176,7 +181,6 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 	if c.err != nil {
 		return nil, c.src.AllBad(ctx, c.err)
 	}
-	c.final = true
 	return c.table()
 }
 
@@ -200,11 +204,13 @@ type collector struct {
 	prog   exec.Executable
 	runs   [][2]int
 	wanted []bool
+	keys   []watched // by key
 	// values has the observers by worker and value ID, for the samples that
-	// are not in o.Measured and for those that are.
-	values [][2][]*Observer
-	done   []bool          // samples that Resume covers
-	keys   map[string]bool // of the values in the table being made
+	// are not in o.Measured; measured those for the others, which are so few
+	// that the workers share them.
+	values   [][]*Observer
+	measured []sharedObserver
+	done     []bool // samples that Resume covers
 
 	// pause is held for reading while a sample runs, for writing while a
 	// checkpoint is made.
@@ -220,8 +226,46 @@ type collector struct {
 	failed  int // lowest sample that failed
 	err     error
 	broken  bool // a sample was cut off while its values were observed
-	final   bool // the observers are not needed after this table
 	last    time.Time
+}
+
+// watched is a value that is observed, by its name in the table.
+type watched struct {
+	key string
+	v   *graph.Value
+}
+
+type sharedObserver struct {
+	sync.Mutex
+	*Observer
+}
+
+// watch lists what is observed.
+func (c *collector) watch() error {
+	c.wanted = make([]bool, len(c.o.Watch))
+	add := func(v *graph.Value) {
+		if v != nil && v.ID < len(c.wanted) && c.o.Watch[v.ID].Observe {
+			c.wanted[v.ID] = true
+			c.keys = append(c.keys, watched{ValueKey(v), v})
+		}
+	}
+	for g := range c.prog.Model().Scopes() {
+		for _, v := range g.Inputs() {
+			add(v)
+		}
+		for n := range g.Nodes() {
+			for _, v := range n.Outputs() {
+				add(v)
+			}
+		}
+	}
+	slices.SortStableFunc(c.keys, func(a, b watched) int { return strings.Compare(a.key, b.key) })
+	for i := 1; i < len(c.keys); i++ {
+		if k := c.keys[i]; k.key == c.keys[i-1].key {
+			return graph.ValueError("calibrate", k.v, fmt.Errorf("two values are called %q", k.key))
+		}
+	}
+	return nil
 }
 
 // resume marks the samples that an earlier run dealt with.
@@ -326,7 +370,7 @@ func (c *collector) work(ctx, runCtx context.Context, session exec.Runner, worke
 
 // maybeCheckpoint makes a checkpoint if it is time for one.
 func (c *collector) maybeCheckpoint(ctx context.Context) error {
-	if c.o.Checkpoint == nil || ctx.Err() != nil {
+	if c.o.Checkpoint == "" || ctx.Err() != nil {
 		return nil
 	}
 	c.mu.Lock()
@@ -343,12 +387,35 @@ func (c *collector) maybeCheckpoint(ctx context.Context) error {
 	return c.checkpoint()
 }
 
+// checkpoint saves the table so far. A value after the other is made of what the
+// workers have, so that it takes no more memory than that of one.
 func (c *collector) checkpoint() error {
-	t, err := c.table()
-	if err != nil {
-		return err
+	t := c.head()
+	var room Stats
+	var failed error
+	list := func(unseen bool) iter.Seq2[string, *Stats] {
+		return func(yield func(string, *Stats) bool) {
+			for _, k := range c.keys {
+				all, rest := c.parts(k)
+				if unseen {
+					all = rest
+				}
+				if len(all) == 0 {
+					continue
+				}
+				room.set(all[0])
+				if failed = mergeInto(&room, all[1:], k.v); failed != nil || !yield(k.key, &room) {
+					return
+				}
+			}
+		}
 	}
-	return c.o.Checkpoint(t)
+	return atomicfile.Write(c.o.Checkpoint, 0o644, func(w io.Writer) error {
+		if err := t.encode(w, list(false), list(true)); err != nil {
+			return err
+		}
+		return failed
+	})
 }
 
 func (c *collector) sample(ctx context.Context, session exec.Runner, state *State, i, worker int) error {
@@ -376,28 +443,29 @@ func (c *collector) sample(ctx context.Context, session exec.Runner, state *Stat
 	if err := state.Feed(in); err != nil {
 		return bad(err)
 	}
-	part := 0
-	if _, found := slices.BinarySearch(c.o.Measured, info.Index); found {
-		part = 1
-	}
-	observers := c.values[worker][part]
+	_, shared := slices.BinarySearch(c.o.Measured, info.Index)
 	tap := func(v *graph.Value, t *tensor.Tensor) error {
 		if t.DType() != tensor.Float32 {
 			return nil
 		}
 		w := c.o.Watch[v.ID]
-		ob := observers[v.ID]
-		if ob == nil {
+		ob := &c.values[worker][v.ID]
+		if shared {
+			m := &c.measured[v.ID]
+			m.Lock()
+			defer m.Unlock()
+			ob = &m.Observer
+		}
+		if *ob == nil {
 			axis := -1
 			if w.Channels {
 				if axis = w.Axis; axis < 0 {
 					axis += t.Rank()
 				}
 			}
-			ob = NewObserver(c.o.Settings.Bins, axis)
-			observers[v.ID] = ob
+			*ob = NewObserver(c.o.Settings.Bins, axis)
 		}
-		if err := ob.Update(info.Index, t.Shape(), tensor.As[float32](t)); err != nil {
+		if err := (*ob).Update(info.Index, t.Shape(), tensor.As[float32](t)); err != nil {
 			return graph.ValueError("calibrate", v, err)
 		}
 		return nil
@@ -458,7 +526,7 @@ func (c *collector) finish(i int, digest uint64) {
 	}
 }
 
-// head returns a table of the run without samples and values.
+// head returns a table of what is through, without the values.
 func (c *collector) head() *Table {
 	t := &Table{
 		Model: c.o.Model, Data: c.src.Hash(), Options: c.o.Settings, Total: c.o.Total,
@@ -468,13 +536,6 @@ func (c *collector) head() *Table {
 	if len(c.o.Measured) > 0 {
 		t.Unseen = map[string]*Stats{}
 	}
-	return t
-}
-
-// table merges what the workers saw and the earlier run. Unless c.final is
-// set, both stay as they are.
-func (c *collector) table() (*Table, error) {
-	t := c.head()
 	skipped := map[int]bool{}
 	for _, e := range c.src.Skipped() {
 		for i := range c.src.Len() {
@@ -495,74 +556,81 @@ func (c *collector) table() (*Table, error) {
 		t.Skipped = append(t.Skipped, r.Skipped...)
 		t.sortSamples()
 	}
-	c.keys = map[string]bool{}
-	for g := range c.prog.Model().Scopes() {
-		for _, v := range g.Inputs() {
-			if err := c.add(t, v); err != nil {
-				return nil, err
-			}
-		}
-		for n := range g.Nodes() {
-			for _, v := range n.Outputs() {
-				if err := c.add(t, v); err != nil {
-					return nil, err
-				}
-			}
+	for _, k := range c.keys {
+		if all, _ := c.parts(k); len(all) == 0 {
+			t.Unreached = append(t.Unreached, k.key)
 		}
 	}
-	slices.Sort(t.Unreached)
+	return t
+}
+
+// parts returns the statistics of a value that belong together: of all samples,
+// and of those that are not in o.Measured. The first of either is one that the
+// other has not, where there is one.
+func (c *collector) parts(k watched) (all, unseen []*Stats) {
+	for _, observers := range c.values {
+		if ob := observers[k.v.ID]; ob != nil {
+			unseen = append(unseen, ob.Stats())
+		}
+	}
+	if c.measured != nil {
+		if ob := c.measured[k.v.ID].Observer; ob != nil {
+			all = append(all, ob.Stats())
+		}
+	}
+	all = append(all, unseen...)
+	if r := c.o.Resume; r != nil {
+		if s := r.Values[k.key]; s != nil {
+			all = append(all, s)
+		}
+		if s := r.Unseen[k.key]; s != nil {
+			unseen = append(unseen, s)
+		}
+	}
+	return all, unseen
+}
+
+func mergeInto(s *Stats, list []*Stats, v *graph.Value) error {
+	for _, p := range list {
+		if err := s.Merge(p); err != nil {
+			return graph.ValueError("calibrate", v, err)
+		}
+	}
+	return nil
+}
+
+// table merges what the workers saw and the earlier run; the observers cannot be
+// used after it.
+func (c *collector) table() (*Table, error) {
+	t := c.head()
+	for _, k := range c.keys {
+		all, unseen := c.parts(k)
+		if len(all) == 0 {
+			continue
+		}
+		s := all[0]
+		if t.Unseen != nil && len(unseen) > 0 && s == unseen[0] || c.resumed(s, k) {
+			s = s.Clone()
+		}
+		if err := mergeInto(s, all[1:], k.v); err != nil {
+			return nil, err
+		}
+		t.Values[k.key] = s
+		if t.Unseen != nil && len(unseen) > 0 {
+			if s = unseen[0]; c.resumed(s, k) {
+				s = s.Clone()
+			}
+			if err := mergeInto(s, unseen[1:], k.v); err != nil {
+				return nil, err
+			}
+			t.Unseen[k.key] = s
+		}
+	}
 	return t, nil
 }
 
-// add puts the merged statistics of v into t.
-func (c *collector) add(t *Table, v *graph.Value) error {
-	if v == nil || v.ID >= len(c.o.Watch) || !c.o.Watch[v.ID].Observe {
-		return nil
-	}
-	key := ValueKey(v)
-	if c.keys[key] {
-		return graph.ValueError("calibrate", v, fmt.Errorf("two values are called %q", key))
-	}
-	c.keys[key] = true
-	var parts [2][]*Stats
-	for _, observers := range c.values {
-		for k := range parts {
-			if ob := observers[k][v.ID]; ob != nil {
-				parts[k] = append(parts[k], ob.Stats())
-			}
-		}
-	}
-	all := slices.Concat(parts[0], parts[1])
-	if r := c.o.Resume; r != nil {
-		if s := r.Values[key]; s != nil {
-			all = append(all, s)
-		}
-		if s := r.Unseen[key]; s != nil {
-			parts[0] = append(parts[0], s)
-		}
-	}
-	if len(all) == 0 {
-		t.Unreached = append(t.Unreached, key)
-		return nil
-	}
-	join := func(list []*Stats, own bool) (*Stats, error) {
-		s := list[0]
-		if !own {
-			s = s.Clone()
-		}
-		for _, p := range list[1:] {
-			if err := s.Merge(p); err != nil {
-				return nil, graph.ValueError("calibrate", v, err)
-			}
-		}
-		return s, nil
-	}
-	var err error
-	if t.Values[key], err = join(all, c.final && t.Unseen == nil); err != nil {
-		return err
-	}
-	if t.Unseen != nil && len(parts[0]) > 0 {
-		t.Unseen[key], err = join(parts[0], c.final)
-	}
-	return err
+// resumed reports whether s belongs to the earlier run, which is left alone.
+func (c *collector) resumed(s *Stats, k watched) bool {
+	r := c.o.Resume
+	return r != nil && (s == r.Values[k.key] || s == r.Unseen[k.key])
 }

@@ -246,13 +246,12 @@ func TestCollectCancelled(t *testing.T) {
 // undivided run.
 func TestCollectResume(t *testing.T) {
 	c := newCollector(t, 30, false)
-	o := calibration.CollectOptions{Watch: c.watch, Model: "m", Session: exec.SessionOptions{Threads: 2}}
+	o := calibration.CollectOptions{Watch: c.watch, Model: "m", Measured: []int{0, 3, 14, 20}, Session: exec.SessionOptions{Threads: 2}}
 	whole, err := calibration.Collect(t.Context(), c.prog, c.source(t, calibration.Options{}), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, at := range []int{1, 13, 29} {
-		var saved *calibration.Table
 		ctx, cancel := context.WithCancel(t.Context())
 		first := o
 		first.Progress = func(done, _ int) {
@@ -260,13 +259,13 @@ func TestCollectResume(t *testing.T) {
 				cancel()
 			}
 		}
-		first.Checkpoint = func(table *calibration.Table) error { saved = table; return nil }
-		first.CheckpointEvery = 1 << 62
+		first.Checkpoint, first.CheckpointEvery = filepath.Join(t.TempDir(), "t.json"), 1<<62
 		if _, err := calibration.Collect(ctx, c.prog, c.source(t, calibration.Options{}), first); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
-		if saved == nil || len(saved.Samples) < at {
-			t.Fatalf("no checkpoint after %d samples", at)
+		saved, err := calibration.Load(first.Checkpoint)
+		if err != nil || len(saved.Samples) < at {
+			t.Fatalf("after %d samples: checkpoint of %v, %v", at, saved, err)
 		}
 		second := o
 		second.Resume = saved

@@ -26,6 +26,11 @@ const chunk = 1 << 15
 // extremes is the number of elements at each end that are kept exactly.
 const extremes = 8
 
+// maxRanges is the number of samples whose range is kept, those of the highest
+// Index: what a moving average by the default constant has of earlier ones is
+// below the precision of a float64.
+const maxRanges = 4096
+
 // minExp is the exponent of the narrowest bins: no float32 lies between their
 // edges.
 const minExp = -149
@@ -130,7 +135,8 @@ type Stats struct {
 	// the least on, and Highest the greatest, from the greatest on. What
 	// occurs several times counts as often.
 	Lowest, Highest []float32
-	// Samples holds the samples with at least one element, by Index.
+	// Samples holds the samples with at least one element, by Index: of many
+	// the last 4096.
 	Samples []SampleRange
 	// Channels is nil where none were asked for.
 	Channels *Channels
@@ -361,17 +367,20 @@ func bySample(a, b SampleRange) int { return cmp.Compare(a.Index, b.Index) }
 // sample widens the range of a sample.
 func (s *Stats) sample(r SampleRange) {
 	n := len(s.Samples)
-	if n > 0 && s.Samples[n-1].Index < r.Index {
-		s.Samples = append(s.Samples, r)
-		return
+	i, found := n, false
+	if n > 0 && s.Samples[n-1].Index >= r.Index {
+		i, found = slices.BinarySearchFunc(s.Samples, r, bySample)
 	}
-	i, found := slices.BinarySearchFunc(s.Samples, r, bySample)
-	if !found {
+	switch {
+	case found:
+		p := &s.Samples[i]
+		p.Min, p.Max = min(p.Min, r.Min), max(p.Max, r.Max)
+	case n < maxRanges:
 		s.Samples = slices.Insert(s.Samples, i, r)
-		return
+	case i > 0:
+		copy(s.Samples, s.Samples[1:i])
+		s.Samples[i-1] = r
 	}
-	p := &s.Samples[i]
-	p.Min, p.Max = min(p.Min, r.Min), max(p.Max, r.Max)
 }
 
 func (c *Channels) grow(n int) error {
@@ -477,15 +486,28 @@ func (s *Stats) Merge(t *Stats) error {
 
 // Clone returns a copy that shares no memory with s.
 func (s *Stats) Clone() *Stats {
-	c := *s
-	c.Hist.Counts = slices.Clone(s.Hist.Counts)
-	c.Samples = slices.Clone(s.Samples)
-	c.Lowest, c.Highest = slices.Clone(s.Lowest), slices.Clone(s.Highest)
-	if s.Channels != nil {
-		ch := *s.Channels
-		ch.Min, ch.Max = slices.Clone(ch.Min), slices.Clone(ch.Max)
-		ch.Sum, ch.Count = slices.Clone(ch.Sum), slices.Clone(ch.Count)
-		c.Channels = &ch
+	c := new(Stats)
+	c.set(s)
+	return c
+}
+
+// set makes s a copy of t that shares no memory with it, in the memory of s as
+// far as that suffices.
+func (s *Stats) set(t *Stats) {
+	was := *s
+	*s = *t
+	s.Hist.Counts = append(was.Hist.Counts[:0], t.Hist.Counts...)
+	s.Samples = append(was.Samples[:0], t.Samples...)
+	s.Lowest, s.Highest = append(was.Lowest[:0], t.Lowest...), append(was.Highest[:0], t.Highest...)
+	if t.Channels == nil {
+		return
 	}
-	return &c
+	s.Channels = was.Channels
+	if s.Channels == nil {
+		s.Channels = new(Channels)
+	}
+	c, d := s.Channels, t.Channels
+	c.Axis = d.Axis
+	c.Min, c.Max = append(c.Min[:0], d.Min...), append(c.Max[:0], d.Max...)
+	c.Sum, c.Count = append(c.Sum[:0], d.Sum...), append(c.Count[:0], d.Count...)
 }

@@ -231,3 +231,34 @@ func BenchmarkObserver(b *testing.B) {
 		})
 	}
 }
+
+// TestRangesOfSamples: of many samples the last are kept, in any order and
+// grouping.
+func TestRangesOfSamples(t *testing.T) {
+	n := maxRanges + 500
+	at := func(i int) []float32 { return []float32{float32(-i), float32(i)} }
+	order := rand.New(rand.NewPCG(9, 9)).Perm(n)
+	var parts [3]*Observer
+	for k := range parts {
+		parts[k] = NewObserver(4, -1)
+	}
+	for _, i := range order {
+		if err := parts[i%3].Update(i, []int{2}, at(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range parts[1:] {
+		if err := parts[0].Merge(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := parts[0].Stats().Samples
+	if len(got) != maxRanges {
+		t.Fatalf("%d ranges", len(got))
+	}
+	for k, r := range got {
+		if i := n - maxRanges + k; r != (SampleRange{i, float32(-i), float32(i)}) {
+			t.Fatalf("range %d is %v", k, r)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"slices"
 	"strconv"
@@ -470,8 +471,24 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
+// byName yields the values in the order of their names.
+func byName(values map[string]*Stats) iter.Seq2[string, *Stats] {
+	return func(yield func(string, *Stats) bool) {
+		for _, name := range slices.Sorted(mapKeys(values)) {
+			if !yield(name, values[name]) {
+				return
+			}
+		}
+	}
+}
+
 // Encode writes the table's file.
 func (t *Table) Encode(w io.Writer) error {
+	return t.encode(w, byName(t.Values), byName(t.Unseen))
+}
+
+// encode writes the table's file with the given Values and Unseen, by name.
+func (t *Table) encode(w io.Writer, values, unseen iter.Seq2[string, *Stats]) error {
 	b := bufio.NewWriter(w)
 	var digests []byte
 	for _, s := range t.Samples {
@@ -489,11 +506,11 @@ func (t *Table) Encode(w io.Writer) error {
 		return err
 	}
 	b.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n}")))
-	if err := t.encodeValues(b, "values", t.Values); err != nil {
+	if err := t.encodeValues(b, "values", values); err != nil {
 		return err
 	}
 	if t.Unseen != nil {
-		if err := t.encodeValues(b, "unseen", t.Unseen); err != nil {
+		if err := t.encodeValues(b, "unseen", unseen); err != nil {
 			return err
 		}
 	}
@@ -502,13 +519,13 @@ func (t *Table) Encode(w io.Writer) error {
 }
 
 // encodeValues writes a member of the file's object, with a value a line.
-func (t *Table) encodeValues(b *bufio.Writer, member string, values map[string]*Stats) error {
+func (t *Table) encodeValues(b *bufio.Writer, member string, values iter.Seq2[string, *Stats]) error {
 	fmt.Fprintf(b, ",\n %q: {", member)
-	for i, name := range slices.Sorted(mapKeys(values)) {
+	separator := ""
+	for name, s := range values {
 		if !utf8.ValidString(name) {
 			return fmt.Errorf("value %q: its name is not valid UTF-8, so it cannot be written as JSON", name)
 		}
-		s := values[name]
 		if len(s.Hist.Counts) != 2*t.Options.Bins {
 			return fmt.Errorf("value %q has %d bins a side, the table %d", name, len(s.Hist.Counts)/2, t.Options.Bins)
 		}
@@ -520,10 +537,8 @@ func (t *Table) encodeValues(b *bufio.Writer, member string, values map[string]*
 		if err != nil {
 			return err
 		}
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString("\n  ")
+		b.WriteString(separator + "\n  ")
+		separator = ","
 		b.Write(key)
 		b.WriteString(": ")
 		b.Write(val)
