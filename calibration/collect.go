@@ -2,10 +2,10 @@ package calibration
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -94,11 +94,21 @@ func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOp
 	if _, err := NewState(prog.Model().Graph, o.State); err != nil {
 		return nil, err
 	}
-	c := &collector{o: o, src: src, prog: prog, runs: sequences(src, len(o.State) > 0)}
+	if len(o.State) > 0 && len(o.Measured) > 0 {
+		return nil, errors.New("calibrate: samples that follow one another cannot be left out of statistics one by one")
+	}
+	c := &collector{o: o, src: src, prog: prog}
+	for _, run := range sequences(src, len(o.State) > 0) {
+		part := 0
+		if c.isMeasured(run[0]) {
+			part = 1
+		}
+		c.runs[part] = append(c.runs[part], run)
+	}
 	if err := c.watch(); err != nil {
 		return nil, err
 	}
-	workers := max(1, min(par.New(o.Session.Threads).Threads(), len(c.runs)))
+	workers := max(1, min(par.New(o.Session.Threads).Threads(), max(len(c.runs[0]), len(c.runs[1]))))
 	t, err := c.collect(ctx, workers)
 	if workers > 1 && errors.Is(err, exec.ErrLimit) && ctx.Err() == nil {
 		// One sample at a time may fit.
@@ -112,7 +122,7 @@ func Collect(ctx context.Context, prog exec.Executable, src *Source, o CollectOp
 func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 	o := &c.o
 	n := c.src.Len()
-	c.through, c.digests, c.last, c.failed, c.err, c.next, c.count, c.broken = make([]bool, n), make([]uint64, n), time.Now(), n, nil, 0, 0, false
+	c.through, c.digests, c.last, c.failed, c.err, c.queue, c.count, c.broken, c.unseen = make([]bool, n), make([]uint64, n), time.Now(), n, nil, c.runs[0], 0, false, nil
 	if err := c.resume(); err != nil {
 		return nil, &ResumeError{err}
 	}
@@ -135,9 +145,6 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 	for w := range c.values {
 		c.values[w] = make([]*Observer, len(o.Watch))
 	}
-	if len(o.Measured) > 0 {
-		c.measured = make([]sharedObserver, len(o.Watch))
-	}
 	open := func() (exec.Runner, error) {
 		so := o.Session
 		so.Threads, so.Frugal, so.Transient = 1, true, true
@@ -149,7 +156,14 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer first.Close()
+	sessions := []exec.Runner{first}
+	closeAll := func() {
+		for _, s := range sessions {
+			s.Close()
+		}
+		sessions, first = nil, nil
+	}
+	defer closeAll()
 	if o.Session.Process != nil {
 		// What the first samples take says how many can run side by side.
 		before := o.Session.Process.Left()
@@ -158,18 +172,29 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 		each := max(before-left, 1<<20)
 		workers = int(max(1, min(int64(workers), 1+left*3/4/each)))
 	}
-	var wg sync.WaitGroup
-	for w := 1; w < workers; w++ {
+	for len(sessions) < workers {
 		session, err := open()
 		if err != nil {
-			c.fail(0, err)
-			break
+			return nil, err
 		}
-		defer session.Close()
-		wg.Go(func() { c.work(ctx, runCtx, session, w, n) })
+		sessions = append(sessions, session)
 	}
-	c.work(ctx, runCtx, first, 0, n)
-	wg.Wait()
+	run := func() {
+		var wg sync.WaitGroup
+		for w, session := range sessions {
+			wg.Go(func() { c.work(ctx, runCtx, session, w, n) })
+		}
+		wg.Wait()
+	}
+	run()
+	if len(o.Measured) > 0 && ctx.Err() == nil {
+		// Which sample is the first bad one is known at the end only.
+		if err := c.pack(); err != nil && c.err == nil {
+			return nil, err
+		}
+		c.queue = c.runs[1]
+		run()
+	}
 	if ctx.Err() != nil {
 		if o.Checkpoint != "" && !c.broken {
 			if err := c.checkpoint(); err != nil {
@@ -181,6 +206,9 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 	if c.err != nil {
 		return nil, c.src.AllBad(ctx, c.err)
 	}
+	// The table takes the place of what the samples needed.
+	closeAll()
+	runtime.GC()
 	return c.table()
 }
 
@@ -202,15 +230,15 @@ type collector struct {
 	o      CollectOptions
 	src    *Source
 	prog   exec.Executable
-	runs   [][2]int
+	runs   [2][][2]int // of samples that are not in o.Measured, and those that are
 	wanted []bool
-	keys   []watched // by key
-	// values has the observers by worker and value ID, for the samples that
-	// are not in o.Measured; measured those for the others, which are so few
-	// that the workers share them.
-	values   [][]*Observer
-	measured []sharedObserver
-	done     []bool // samples that Resume covers
+	keys   []watched     // by key
+	values [][]*Observer // by worker and value ID
+	// unseen has the statistics, as they stand in a table's file, of the samples
+	// that are not in o.Measured, once they all are through: so the others
+	// need no observers of their own.
+	unseen map[string]json.RawMessage
+	done   []bool // samples that Resume covers
 
 	// pause is held for reading while a sample runs, for writing while a
 	// checkpoint is made.
@@ -219,7 +247,7 @@ type collector struct {
 	garbage atomic.Int64 // bytes of samples since the last collection
 
 	mu      sync.Mutex
-	next    int
+	queue   [][2]int // runs to come
 	through []bool   // samples that were observed or skipped
 	digests []uint64 // of those observed
 	count   int
@@ -233,11 +261,6 @@ type collector struct {
 type watched struct {
 	key string
 	v   *graph.Value
-}
-
-type sharedObserver struct {
-	sync.Mutex
-	*Observer
 }
 
 // watch lists what is observed.
@@ -319,11 +342,17 @@ func (t *Table) sameRun(u *Table) error {
 func (c *collector) take() (run [2]int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.next >= len(c.runs) || c.runs[c.next][0] >= c.failed {
+	if len(c.queue) == 0 || c.queue[0][0] >= c.failed {
 		return run, false
 	}
-	c.next++
-	return c.runs[c.next-1], true
+	run, c.queue = c.queue[0], c.queue[1:]
+	return run, true
+}
+
+// isMeasured reports whether sample i is in o.Measured.
+func (c *collector) isMeasured(i int) bool {
+	_, found := slices.BinarySearch(c.o.Measured, c.src.Sample(i).Index)
+	return found
 }
 
 func (c *collector) fail(i int, err error) {
@@ -391,27 +420,27 @@ func (c *collector) maybeCheckpoint(ctx context.Context) error {
 // workers have, so that it takes no more memory than that of one.
 func (c *collector) checkpoint() error {
 	t := c.head()
-	var room Stats
 	var failed error
-	list := func(unseen bool) iter.Seq2[string, *Stats] {
-		return func(yield func(string, *Stats) bool) {
-			for _, k := range c.keys {
-				all, rest := c.parts(k)
-				if unseen {
-					all = rest
-				}
-				if len(all) == 0 {
-					continue
-				}
-				room.set(all[0])
-				if failed = mergeInto(&room, all[1:], k.v); failed != nil || !yield(k.key, &room) {
-					return
-				}
+	values := func(yield func(string, *Stats) bool) {
+		var room Stats
+		for _, k := range c.keys {
+			var s *Stats
+			if s, failed = sumOf(&room, c.parts(k, false), k.v); failed != nil || s != nil && !yield(k.key, s) {
+				return
+			}
+		}
+	}
+	unseen := func(yield func(string, *Stats) bool) {
+		var room Stats
+		for _, k := range c.keys {
+			var s *Stats
+			if s, failed = c.unseenOf(&room, k); failed != nil || s != nil && !yield(k.key, s) {
+				return
 			}
 		}
 	}
 	return atomicfile.Write(c.o.Checkpoint, 0o644, func(w io.Writer) error {
-		if err := t.encode(w, list(false), list(true)); err != nil {
+		if err := t.encode(w, values, unseen); err != nil {
 			return err
 		}
 		return failed
@@ -443,29 +472,23 @@ func (c *collector) sample(ctx context.Context, session exec.Runner, state *Stat
 	if err := state.Feed(in); err != nil {
 		return bad(err)
 	}
-	_, shared := slices.BinarySearch(c.o.Measured, info.Index)
 	tap := func(v *graph.Value, t *tensor.Tensor) error {
 		if t.DType() != tensor.Float32 {
 			return nil
 		}
 		w := c.o.Watch[v.ID]
-		ob := &c.values[worker][v.ID]
-		if shared {
-			m := &c.measured[v.ID]
-			m.Lock()
-			defer m.Unlock()
-			ob = &m.Observer
-		}
-		if *ob == nil {
+		ob := c.values[worker][v.ID]
+		if ob == nil {
 			axis := -1
 			if w.Channels {
 				if axis = w.Axis; axis < 0 {
 					axis += t.Rank()
 				}
 			}
-			*ob = NewObserver(c.o.Settings.Bins, axis)
+			ob = NewObserver(c.o.Settings.Bins, axis)
+			c.values[worker][v.ID] = ob
 		}
-		if err := (*ob).Update(info.Index, t.Shape(), tensor.As[float32](t)); err != nil {
+		if err := ob.Update(info.Index, t.Shape(), tensor.As[float32](t)); err != nil {
 			return graph.ValueError("calibrate", v, err)
 		}
 		return nil
@@ -557,80 +580,108 @@ func (c *collector) head() *Table {
 		t.sortSamples()
 	}
 	for _, k := range c.keys {
-		if all, _ := c.parts(k); len(all) == 0 {
+		if len(c.parts(k, false)) == 0 {
 			t.Unreached = append(t.Unreached, k.key)
 		}
 	}
 	return t
 }
 
-// parts returns the statistics of a value that belong together: of all samples,
-// and of those that are not in o.Measured. The first of either is one that the
-// other has not, where there is one.
-func (c *collector) parts(k watched) (all, unseen []*Stats) {
+// parts returns the statistics of a value that belong together: of what has been
+// observed, with what the earlier run has of all samples, or of those that are
+// not in o.Measured.
+func (c *collector) parts(k watched, unseen bool) []*Stats {
+	var out []*Stats
 	for _, observers := range c.values {
 		if ob := observers[k.v.ID]; ob != nil {
-			unseen = append(unseen, ob.Stats())
+			out = append(out, ob.Stats())
 		}
 	}
-	if c.measured != nil {
-		if ob := c.measured[k.v.ID].Observer; ob != nil {
-			all = append(all, ob.Stats())
-		}
-	}
-	all = append(all, unseen...)
 	if r := c.o.Resume; r != nil {
-		if s := r.Values[k.key]; s != nil {
-			all = append(all, s)
+		values := r.Values
+		if unseen {
+			values = r.Unseen
 		}
-		if s := r.Unseen[k.key]; s != nil {
-			unseen = append(unseen, s)
+		if s := values[k.key]; s != nil {
+			out = append(out, s)
 		}
 	}
-	return all, unseen
+	return out
 }
 
-func mergeInto(s *Stats, list []*Stats, v *graph.Value) error {
-	for _, p := range list {
-		if err := s.Merge(p); err != nil {
-			return graph.ValueError("calibrate", v, err)
+// sumOf returns the sum of statistics of v, in the memory of room, or nil where
+// there are none.
+func sumOf(room *Stats, list []*Stats, v *graph.Value) (*Stats, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	room.set(list[0])
+	for _, p := range list[1:] {
+		if err := room.Merge(p); err != nil {
+			return nil, graph.ValueError("calibrate", v, err)
 		}
 	}
+	return room, nil
+}
+
+// unseenOf returns the statistics of the samples that are not in o.Measured,
+// maybe in the memory of room, or nil where there are none.
+func (c *collector) unseenOf(room *Stats, k watched) (*Stats, error) {
+	if c.unseen == nil {
+		return sumOf(room, c.parts(k, true), k.v)
+	}
+	packed := c.unseen[k.key]
+	if packed == nil {
+		return nil, nil
+	}
+	return decodeStats(packed, c.o.Settings.Bins)
+}
+
+// pack makes c.unseen of what has been observed.
+func (c *collector) pack() error {
+	unseen := map[string]json.RawMessage{}
+	var room Stats
+	for _, k := range c.keys {
+		s, err := sumOf(&room, c.parts(k, true), k.v)
+		if err != nil {
+			return err
+		}
+		if s == nil {
+			continue
+		}
+		if unseen[k.key], err = marshal(s.toJSON()); err != nil {
+			return graph.ValueError("calibrate", k.v, err)
+		}
+	}
+	c.unseen = unseen
 	return nil
 }
 
-// table merges what the workers saw and the earlier run; the observers cannot be
-// used after it.
+// table merges what the workers saw and the earlier run, and lets go of the
+// observers.
 func (c *collector) table() (*Table, error) {
 	t := c.head()
 	for _, k := range c.keys {
-		all, unseen := c.parts(k)
-		if len(all) == 0 {
-			continue
-		}
-		s := all[0]
-		if t.Unseen != nil && len(unseen) > 0 && s == unseen[0] || c.resumed(s, k) {
-			s = s.Clone()
-		}
-		if err := mergeInto(s, all[1:], k.v); err != nil {
+		s, err := sumOf(new(Stats), c.parts(k, false), k.v)
+		if err != nil {
 			return nil, err
 		}
+		for _, observers := range c.values {
+			observers[k.v.ID] = nil
+		}
+		if s == nil {
+			continue
+		}
 		t.Values[k.key] = s
-		if t.Unseen != nil && len(unseen) > 0 {
-			if s = unseen[0]; c.resumed(s, k) {
-				s = s.Clone()
-			}
-			if err := mergeInto(s, unseen[1:], k.v); err != nil {
-				return nil, err
-			}
+		if t.Unseen == nil {
+			continue
+		}
+		if s, err = c.unseenOf(nil, k); err != nil {
+			return nil, err
+		}
+		if s != nil {
 			t.Unseen[k.key] = s
 		}
 	}
 	return t, nil
-}
-
-// resumed reports whether s belongs to the earlier run, which is left alone.
-func (c *collector) resumed(s *Stats, k watched) bool {
-	r := c.o.Resume
-	return r != nil && (s == r.Values[k.key] || s == r.Unseen[k.key])
 }

@@ -656,11 +656,7 @@ func Decode(data []byte) (*Table, error) {
 		from map[string]json.RawMessage
 	}{{t.Values, f.Values}, {t.Unseen, f.Unseen}} {
 		for _, name := range slices.Sorted(mapKeys(m.from)) {
-			var v valueJSON
-			if err := json.Unmarshal(m.from[name], &v); err != nil {
-				return nil, fmt.Errorf("value %q: %w", name, err)
-			}
-			if m.to[name], err = v.stats(f.Options.Bins); err != nil {
+			if m.to[name], err = decodeStats(m.from[name], f.Options.Bins); err != nil {
 				return nil, fmt.Errorf("value %q: %w", name, err)
 			}
 		}
@@ -668,8 +664,13 @@ func Decode(data []byte) (*Table, error) {
 	return t, nil
 }
 
-// stats checks what a file says: the parts have to fit each other.
-func (v *valueJSON) stats(bins int) (*Stats, error) {
+// decodeStats reads what a file says of a value, and checks that its parts fit
+// each other.
+func decodeStats(data []byte, bins int) (*Stats, error) {
+	var v valueJSON
+	if err := json.Unmarshal(data, &v); err != nil {
+		return nil, err
+	}
 	inf := float32(math.Inf(1))
 	s := &Stats{
 		Count: v.Count, NaN: v.NaN, Inf: v.Inf, Masked: v.Masked, Min: inf, Max: -inf,
