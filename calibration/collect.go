@@ -641,6 +641,7 @@ func (c *collector) unseenOf(room *Stats, k watched) (*Stats, error) {
 func (c *collector) pack() error {
 	unseen := map[string]json.RawMessage{}
 	var room Stats
+	var wr writer
 	for _, k := range c.keys {
 		s, err := sumOf(&room, c.parts(k, true), k.v)
 		if err != nil {
@@ -649,9 +650,11 @@ func (c *collector) pack() error {
 		if s == nil {
 			continue
 		}
-		if unseen[k.key], err = marshal(s.toJSON()); err != nil {
+		b, err := wr.stats(s)
+		if err != nil {
 			return graph.ValueError("calibrate", k.v, err)
 		}
+		unseen[k.key] = slices.Clone(b)
 	}
 	c.unseen = unseen
 	return nil

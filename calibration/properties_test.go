@@ -36,7 +36,7 @@ func merged(t *rapid.T, list ...*Stats) *Stats {
 // equalStats compares by the form in a file, which holds everything.
 func equalStats(t *rapid.T, a, b *Stats) bool {
 	encode := func(s *Stats) []byte {
-		text, err := marshal(s.toJSON())
+		text, err := new(writer).stats(s)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -463,12 +463,19 @@ type channelsJSON struct {
 	Sum   []Sum  `json:"sum,omitempty"`
 }
 
-func marshal(v any) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
+// writer makes the parts of a table's file, in memory that it uses again.
+type writer struct {
+	text   bytes.Buffer
+	packed []byte
+}
+
+// json returns a value's JSON, valid until the next call.
+func (w *writer) json(v any) ([]byte, error) {
+	w.text.Reset()
+	e := json.NewEncoder(&w.text)
 	e.SetEscapeHTML(false)
 	err := e.Encode(v)
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+	return bytes.TrimSuffix(w.text.Bytes(), []byte("\n")), err
 }
 
 // byName yields the values in the order of their names.
@@ -494,7 +501,8 @@ func (t *Table) encode(w io.Writer, values, unseen iter.Seq2[string, *Stats]) er
 	for _, s := range t.Samples {
 		digests = binary.BigEndian.AppendUint64(digests, s.Digest)
 	}
-	head, err := marshal(tableHead{
+	var wr writer
+	head, err := wr.json(tableHead{
 		tableFormat, tableVersion, t.Model, t.Data, t.Options, t.Total, t.Shards,
 		formatRuns(t.Have), formatRuns(t.indices()), base64.RawStdEncoding.EncodeToString(digests), t.Skipped, t.Sources, t.Unreached, formatRuns(t.Measured),
 	})
@@ -506,11 +514,11 @@ func (t *Table) encode(w io.Writer, values, unseen iter.Seq2[string, *Stats]) er
 		return err
 	}
 	b.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n}")))
-	if err := t.encodeValues(b, "values", values); err != nil {
+	if err := t.encodeValues(b, &wr, "values", values); err != nil {
 		return err
 	}
 	if t.Unseen != nil {
-		if err := t.encodeValues(b, "unseen", unseen); err != nil {
+		if err := t.encodeValues(b, &wr, "unseen", unseen); err != nil {
 			return err
 		}
 	}
@@ -519,7 +527,7 @@ func (t *Table) encode(w io.Writer, values, unseen iter.Seq2[string, *Stats]) er
 }
 
 // encodeValues writes a member of the file's object, with a value a line.
-func (t *Table) encodeValues(b *bufio.Writer, member string, values iter.Seq2[string, *Stats]) error {
+func (t *Table) encodeValues(b *bufio.Writer, wr *writer, member string, values iter.Seq2[string, *Stats]) error {
 	fmt.Fprintf(b, ",\n %q: {", member)
 	separator := ""
 	for name, s := range values {
@@ -529,47 +537,39 @@ func (t *Table) encodeValues(b *bufio.Writer, member string, values iter.Seq2[st
 		if len(s.Hist.Counts) != 2*t.Options.Bins {
 			return fmt.Errorf("value %q has %d bins a side, the table %d", name, len(s.Hist.Counts)/2, t.Options.Bins)
 		}
-		key, err := marshal(name)
-		if err != nil {
-			return err
-		}
-		val, err := marshal(s.toJSON())
-		if err != nil {
-			return err
-		}
 		b.WriteString(separator + "\n  ")
 		separator = ","
+		key, err := wr.json(name)
+		if err != nil {
+			return err
+		}
 		b.Write(key)
 		b.WriteString(": ")
+		val, err := wr.stats(s)
+		if err != nil {
+			return err
+		}
 		b.Write(val)
 	}
 	_, err := b.WriteString("\n }")
 	return err
 }
 
-func (s *Stats) toJSON() *valueJSON {
-	v := &valueJSON{
+// stats returns the form of statistics in a file, valid until the next call.
+func (w *writer) stats(s *Stats) ([]byte, error) {
+	v := valueJSON{
 		Count: s.Count, NaN: s.NaN, Inf: s.Inf, Masked: s.Masked,
 		Mean: s.Mean(), MeanSquare: s.MeanSquare(), MeanMag: s.MeanMagnitude(),
 		Sum: s.Sum, Squares: s.Squares, Magnitudes: s.Magnitudes, Lowest: s.Lowest, Highest: s.Highest,
-		Exp: s.Hist.Exp, Hist: packCounts(s.Hist.Counts),
+		Exp: s.Hist.Exp, Hist: w.counts(s.Hist.Counts), Samples: w.ranges(s.Samples),
 	}
 	if s.Count > 0 {
 		v.Min, v.Max = &s.Min, &s.Max
 	}
-	var b []byte
-	last := -1
-	for _, r := range s.Samples {
-		b = binary.AppendUvarint(b, uint64(r.Index-last-1))
-		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(r.Min))
-		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(r.Max))
-		last = r.Index
-	}
-	v.Samples = base64.RawStdEncoding.EncodeToString(b)
 	if c := s.Channels; c != nil {
-		v.Channels = &channelsJSON{c.Axis, packFloats(c.Min), packFloats(c.Max), packCounts(c.Count), c.Sum}
+		v.Channels = &channelsJSON{c.Axis, w.floats(c.Min), w.floats(c.Max), w.counts(c.Count), c.Sum}
 	}
-	return v
+	return w.json(&v)
 }
 
 // Load reads a table from a file. The error names the file, and the value where
@@ -747,14 +747,14 @@ func decodeStats(data []byte, bins int) (*Stats, error) {
 	return s, nil
 }
 
-// packCounts writes numbers as base64 of varints; a zero is followed by the
-// number of further zeros, and those at the end are left out.
-func packCounts(counts []uint64) string {
+// counts writes numbers as base64 of varints; a zero is followed by the number
+// of further zeros, and those at the end are left out.
+func (w *writer) counts(counts []uint64) string {
 	n := len(counts)
 	for n > 0 && counts[n-1] == 0 {
 		n--
 	}
-	var b []byte
+	b := w.packed[:0]
 	for i := 0; i < n; i++ {
 		b = binary.AppendUvarint(b, counts[i])
 		if counts[i] == 0 {
@@ -765,6 +765,22 @@ func packCounts(counts []uint64) string {
 			b = binary.AppendUvarint(b, uint64(i-run))
 		}
 	}
+	w.packed = b
+	return base64.RawStdEncoding.EncodeToString(b)
+}
+
+// ranges writes ranges as base64 of the distance from the index before as a
+// varint, and the bounds.
+func (w *writer) ranges(list []SampleRange) string {
+	b := w.packed[:0]
+	last := -1
+	for _, r := range list {
+		b = binary.AppendUvarint(b, uint64(r.Index-last-1))
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(r.Min))
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(r.Max))
+		last = r.Index
+	}
+	w.packed = b
 	return base64.RawStdEncoding.EncodeToString(b)
 }
 
@@ -793,11 +809,12 @@ func unpackCounts(s string, n int) ([]uint64, error) {
 	return out, nil
 }
 
-func packFloats(v []float32) string {
-	var b []byte
+func (w *writer) floats(v []float32) string {
+	b := w.packed[:0]
 	for _, x := range v {
 		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
 	}
+	w.packed = b
 	return base64.RawStdEncoding.EncodeToString(b)
 }
 

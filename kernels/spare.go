@@ -2,18 +2,22 @@ package kernels
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 )
+
+const idleCycles = 8
 
 // spares keeps working memory for the next caller. Unlike a sync.Pool, which
 // keeps some for each processor, it never has more than were in use at the same
 // time, so that it serves memory whose size follows the data. The most recently
-// used comes first; what two collections of garbage pass without a use is given
-// up.
+// used comes first; what idleCycles collections of garbage pass without a use is
+// given up. What is wanted again soon after would be there twice until the next
+// collection, so they are not few.
 type spares[T any] struct {
 	mu    sync.Mutex
 	free  []*T
-	idle  [2]int // of free, how many were not used since the last collection, and in the cycle before
+	idle  [idleCycles]int // of free, how many were not used since the last collection, and in the cycles before
 	armed bool
 }
 
@@ -49,16 +53,20 @@ func (s *spares[T]) arm() {
 	runtime.AddCleanup(new(*T), (*spares[T]).collected, s)
 }
 
-// collected gives up what was idle for two cycles.
+// collected gives up what was idle for all cycles.
 func (s *spares[T]) collected() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.armed = false
-	n := min(s.idle[0], s.idle[1])
+	n := slices.Min(s.idle[:])
 	kept := copy(s.free, s.free[n:])
 	clear(s.free[kept:])
 	s.free = s.free[:kept]
-	s.idle = [2]int{kept, min(s.idle[0]-n, kept)}
+	copy(s.idle[1:], s.idle[:])
+	s.idle[0] = kept + n
+	for i := range s.idle {
+		s.idle[i] = min(s.idle[i]-n, kept)
+	}
 	if kept > 0 {
 		s.arm()
 	}
