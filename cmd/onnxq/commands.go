@@ -484,19 +484,24 @@ func printGaps(w io.Writer, t *calibration.Table) error {
 		if len(gap.values) == 0 {
 			continue
 		}
-		const most = 8
-		names := make([]string, 0, most)
-		for _, n := range gap.values[:min(most, len(gap.values))] {
-			names = append(names, quoted(shortened(n)))
-		}
-		if len(gap.values) > most {
-			names = append(names, "…")
-		}
-		if _, err := fmt.Fprintf(w, gap.text, len(gap.values), strings.Join(names, ", ")); err != nil {
+		if _, err := fmt.Fprintf(w, gap.text, len(gap.values), fewNames(gap.values)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// fewNames lists names, the first of many.
+func fewNames(names []string) string {
+	const most = 8
+	var list []string
+	for _, n := range names[:min(most, len(names))] {
+		list = append(list, quoted(shortened(n)))
+	}
+	if len(names) > most {
+		list = append(list, "…")
+	}
+	return strings.Join(list, ", ")
 }
 
 // parseShard reads I/N; "" is 0/1.

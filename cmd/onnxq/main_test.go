@@ -367,32 +367,6 @@ func TestJSONAloneOnStdout(t *testing.T) {
 	}
 }
 
-// TestPagesNameFlagsThatExist checks the flags in the README.
-func TestPagesNameFlagsThatExist(t *testing.T) {
-	known := map[string]bool{"--help": true, "--no-deps": true} // the latter is pip's
-	for _, w := range words(newApp(&env{}).Commands, "") {
-		for _, f := range w.flags {
-			for _, d := range dashed(f) {
-				known[d] = true
-			}
-		}
-	}
-	b, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, _, _ := strings.Cut(string(b), "Not yet:")
-	flags := regexp.MustCompile(`--[a-z][a-z-]+`).FindAllString(text, -1)
-	if len(flags) < 5 {
-		t.Fatalf("only %d flags in the README", len(flags))
-	}
-	for _, f := range flags {
-		if !known[f] {
-			t.Errorf("the README names %s", f)
-		}
-	}
-}
-
 func TestSignals(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("SKIPPED: no such signals on Windows")

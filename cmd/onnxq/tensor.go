@@ -80,11 +80,13 @@ func openTensor(arg string, o onnxq.Options) (t *tensor.Tensor, done func(), err
 		if err != nil {
 			return nil, nil, err
 		}
+		var names []string
 		for g := range m.Scopes() {
 			for _, v := range g.Initializers() {
 				if v.Name() == name && v.Const != nil {
 					return v.Const, func() { m.Close() }, nil
 				}
+				names = append(names, v.Name())
 			}
 			for n := range g.Nodes() {
 				if v := n.Output(0); n.Op.Type == "Constant" && v != nil && v.Name() == name && n.Attr("value") != nil && n.Attr("value").T != nil {
@@ -93,7 +95,10 @@ func openTensor(arg string, o onnxq.Options) (t *tensor.Tensor, done func(), err
 			}
 		}
 		m.Close()
-		return nil, nil, usagef("%s has no constant tensor %q", arg[:at], name)
+		if len(names) == 0 {
+			return nil, nil, usagef("%s has no constant tensor %q, nor another one", arg[:at], name)
+		}
+		return nil, nil, usagef("%s has no constant tensor %q, but %s", arg[:at], name, fewNames(names))
 	}
 	_, err = os.Stat(arg)
 	if err == nil {
