@@ -87,7 +87,7 @@ func TestRunner(t *testing.T) {
 		for what, o := range map[string]onnxq.Options{
 			"default":  {},
 			"contract": {MinSQNR: new(float64), KeepFailed: true},
-			"blocks":   {Mode: onnxq.Weights, Weights: "i4", Algorithms: []onnxq.Algorithm{onnxq.GPTQ}},
+			"blocks":   {Mode: onnxq.Weights, Weights: "i4", Algorithms: []onnxq.Algorithm{onnxq.Clip}},
 			"static":   {Mode: onnxq.Static, Weights: "i8", ReduceRange: true},
 		} {
 			if o.MinSQNR != nil {

@@ -350,7 +350,7 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 	if got := p.Opset(graph.OnnxDomain); o.Opset > 0 && got > o.Opset {
 		return nil, nil, optionErrorf("the model is of opset %d and is not lowered to %d", got, o.Opset)
 	}
-	if o.Mode == Weights {
+	if o.Mode == Weights || o.Mode == Float16 {
 		changes = append(changes, passes.Change{Pass: "tie-weights", Count: passes.TieWeights(p)})
 	}
 	return p, changes, o.checkRanges(p)

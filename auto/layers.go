@@ -23,8 +23,8 @@ import (
 // some layers.
 const RoundTask = "round"
 
-// Layers rounds weights by what this does to samples: here or, with a Runner, a
-// few layers a task.
+// Layers rounds weights by what this does to samples: here or, with a Runner and
+// where one does not depend on the other, a few layers a task.
 type Layers struct {
 	Runner  job.Runner
 	Parts   int // the most tasks
@@ -64,7 +64,8 @@ type roundedLayer struct {
 // Round sets the codes of params, those that the plan, the table and way give
 // for m, and returns the number of weights and, for blocks, their errors.
 func (l *Layers) Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, way Way, params []quant.Params) (int, []accuracy.BlockError, error) {
-	if l.Runner != nil {
+	// GPTQ takes each weight behind those that its inputs depend on.
+	if l.Runner != nil && (!l.Blocks || l.Nearest) {
 		layers, err := accuracy.Layers(m, plan, l.Blocks)
 		if err != nil {
 			return 0, nil, err

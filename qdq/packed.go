@@ -274,7 +274,7 @@ func (w *rewriter) packed(v *graph.Value, c *coding) error {
 			continue
 		}
 		readers := []*graph.Node{node}
-		if t := transposed(node, v); t != nil {
+		if t := Transposed(node, v); t != nil {
 			readers = nil
 			for _, r := range t.Uses() {
 				readers = append(readers, r.Node)
@@ -498,7 +498,7 @@ func checkPacked(v *graph.Value, axis int, whole bool) error {
 			return fmt.Errorf("it is an output")
 		}
 		reads, want := []graph.Use{u}, axis
-		if t := transposed(u.Node, v); t != nil {
+		if t := Transposed(u.Node, v); t != nil {
 			reads, want = t.Uses(), 1-axis
 		}
 		for _, r := range reads {

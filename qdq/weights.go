@@ -132,7 +132,7 @@ func (a *annotator) matrixOf(v *graph.Value) (m matrix, ok bool) {
 		if u.Node == nil || a.byID[u.Node.ID].on || a.byID[u.Node.ID].leave || u.Node.Graph().Function() != nil {
 			return m, false
 		}
-		if t := transposed(u.Node, v); t != nil {
+		if t := Transposed(u.Node, v); t != nil {
 			for _, w := range t.Uses() {
 				if w.Node == nil || a.byID[w.Node.ID].leave {
 					return m, false
@@ -156,8 +156,8 @@ func (a *annotator) matrixOf(v *graph.Value) (m matrix, ok bool) {
 	return m, m.axis >= 0
 }
 
-// transposed returns the output of n if that is a Transpose of the matrix v.
-func transposed(n *graph.Node, v *graph.Value) *graph.Value {
+// Transposed returns the output of n if that is a Transpose of the matrix v.
+func Transposed(n *graph.Node, v *graph.Value) *graph.Value {
 	if n.Op != op("Transpose") || v.Const.Rank() != 2 || n.Output(0) == nil || n.Output(0).IsOutput() {
 		return nil
 	}

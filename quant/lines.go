@@ -129,3 +129,32 @@ func (l Lines) Finite(pool *par.Pool) error {
 	}
 	return nil
 }
+
+// Values returns the tensor that l is of with its lines replaced by what c
+// stands for, in the same element type. pool may be nil.
+func (c *Coded) Values(pool *par.Pool, l Lines) *tensor.Tensor {
+	values := make([]float32, l.T.Len())
+	step := max(1, panel/max(l.K, 1))
+	pool.For(l.N(), step, func(lo, hi int) {
+		if l.Inner == 1 {
+			for i := lo; i < hi; i++ {
+				c.Decode(values[i*l.K:][:l.K], i)
+			}
+			return
+		}
+		line := make([]float32, l.K)
+		for i := lo; i < hi; i++ {
+			c.Decode(line, i)
+			at := i/l.Inner*l.K*l.Inner + i%l.Inner
+			for k, x := range line {
+				values[at+k*l.Inner] = x
+			}
+		}
+	})
+	if l.T.DType() == tensor.Float32 {
+		return tensor.Of(values, l.T.Shape()...)
+	}
+	t := tensor.New(l.T.DType(), l.T.Shape()...)
+	tensor.Write(t, 0, values)
+	return t
+}

@@ -2,128 +2,355 @@ package accuracy
 
 import (
 	"context"
+	"iter"
 	"math"
+	"slices"
 
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/internal/par"
 	"github.com/onnxq/onnxq/kernels"
+	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/tensor"
 )
 
 // BlockError is what storing a weight in blocks does to the products with it.
 type BlockError struct {
 	Tensor int // index in plan.Tensors
 	// Nearest and Chosen are Σ (Wq·x - W·x)² over the samples with the nearest
-	// codes and with those that GPTQ chose, Signal is Σ (W·x)².
+	// codes and with those that were chosen, Signal is Σ (W·x)².
 	Nearest, Chosen, Signal float64
 }
 
 // GPTQ chooses codes and parameters of the weights that the plan stores in
-// blocks and that one Conv, Gemm or MatMul of m reads. Parameters fit the
-// weights with the mean squares of their inputs as importance; then, unless
-// nearest is set, inputs are rounded one after the other, the strongest first,
-// as Round does. Codes that do not lower the error are left at the nearest ones.
-// It sets Coded in params, those of Resolve for plan. Of these weights only
-// layers are taken, unless that is nil; see Layers.
+// blocks and that Conv, Gemm or MatMul nodes of m read; rows of a Gather may be
+// looked up in them as well. With nearest set, parameters fit the weights with
+// the mean squares of their inputs as importance, and codes are the nearest.
+// Otherwise they are those of quant.Compensate: weights are taken in the order
+// of the network, with the inputs that those before them give, and stand in for
+// what these have done to their inputs. Codes that do not lower the error are
+// left at the nearest ones. It sets Coded in params, those of Resolve for plan.
+// Of these weights only layers are taken, unless that is nil; see Layers.
 func GPTQ(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, layers []int, samples Samples, count int, nearest bool, o exec.SessionOptions) ([]BlockError, error) {
-	list, err := productsOf(m, plan, true, layers)
-	if err != nil || len(list) == 0 || count == 0 {
+	all, err := productsOf(m, plan, true, layers)
+	if err != nil || count == 0 {
 		return nil, err
 	}
-	var errs []BlockError
-	err = inTurn(ctx, m, list, samples, count, o, func(pool *par.Pool, p *product, sums moments) error {
+	s := &sequence{ctx: ctx, m: m, samples: samples, count: count, o: o, pool: par.New(o.Threads), params: params}
+	for _, p := range all {
 		e := &plan.Tensors[p.tensor]
 		b, err := e.Blocks()
-		if err != nil || b.Kind != quant.Integer && !nearest || p.groups != 1 || e.Whole {
-			return err // nothing to choose: the nearest codes are taken
+		if err != nil {
+			return nil, err
 		}
 		l, err := e.Lines(p.weight.Const)
-		if err != nil || l.K != p.k || l.N() != p.n {
-			return err
-		}
-		coded, found, err := p.blocks(ctx, pool, b, l, sums[0], nearest)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		found.Tensor = p.tensor
-		params[p.tensor].Coded = coded
-		errs = append(errs, found)
-		return nil
-	})
-	return errs, err
-}
-
-// blocks chooses the codes of a product.
-func (p *product) blocks(ctx context.Context, pool *par.Pool, b quant.Blocks, l quant.Lines, h []float32, nearest bool) (*quant.Coded, BlockError, error) {
-	k, n := p.k, p.n
-	shared, err := b.Share(pool, l)
-	if err != nil {
-		return nil, BlockError{}, err
-	}
-	plain, err := b.Encode(ctx, pool, l, shared, 0, n, nil)
-	if err != nil {
-		return nil, BlockError{}, err
-	}
-	lines := make([]float32, n*k)
-	l.Read(lines, 0, n)
-	e := BlockError{Signal: quadratic(pool, lines, h, k, n)}
-	best := plain
-	e.Nearest = lossOf(pool, lines, plain, h, k, n)
-	e.Chosen = e.Nearest
-	take := func(c *quant.Coded) {
-		if loss := lossOf(pool, lines, c, h, k, n); loss < e.Chosen {
-			best, e.Chosen = c, loss
+		if e.Whole || b.Kind != quant.Integer && !nearest || l.K != p.k || l.N() != p.n*p.groups {
+			continue // nothing to choose: the nearest codes are taken
 		}
+		s.list = append(s.list, blockProduct{p, b, l})
 	}
-	starts := []*quant.Coded{plain}
-	if b.Fit != quant.Cover {
-		fitted, err := b.Encode(ctx, pool, l, shared, 0, n, diagonal(h, k))
-		if err != nil {
-			return nil, BlockError{}, err
-		}
-		take(fitted)
-		starts = append(starts, fitted)
+	if len(s.list) == 0 {
+		return nil, nil
 	}
 	if nearest {
-		return best, e, nil
+		err = s.each(m, nil, s.list, s.fit)
+		return s.errs, err
 	}
-	order, u := factor(pool, h, k)
-	columns := make([]float32, k*n)
-	for r, i := range order {
-		for o := range n {
-			columns[r*n+o] = lines[o*k+i]
+	s.shadow = m.Clone()
+	if s.stored, err = plan.Values(s.shadow); err != nil {
+		return nil, err
+	}
+	for _, stage := range stages(m, s.list) {
+		other := s.shadow
+		if len(s.errs) == 0 {
+			other = nil
+		}
+		if err := s.each(m, other, stage, s.compensate); err != nil {
+			return nil, err
 		}
 	}
-	lo, hi := b.Codes()
-	for _, start := range starts {
-		c := *start
-		c.Codes = make([]byte, n*k)
-		size := b.Size
-		if size == 0 {
-			size = k
+	return s.errs, nil
+}
+
+// blockProduct is a product whose weight is stored in blocks.
+type blockProduct struct {
+	product
+	b quant.Blocks
+	l quant.Lines
+}
+
+// sequence is the state of GPTQ.
+type sequence struct {
+	ctx     context.Context
+	m       *graph.Model
+	samples Samples
+	count   int
+	o       exec.SessionOptions
+	pool    *par.Pool
+	params  []quant.Params
+	list    []blockProduct
+	errs    []BlockError
+	// shadow is m with the values of the codes that were chosen, and stored its
+	// weights, by index in plan.Tensors.
+	shadow *graph.Model
+	stored []*graph.Value
+	// last is the moment that was prepared for one of origin and size.
+	last     *quant.Moment
+	lastOf   *moments
+	lastSize int
+}
+
+// each calls f with each product and what is known of its inputs.
+func (s *sequence) each(m, other *graph.Model, list []blockProduct, f func(*blockProduct, []*moments) error) error {
+	plain := make([]product, len(list))
+	for i := range list {
+		plain[i] = list[i].product
+	}
+	return inTurn(s.ctx, m, other, plain, maxRows, s.samples, s.count, s.o, func(i int, sums []*moments) error {
+		return f(&list[i], sums)
+	})
+}
+
+// fit finds the nearest codes of a product.
+func (s *sequence) fit(p *blockProduct, sums []*moments) error {
+	shared, err := p.b.Share(s.pool, p.l)
+	if err != nil {
+		return err
+	}
+	e := BlockError{Tensor: p.tensor}
+	best := p.b
+	best.Fit = quant.Cover
+	importance := make([]float32, p.k) // by group, of equal weight
+	for g := range p.groups {
+		for i, x := range diagonal(p.withRows(s.pool, p.together(sums, g, sumsOf)), p.k) {
+			importance[i] += x / float32(p.groups)
 		}
-		blocks := len(c.Scale) / n
-		scale, zero := make([]float32, n), make([]int32, n)
-		out := feedback(pool, columns, u, func(r int) ([]float32, []int32) {
-			at := order[r] / size
-			for o := range n {
-				scale[o], zero[o] = c.Scale[o*blocks+at], b.Middle()
-				if c.Zero != nil {
-					zero[o] = c.Zero[o*blocks+at]
+	}
+	s.pool.Begin()
+	defer s.pool.End()
+	plain, err := best.Encode(s.ctx, s.pool, p.l, shared, 0, p.l.N(), nil)
+	if err != nil {
+		return err
+	}
+	chosen := plain
+	if p.b.Fit != quant.Cover {
+		if chosen, err = p.b.Encode(s.ctx, s.pool, p.l, shared, 0, p.l.N(), importance); err != nil {
+			return err
+		}
+	}
+	for g := range p.groups {
+		h := p.withRows(s.pool, p.together(sums, g, sumsOf))
+		e.Nearest += lossOf(s.pool, p.l, plain, h, g*p.n, p.n)
+		e.Chosen += lossOf(s.pool, p.l, chosen, h, g*p.n, p.n)
+		e.Signal += lossOf(s.pool, p.l, nil, h, g*p.n, p.n)
+	}
+	if !(e.Chosen < e.Nearest) {
+		chosen, e.Chosen = plain, e.Nearest
+	}
+	s.params[p.tensor].Coded = chosen
+	s.errs = append(s.errs, e)
+	return nil
+}
+
+// compensate chooses the codes of a product.
+func (s *sequence) compensate(p *blockProduct, sums []*moments) error {
+	shared, err := p.b.Share(s.pool, p.l)
+	if err != nil {
+		return err
+	}
+	s.pool.Begin()
+	defer s.pool.End()
+	all := make([]*quant.Moment, p.groups)
+	for g := range all {
+		if all[g], err = s.moment(p, sums, g); err != nil {
+			return err
+		}
+	}
+	coded, losses, err := p.b.Compensate(s.ctx, s.pool, p.l, shared, all)
+	if err != nil {
+		return err
+	}
+	s.params[p.tensor].Coded = coded
+	s.errs = append(s.errs, BlockError{p.tensor, losses.Nearest, losses.Chosen, losses.Signal})
+	v := s.stored[p.tensor]
+	v.Const, err = coded.Values(s.pool, p.l).Reshape(v.Const.Shape())
+	return err
+}
+
+// moment prepares what is known of the inputs of group g. Weights that read the
+// same value follow one another and share it.
+func (s *sequence) moment(p *blockProduct, sums []*moments, g int) (*quant.Moment, error) {
+	simple := len(sums) == 1 && p.groups == 1 && !p.lookedUp
+	if simple && s.last != nil && s.lastOf == sums[0] && s.lastSize == p.b.Size {
+		return s.last, nil
+	}
+	h := p.together(sums, g, sumsOf)
+	cross := p.together(sums, g, crossOf)
+	if cross != nil {
+		half, crossOfHalf := p.together(sums, g, sumsOfHalf), p.together(sums, g, crossOfHalf)
+		f, err := lasting(s.ctx, s.pool, h, cross, half, crossOfHalf, p.k)
+		if err != nil {
+			return nil, err
+		}
+		scaled := make([]float32, len(cross))
+		for i, x := range cross {
+			scaled[i] = f * x
+		}
+		cross = scaled
+	}
+	h = p.withRows(s.pool, h)
+	m, err := quant.NewMoment(s.ctx, s.pool, h, cross, p.k, p.b.Size, damping)
+	if simple {
+		s.last, s.lastOf, s.lastSize = m, sums[0], p.b.Size
+	}
+	return m, err
+}
+
+// lasting returns the share, from 0 to 1, of the errors that inputs have by
+// their regression on the inputs which is worth making up for: the one that is
+// best for half of the samples if the regression is that of the other half.
+func lasting(ctx context.Context, pool *par.Pool, h, cross, half, crossOfHalf []float32, k int) (float32, error) {
+	mean := 0.0
+	for i := range k {
+		mean += float64(half[i*k+i]) / float64(k)
+	}
+	if !(mean > 0) || math.IsInf(mean, 0) {
+		return 0, nil
+	}
+	a := slices.Clone(half)
+	for i := range k {
+		a[i*k+i] += float32(damping * mean)
+	}
+	u, d, err := quant.Factor(ctx, pool, a, k)
+	if err != nil {
+		return 0, err
+	}
+	p := slices.Clone(crossOfHalf)
+	quant.Solve(pool, p, u, d, k)
+	kernels.Binary(kernels.Sub, a, h, half)
+	out := make([]float32, k*k)
+	kernels.Gemm(pool, k, k, k, kernels.Matrix{Data: p, Ld: k}, kernels.Matrix{Data: a, Ld: k}, out, k, nil)
+	slope, curve := 0.0, 0.0
+	for i, x := range p {
+		slope += float64(x) * float64(cross[i]-crossOfHalf[i])
+		curve += float64(x) * float64(out[i])
+	}
+	if !(curve > 0) || !(slope > 0) {
+		return 0, nil
+	}
+	return float32(min(1, slope/curve)), nil
+}
+
+// What moments hold.
+func sumsOf(s *moments) [][]float32      { return s.sums }
+func crossOf(s *moments) [][]float32     { return s.cross }
+func sumsOfHalf(s *moments) [][]float32  { return s.sumsOfHalf }
+func crossOfHalf(s *moments) [][]float32 { return s.crossOfHalf }
+
+// together returns what moments hold of group g for all that is done with the
+// weight, or nil if they lack it. Errors e of a channel make the squared error
+// eᵀ·h·e with h of the sums.
+func (p *product) together(sums []*moments, g int, of func(*moments) [][]float32) []float32 {
+	if of(sums[0]) == nil {
+		return nil
+	}
+	if len(sums) == 1 && !p.lookedUp {
+		return of(sums[0])[g]
+	}
+	h := make([]float32, p.k*p.k)
+	for _, s := range sums {
+		kernels.Binary(kernels.Add, h, h, of(s)[g])
+	}
+	return h
+}
+
+// withRows adds to h what errors do in rows that are looked up. These count as
+// much as the products: an error of either is worth its share of the signal.
+func (p *product) withRows(pool *par.Pool, h []float32) []float32 {
+	if !p.lookedUp {
+		return h
+	}
+	h = slices.Clone(h)
+	f := p.signals(pool, h)
+	for i := range p.k {
+		h[i*p.k+i] += f
+	}
+	return h
+}
+
+// signals returns Σ wᵀ·h·w over the channels w, as a multiple of Σ wᵀ·w.
+func (p *product) signals(pool *par.Pool, h []float32) float32 {
+	l := quant.Lines{T: p.weight.Const, Outer: p.n, K: p.k, Inner: 1}
+	power := 0.0
+	line := make([]float32, p.k)
+	for i := range p.n {
+		l.Read(line, i, i+1)
+		power += kernels.ReduceSumSquares(line)
+	}
+	if !(power > 0) {
+		return 0
+	}
+	return float32(lossOf(pool, l, nil, h, 0, p.n) / power)
+}
+
+// stages orders the products so that each stands behind those that its inputs
+// depend on, and puts those together that do not depend on each other.
+func stages(m *graph.Model, list []blockProduct) [][]blockProduct {
+	weights := map[int]int{} // by value ID
+	for i := range list {
+		weights[list[i].weight.ID] = i
+	}
+	depth := make([]int, m.NumValues()) // products on the way to a value
+	at := make([]int, len(list))
+	var walk func(g *graph.Graph, least int) int
+	walk = func(g *graph.Graph, least int) int {
+		most := least
+		for n := range g.Nodes() {
+			d := least
+			for _, v := range n.Inputs() {
+				if v != nil {
+					d = max(d, depth[v.ID])
 				}
 			}
-			return scale, zero
-		}, float32(lo), float32(hi), k, n)
-		for r, i := range order {
-			for o := range n {
-				c.Codes[o*k+i] = byte(out[r*n+o])
+			for sub := range bodies(n) {
+				d = max(d, walk(sub, d))
 			}
+			if i, ok := weights[weightOf(n)]; ok && n.Op.Type != "Gather" {
+				at[i] = max(at[i], d)
+				d++
+			}
+			for _, v := range n.Outputs() {
+				if v != nil {
+					depth[v.ID] = d
+				}
+			}
+			most = max(most, d)
 		}
-		take(&c)
+		return most
 	}
-	return best, e, nil
+	out := make([][]blockProduct, walk(m.Graph, 0)+1)
+	for i := range list {
+		out[at[i]] = append(out[at[i]], list[i])
+	}
+	return slices.DeleteFunc(out, func(s []blockProduct) bool { return len(s) == 0 })
+}
+
+// weightOf returns the ID of the value that n may multiply with, before a
+// Transpose, or -1.
+func weightOf(n *graph.Node) int {
+	v := n.Input(1)
+	if v == nil {
+		return -1
+	}
+	if d := v.DefNode(); d != nil && d.Input(0) != nil && d.Input(0).IsConst() && qdq.Transposed(d, d.Input(0)) == v {
+		v = d.Input(0)
+	}
+	return v.ID
 }
 
 // diagonal returns the mean squares of the inputs relative to their mean, with
@@ -146,26 +373,137 @@ func diagonal(h []float32, k int) []float32 {
 	return d
 }
 
-// lossOf returns the sum of eᵀ·h·e over the errors e of all lines.
-func lossOf(pool *par.Pool, lines []float32, c *quant.Coded, h []float32, k, n int) float64 {
-	errs := make([]float32, n*k)
-	pool.For(n, 16, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			row := errs[i*k:][:k]
-			c.Decode(row, i)
-			kernels.Binary(kernels.Sub, row, lines[i*k:][:k], row)
-		}
-	})
-	return quadratic(pool, errs, h, k, n)
-}
+// lossLines is the number of lines that errors are computed of at once.
+const lossLines = 256
 
-// quadratic returns the sum of eᵀ·h·e over the n rows e of a matrix.
-func quadratic(pool *par.Pool, e, h []float32, k, n int) float64 {
-	out := make([]float32, n*k)
-	kernels.Gemm(pool, n, k, k, kernels.Matrix{Data: e, Ld: k}, kernels.Matrix{Data: h, Ld: k}, out, k, nil)
+// lossOf returns the sum of eᵀ·h·e over the errors e of n lines from the given
+// one on; without c these are the lines themselves.
+func lossOf(pool *par.Pool, l quant.Lines, c *quant.Coded, h []float32, from, n int) float64 {
+	k := l.K
 	sum := 0.0
-	for i, x := range e {
-		sum += float64(x) * float64(out[i])
+	size := min(n, lossLines)
+	e, back, out := make([]float32, size*k), make([]float32, k), make([]float32, size*k)
+	for at := from; at < from+n; at += size {
+		count := min(size, from+n-at)
+		l.Read(e, at, at+count)
+		if c != nil {
+			for i := range count {
+				c.Decode(back, at+i)
+				kernels.Binary(kernels.Sub, e[i*k:][:k], e[i*k:][:k], back)
+			}
+		}
+		kernels.Gemm(pool, count, k, k, kernels.Matrix{Data: e, Ld: k}, kernels.Matrix{Data: h, Ld: k}, out, k, nil)
+		for i, x := range e[:count*k] {
+			sum += float64(x) * float64(out[i])
+		}
 	}
 	return sum
+}
+
+// drawer runs a model and draws inputs of products.
+type drawer struct {
+	session *exec.Session
+	taps    []bool
+	readers map[int][]int // moments, by value ID
+}
+
+// newDrawer prepares runs of m, which is the model that list is of or a clone of
+// it.
+func newDrawer(m *graph.Model, list []*moments, o exec.SessionOptions) (*drawer, error) {
+	d := &drawer{taps: make([]bool, m.NumValues()), readers: map[int][]int{}}
+	for i, s := range list {
+		id := s.value.ID
+		d.readers[id] = append(d.readers[id], i)
+		d.taps[id] = true
+	}
+	prog, err := exec.Compile(upTo(m, d.taps), exec.Options{Taps: d.taps})
+	if err != nil {
+		return nil, err
+	}
+	d.session = prog.NewSession(o)
+	return d, nil
+}
+
+// run calls f with what each of the moments draws from.
+func (d *drawer) run(ctx context.Context, feeds map[string]ops.Data, f func(i int, t *tensor.Tensor)) error {
+	_, err := d.session.Run(ctx, feeds, func(v *graph.Value, t *tensor.Tensor) error {
+		for _, i := range d.readers[v.ID] {
+			f(i, t)
+		}
+		return nil
+	}, d.taps)
+	return err
+}
+
+// upTo returns a clone of m with the nodes that compute the values of taps, given
+// by ID, and those before them. Its outputs mean nothing.
+func upTo(m *graph.Model, taps []bool) *graph.Model {
+	m = m.Clone()
+	g := m.Graph
+	wanted := slices.Clone(taps)
+	var reads func(n *graph.Node) // marks what n needs
+	reads = func(n *graph.Node) {
+		for _, v := range n.Inputs() {
+			if v != nil {
+				wanted[v.ID] = true
+			}
+		}
+		for sub := range bodies(n) {
+			for _, v := range sub.Outputs() {
+				wanted[v.ID] = true
+			}
+			for inner := range sub.Nodes() {
+				reads(inner)
+			}
+		}
+	}
+	var gives func(n *graph.Node) *graph.Value // a wanted value that n computes
+	gives = func(n *graph.Node) *graph.Value {
+		for _, v := range n.Outputs() {
+			if v != nil && wanted[v.ID] {
+				return v
+			}
+		}
+		for sub := range bodies(n) {
+			for inner := range sub.Nodes() {
+				if gives(inner) != nil {
+					return n.Output(0)
+				}
+			}
+		}
+		return nil
+	}
+	var end *graph.Value
+	for n := g.Last(); n != nil && end == nil; n = n.Prev() {
+		end = gives(n)
+	}
+	if end == nil {
+		return m // inputs of the model alone
+	}
+	for i := range g.Outputs() {
+		g.SetOutput(i, end)
+	}
+	for n := g.Last(); n != nil; {
+		prev := n.Prev()
+		if gives(n) == nil {
+			g.Remove(n)
+		} else {
+			reads(n)
+		}
+		n = prev
+	}
+	return m
+}
+
+// bodies yields the graphs in the attributes of n.
+func bodies(n *graph.Node) iter.Seq[*graph.Graph] {
+	return func(yield func(*graph.Graph) bool) {
+		for _, a := range n.Attrs {
+			for _, sub := range a.Subgraphs() {
+				if !yield(sub) {
+					return
+				}
+			}
+		}
+	}
 }

@@ -17,20 +17,18 @@ import (
 type Samples func(ctx context.Context, f func(feeds map[string]ops.Data) error) error
 
 // Bounds of the second moments: the most inputs of one output channel, the rows
-// that are drawn for each input and at least and most in all, and the memory in
-// bytes that the moments of the nodes that are rounded together may take.
+// that are drawn for each input and at most in all, and the memory in bytes that
+// the moments of the weights that are rounded together may take.
 const (
 	maxInputs     = 4096
 	rowsPerInput  = 4
-	minRows       = 1024
 	maxRows       = 8192
 	momentsMemory = 128 << 20
 )
 
-// product is a node that multiplies patches of its input with a constant weight
-// that the plan stores as codes.
+// product is a constant weight that the plan stores as codes, and what it is
+// multiplied with.
 type product struct {
-	node   *graph.Node
 	tensor int // index in plan.Tensors
 	weight *graph.Value
 	groups int
@@ -38,7 +36,23 @@ type product struct {
 	n      int // output channels of a group
 	// byColumn says that the weight is stored as [k][n] rather than [n][k].
 	byColumn bool
-	window   window // of a Conv
+	inputs   []origin
+	// lookedUp says that the channels are rows of a Gather as well.
+	lookedUp bool
+}
+
+// origin is where the inputs of products come from: the last axis of a value, or
+// its patches under the window of a Conv.
+type origin struct {
+	value  *graph.Value
+	window window
+}
+
+// equal reports whether two origins give the same inputs.
+func (s *origin) equal(t *origin) bool {
+	return s.value == t.value && s.window.same == t.window.same && slices.EqualFunc(
+		[][]int{s.window.kernel, s.window.stride, s.window.dilation, s.window.begin, s.window.end},
+		[][]int{t.window.kernel, t.window.stride, t.window.dilation, t.window.begin, t.window.end}, slices.Equal)
 }
 
 // window is the geometry of a Conv over d spatial axes.
@@ -61,8 +75,9 @@ func (w *window) pads(a, length int) (begin, end int) {
 	return total - total/2, total / 2
 }
 
-// products lists the nodes of m whose weights can be rounded, one for each
-// weight that no other node reads: those of weights in blocks, or the others.
+// products lists the weights of m that can be rounded: those of weights in
+// blocks, or the others. All readers of a weight have to multiply with it in the
+// same way, or look its rows up; others than weights in blocks have one.
 func products(m *graph.Model, plan *qdq.Plan, blocks bool) ([]product, error) {
 	values, err := plan.Values(m)
 	if err != nil {
@@ -71,33 +86,73 @@ func products(m *graph.Model, plan *qdq.Plan, blocks bool) ([]product, error) {
 	var out []product
 	for i, v := range values {
 		e := &plan.Tensors[i]
-		n := v.OnlyUse()
-		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || (e.Form != "") != blocks || n == nil || n.Input(1) != v || n.Input(0) == nil || n.Op.Domain != graph.OnnxDomain {
+		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || (e.Form != "") != blocks || !blocks && len(v.Uses()) != 1 {
 			continue
 		}
-		p := product{node: n, tensor: i, weight: v, groups: 1}
-		shape := v.Const.Shape()
-		switch {
-		case n.Op.Type == "Conv" && len(shape) > 2:
-			p.groups = int(n.Int("group", 1))
-			w, ok := windowOf(n, shape[2:])
-			if !ok || p.groups < 1 || shape[0]%p.groups != 0 {
-				continue
-			}
-			p.window, p.n, p.k = w, shape[0]/p.groups, v.Const.Len()/shape[0]
-		case n.Op.Type == "MatMul" && len(shape) == 2, n.Op.Type == "Gemm" && n.Int("transA", 0) == 0 && n.Float("alpha", 1) == 1:
-			p.k, p.n, p.byColumn = shape[0], shape[1], true
-			if n.Op.Type == "Gemm" && n.Int("transB", 0) != 0 {
-				p.k, p.n, p.byColumn = shape[1], shape[0], false
-			}
-		default:
-			continue
-		}
-		if p.k > 0 && p.k <= maxInputs && p.n > 0 {
+		p := product{tensor: i, weight: v}
+		if p.read() && len(p.inputs) > 0 && p.k > 0 && p.k <= maxInputs && p.n > 0 {
 			out = append(out, p)
 		}
 	}
 	return out, nil
+}
+
+// read finds the readers of the weight, and reports whether it can be rounded
+// for all of them.
+func (p *product) read() bool {
+	for _, u := range p.weight.Uses() {
+		if u.Node == nil || u.Node.Op.Domain != graph.OnnxDomain {
+			return false
+		}
+		if u.Node.Op.Type == "Gather" && u.Index == 0 && p.weight.Const.Rank() == 2 && u.Node.Int("axis", 0) == 0 {
+			p.lookedUp = true
+			continue
+		}
+		readers, turned := []graph.Use{u}, false
+		if t := qdq.Transposed(u.Node, p.weight); t != nil {
+			readers, turned = t.Uses(), true
+		}
+		for _, r := range readers {
+			if r.Node == nil || r.Node.Op.Domain != graph.OnnxDomain || !p.reader(r, turned) {
+				return false
+			}
+		}
+	}
+	// Rows are looked up: they have to be output channels.
+	return !p.lookedUp || !p.byColumn
+}
+
+// reader adds what u multiplies the weight, or its transpose, with.
+func (p *product) reader(u graph.Use, turned bool) bool {
+	n, shape := u.Node, p.weight.Const.Shape()
+	if u.Index != 1 || n.Input(0) == nil {
+		return false
+	}
+	s, groups := origin{value: n.Input(0)}, 1
+	var k, out int
+	byColumn := false
+	switch {
+	case n.Op.Type == "Conv" && len(shape) > 2:
+		groups = int(n.Int("group", 1))
+		w, ok := windowOf(n, shape[2:])
+		if !ok || groups < 1 || shape[0]%groups != 0 {
+			return false
+		}
+		s.window, out, k = w, shape[0]/groups, p.weight.Const.Len()/shape[0]
+	case n.Op.Type == "MatMul" && len(shape) == 2, n.Op.Type == "Gemm" && n.Int("transA", 0) == 0 && n.Float("alpha", 1) == 1:
+		byColumn = (n.Op.Type == "MatMul" || n.Int("transB", 0) == 0) != turned
+		if k, out = shape[1], shape[0]; byColumn {
+			k, out = out, k
+		}
+	default:
+		return false
+	}
+	if len(p.inputs) > 0 && (p.k != k || p.n != out || p.groups != groups || p.byColumn != byColumn) {
+		return false
+	}
+	p.k, p.n, p.groups, p.byColumn = k, out, groups, byColumn
+	p.inputs = append(p.inputs, s)
+	return true
 }
 
 // windowOf reads the geometry of a Conv with the given kernel; ok is false
@@ -124,79 +179,153 @@ func windowOf(n *graph.Node, kernel []int) (w window, ok bool) {
 	return w, !slices.ContainsFunc(slices.Concat(w.stride, w.dilation), func(x int) bool { return x < 1 })
 }
 
-// moments are Σ x·xᵀ of the inputs x of a product, one k×k matrix a group.
-type moments [][]float32
-
-// collectMoments runs the samples and sums the second moments of the inputs of
-// each product over at most share rows of each sample.
-func collectMoments(ctx context.Context, m *graph.Model, list []product, share []int, samples Samples, o exec.SessionOptions) ([]moments, error) {
-	sums := make([]moments, len(list))
-	readers := map[int][]int{} // by value ID
-	taps := make([]bool, m.NumValues())
-	for i, p := range list {
-		sums[i] = make(moments, p.groups)
-		for g := range sums[i] {
-			sums[i][g] = make([]float32, p.k*p.k)
-		}
-		x := p.node.Input(0)
-		readers[x.ID] = append(readers[x.ID], i)
-		taps[x.ID] = true
-	}
-	prog, err := exec.Compile(m, exec.Options{Taps: taps})
-	if err != nil {
-		return nil, err
-	}
-	session := prog.NewSession(o)
-	pool := par.New(o.Threads)
-	pool.Begin()
-	defer pool.End()
-	var rows, square []float32
-	err = samples(ctx, func(feeds map[string]ops.Data) error {
-		_, err := session.Run(ctx, feeds, func(v *graph.Value, t *tensor.Tensor) error {
-			if t.DType() != tensor.Float32 {
-				return nil
-			}
-			for _, i := range readers[v.ID] {
-				p := &list[i]
-				for g := range p.groups {
-					var count int
-					rows, count = p.rows(rows[:0], t, g, share[i])
-					if count == 0 {
-						continue
-					}
-					square = slices.Grow(square[:0], p.k*p.k)[:p.k*p.k]
-					x := kernels.Matrix{Data: rows, Ld: p.k}
-					kernels.Gemm(pool, p.k, p.k, count, kernels.Matrix{Data: rows, Ld: p.k, Trans: true}, x, square, p.k, nil)
-					kernels.Binary(kernels.Add, sums[i][g], sums[i][g], square)
-				}
-			}
-			return nil
-		}, nil)
-		return err
-	})
-	return sums, err
+// moments are Σ x·xᵀ of the inputs x that one origin gives to products, one k×k
+// matrix a group.
+type moments struct {
+	origin
+	groups, k int
+	limit     int // rows of a sample at most
+	sums      [][]float32
+	// cross is Σ (y-x)·xᵀ where x are inputs in another model and y those in the
+	// model itself; nil if there is no other.
+	cross [][]float32
+	// sumsOfHalf and crossOfHalf are those of every other flush, where there is
+	// another model.
+	sumsOfHalf, crossOfHalf [][]float32
+	flushed                 int
+	// rows are inputs that are not summed up yet, by group, and others those of
+	// the other model.
+	rows, others [][]float32
 }
 
-// rows appends to dst at most limit input patches of group g in x, evenly
-// spaced, and returns how many.
-func (p *product) rows(dst []float32, x *tensor.Tensor, g, limit int) ([]float32, int) {
-	data, shape := tensor.As[float32](x), x.Shape()
-	if p.window.kernel == nil {
-		if len(shape) == 0 || shape[len(shape)-1] != p.k {
-			return dst, 0
+// momentRows is the number of rows that are multiplied with each other at once
+// at least.
+const momentRows = 256
+
+// flush adds the rows that wait. square is room for k×k elements.
+func (s *moments) flush(pool *par.Pool, square []float32) {
+	square = square[:s.k*s.k]
+	pool.Begin()
+	defer pool.End()
+	s.flushed++
+	add := func(sums, halves [][]float32, g int, y, x []float32) {
+		count := len(x) / s.k
+		kernels.Gemm(pool, s.k, s.k, count, kernels.Matrix{Data: y, Ld: s.k, Trans: true}, kernels.Matrix{Data: x, Ld: s.k}, square, s.k, nil)
+		kernels.Binary(kernels.Add, sums[g], sums[g], square)
+		if halves != nil && s.flushed%2 == 0 {
+			kernels.Binary(kernels.Add, halves[g], halves[g], square)
 		}
-		count := len(data) / p.k
-		take := min(count, limit)
-		for i := range take {
-			at := i * count / take * p.k
-			dst = append(dst, data[at:at+p.k]...)
-		}
-		return dst, take
 	}
-	w := &p.window
+	for g, x := range s.rows {
+		if len(x) == 0 {
+			continue
+		}
+		if y := s.others[g]; s.cross != nil {
+			x, y = y, x
+			kernels.Binary(kernels.Sub, y, y, x)
+			add(s.cross, s.crossOfHalf, g, y, x)
+		}
+		add(s.sums, s.sumsOfHalf, g, x, x)
+		s.rows[g], s.others[g] = s.rows[g][:0], s.others[g][:0]
+	}
+}
+
+// collectMoments runs the samples and sums up the second moments of list, whose
+// values are those of m. With another model, a clone of m with other weights,
+// they are those of its values, and cross is summed up as well.
+func collectMoments(ctx context.Context, m, other *graph.Model, list []*moments, samples Samples, o exec.SessionOptions) error {
+	most := 0
+	matrices := func(s *moments) [][]float32 {
+		out := make([][]float32, s.groups)
+		for g := range out {
+			out[g] = make([]float32, s.k*s.k)
+		}
+		return out
+	}
+	for _, s := range list {
+		s.sums, s.rows, s.others = matrices(s), make([][]float32, s.groups), make([][]float32, s.groups)
+		if other != nil {
+			s.cross, s.sumsOfHalf, s.crossOfHalf = matrices(s), matrices(s), matrices(s)
+		}
+		most = max(most, s.k*s.k)
+	}
+	own, err := newDrawer(m, list, o)
+	if err != nil {
+		return err
+	}
+	var second *drawer
+	if other != nil {
+		if second, err = newDrawer(other, list, o); err != nil {
+			return err
+		}
+	}
+	pool := par.New(o.Threads)
+	square := make([]float32, most)
+	err = samples(ctx, func(feeds map[string]ops.Data) error {
+		err := own.run(ctx, feeds, func(i int, t *tensor.Tensor) {
+			for g := range list[i].rows {
+				list[i].rows[g] = list[i].draw(list[i].rows[g], t, g)
+			}
+		})
+		if err == nil && second != nil {
+			err = second.run(ctx, feeds, func(i int, t *tensor.Tensor) {
+				for g := range list[i].others {
+					list[i].others[g] = list[i].draw(list[i].others[g], t, g)
+				}
+			})
+		}
+		if err != nil {
+			return err
+		}
+		for _, s := range list {
+			if other != nil {
+				s.align()
+			}
+			if len(s.rows[0]) >= momentRows*s.k {
+				s.flush(pool, square)
+			}
+		}
+		return nil
+	})
+	for _, s := range list {
+		s.flush(pool, square)
+		s.rows, s.others = nil, nil
+	}
+	return err
+}
+
+// align makes rows and others of equal length: what a model computes may differ
+// in its shape where weights do.
+func (s *moments) align() {
+	for g := range s.rows {
+		n := min(len(s.rows[g]), len(s.others[g]))
+		s.rows[g], s.others[g] = s.rows[g][:n], s.others[g][:n]
+	}
+}
+
+// draw appends to dst at most limit inputs of group g in x, evenly spaced.
+func (s *moments) draw(dst []float32, x *tensor.Tensor, g int) []float32 {
+	data, err := tensor.Float32s(x)
+	if err != nil {
+		return dst
+	}
+	shape := x.Shape()
+	if s.window.kernel == nil {
+		if len(shape) == 0 || shape[len(shape)-1] != s.k {
+			return dst
+		}
+		count := len(data) / s.k
+		take := min(count, s.limit)
+		for i := range take {
+			at := i * count / take * s.k
+			dst = append(dst, data[at:at+s.k]...)
+		}
+		return dst
+	}
+	w := &s.window
 	d := len(w.kernel)
 	if len(shape) != d+2 || len(data) == 0 {
-		return dst, 0
+		return dst
 	}
 	taps := 1
 	out, begin := make([]int, d), make([]int, d)
@@ -208,17 +337,17 @@ func (p *product) rows(dst []float32, x *tensor.Tensor, g, limit int) ([]float32
 		begin[i], end = w.pads(i, shape[2+i])
 		padded := shape[2+i] + begin[i] + end
 		if padded < span {
-			return dst, 0
+			return dst
 		}
 		out[i] = (padded-span)/w.stride[i] + 1
 		positions *= out[i]
 	}
-	channels := p.k / taps
-	if channels*p.groups != shape[1] {
-		return dst, 0
+	channels := s.k / taps
+	if channels*s.groups != shape[1] {
+		return dst
 	}
 	plane := len(data) / (shape[0] * shape[1])
-	take := min(positions, limit)
+	take := min(positions, s.limit)
 	at, tap := make([]int, d), make([]int, d)
 	for i := range take {
 		rest := i * positions / take
@@ -228,7 +357,7 @@ func (p *product) rows(dst []float32, x *tensor.Tensor, g, limit int) ([]float32
 		}
 		base := (rest*shape[1] + g*channels) * plane
 		start := len(dst)
-		dst = slices.Grow(dst, p.k)[:start+p.k]
+		dst = slices.Grow(dst, s.k)[:start+s.k]
 		clear(dst[start:])
 		for t := range taps {
 			r, offset, inside := t, 0, true
@@ -249,5 +378,5 @@ func (p *product) rows(dst []float32, x *tensor.Tensor, g, limit int) ([]float32
 			}
 		}
 	}
-	return dst, take
+	return dst
 }

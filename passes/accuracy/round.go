@@ -19,6 +19,9 @@ import (
 // its mean.
 const damping = 0.01
 
+// minRows is the number of rows that are drawn at least for weights of 8 bits.
+const minRows = 1024
+
 // solveBlock is the number of columns that are factored or rounded together.
 const solveBlock = 64
 
@@ -37,8 +40,12 @@ func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.P
 		return 0, err
 	}
 	done := 0
-	err = inTurn(ctx, m, list, samples, count, o, func(pool *par.Pool, p *product, sums moments) error {
-		p.round(pool, &params[p.tensor], sums)
+	pool := par.New(o.Threads)
+	err = inTurn(ctx, m, nil, list, minRows, samples, count, o, func(i int, sums []*moments) error {
+		p := &list[i]
+		if err := p.round(ctx, pool, &params[p.tensor], sums[0]); err != nil {
+			return err
+		}
 		done++
 		return nil
 	})
@@ -46,8 +53,9 @@ func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.P
 }
 
 // Layers lists the weights that Round or, with blocks set, GPTQ chooses codes
-// for, by their index in plan.Tensors. Each is rounded by itself, so that they
-// can be divided among processes.
+// for, by their index in plan.Tensors. Each is rounded by itself, unless GPTQ
+// looks for more than the nearest codes, so that they can be divided among
+// processes.
 func Layers(m *graph.Model, plan *qdq.Plan, blocks bool) ([]int, error) {
 	list, err := products(m, plan, blocks)
 	out := make([]int, len(list))
@@ -66,52 +74,63 @@ func productsOf(m *graph.Model, plan *qdq.Plan, blocks bool, layers []int) ([]pr
 	return slices.DeleteFunc(list, func(p product) bool { return !slices.Contains(layers, p.tensor) }), err
 }
 
-// inTurn calls f with each product of list and the second moments of its inputs,
-// of as many at a time as memory allows.
-func inTurn(ctx context.Context, m *graph.Model, list []product, samples Samples, count int, o exec.SessionOptions, f func(*par.Pool, *product, moments) error) error {
-	pool := par.New(o.Threads)
+// inTurn calls f with the index of each product of list and the second moments of
+// its inputs, of as many at a time as memory allows; see collectMoments. At least
+// the given number of rows is drawn from the samples, if there are as many.
+func inTurn(ctx context.Context, m, other *graph.Model, list []product, rows int, samples Samples, count int, o exec.SessionOptions, f func(i int, sums []*moments) error) error {
+	done := 0
 	for len(list) > 0 {
-		n, bytes := 0, 0
-		for n < len(list) && (n == 0 || bytes < momentsMemory) {
-			bytes += 4 * list[n].groups * list[n].k * list[n].k
-			n++
-		}
-		share := make([]int, n)
-		for i, p := range list[:n] {
-			share[i] = max(1, min(max(rowsPerInput*p.k, minRows), maxRows)/count)
-		}
-		sums, err := collectMoments(ctx, m, list[:n], share, samples, o)
-		if err != nil {
-			return err
-		}
-		pool.Begin()
-		for i := range n {
-			if err = ctx.Err(); err == nil {
-				err = f(pool, &list[i], sums[i])
-			}
-			if err != nil {
+		var all []*moments
+		var of [][]*moments // by product
+		bytes := 0
+		for _, p := range list {
+			if len(of) > 0 && bytes >= momentsMemory {
 				break
 			}
-			sums[i] = nil
+			var own []*moments
+			for _, s := range p.inputs {
+				i := slices.IndexFunc(all, func(a *moments) bool { return a.equal(&s) && a.k == p.k && a.groups == p.groups })
+				if i < 0 {
+					i = len(all)
+					limit := max(1, min(max(rowsPerInput*p.k, rows), maxRows)/count)
+					all = append(all, &moments{origin: s, groups: p.groups, k: p.k, limit: limit})
+					bytes += 4 * p.groups * p.k * p.k
+				}
+				own = append(own, all[i])
+			}
+			of = append(of, own)
 		}
-		pool.End()
-		if err != nil {
+		if err := collectMoments(ctx, m, other, all, samples, o); err != nil {
 			return err
 		}
-		list = list[n:]
+		for i := range of {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := f(done+i, of[i]); err != nil {
+				return err
+			}
+		}
+		done += len(of)
+		list = list[len(of):]
 	}
 	return nil
 }
 
 // round sets the codes of the weight of p.
-func (p *product) round(pool *par.Pool, q *quant.Params, sums moments) {
+func (p *product) round(ctx context.Context, pool *par.Pool, q *quant.Params, sums *moments) error {
+	pool.Begin()
+	defer pool.End()
 	w := tensor.As[float32](p.weight.Const)
 	codes := tensor.New(q.Type.DType, p.weight.Const.Shape()...)
 	k, n := p.k, p.n
 	columns := make([]float32, k*n) // [k][n], inputs in the order of rounding
 	scale, zero := make([]float32, n), make([]int32, n)
 	for g := range p.groups {
-		order, factor := factor(pool, sums[g], k)
+		order, factor, err := factor(ctx, pool, sums.sums[g], k)
+		if err != nil {
+			return err
+		}
 		index := func(i, o int) int { // of input i of output channel o
 			if p.byColumn {
 				return i*n + o
@@ -130,8 +149,7 @@ func (p *product) round(pool *par.Pool, q *quant.Params, sums moments) {
 			}
 			scale[o], zero[o] = q.Scale[c], q.Zero[c]
 		}
-		same := func(int) ([]float32, []int32) { return scale, zero }
-		out := feedback(pool, columns, factor, same, float32(q.Type.Min), float32(q.Type.Max), k, n)
+		out := feedback(pool, columns, factor, scale, zero, float32(q.Type.Min), float32(q.Type.Max), k, n)
 		for r, i := range order {
 			for o := range n {
 				codes.Bytes()[index(i, o)] = byte(out[r*n+o])
@@ -139,12 +157,13 @@ func (p *product) round(pool *par.Pool, q *quant.Params, sums moments) {
 		}
 	}
 	q.Codes = codes
+	return nil
 }
 
 // factor returns the order in which k inputs are rounded and the strictly upper
 // triangle U of the factors of h, in that order: h = (U+I)·D·(U+I)ᵀ. Damping
-// makes h positive definite.
-func factor(pool *par.Pool, h []float32, k int) (order []int, u []float32) {
+// makes h positive definite. The error is that of the context.
+func factor(ctx context.Context, pool *par.Pool, h []float32, k int) (order []int, u []float32, err error) {
 	mean := 0.0
 	for i := range k {
 		mean += float64(h[i*k+i])
@@ -158,67 +177,21 @@ func factor(pool *par.Pool, h []float32, k int) (order []int, u []float32) {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(h[b*k+b], h[a*k+a]) })
-	// The factorization from the last row up is Cholesky's of the reversed
-	// matrix.
-	l := make([]float32, k*k)
-	for i := range k {
-		for j := range k {
-			l[i*k+j] = h[order[k-1-i]*k+order[k-1-j]]
+	p := make([]float32, k*k)
+	for i, a := range order {
+		for j, b := range order {
+			p[i*k+j] = h[a*k+b]
 		}
-		l[i*k+i] += float32(damping * mean)
+		p[i*k+i] += float32(damping * mean)
 	}
-	cholesky(pool, l, k)
-	u = make([]float32, k*k)
-	for i := range k {
-		d := l[i*k+i]
-		for j := i + 1; j < k; j++ {
-			u[(k-1-j)*k+k-1-i] = l[j*k+i] / d
-		}
-	}
-	return order, u
-}
-
-// cholesky replaces the lower triangle of the k×k matrix a by L with a = L·Lᵀ.
-// A pivot that rounding made too small is held at a millionth of the diagonal.
-func cholesky(pool *par.Pool, a []float32, k int) {
-	var square []float32
-	for at := 0; at < k; at += solveBlock {
-		end := min(at+solveBlock, k)
-		for j := at; j < end; j++ {
-			floor := 1e-6 * float64(a[j*k+j])
-			for i := j; i < k; i++ {
-				s := float64(a[i*k+j])
-				x, y := a[i*k+at:i*k+j], a[j*k+at:j*k+j]
-				for c := range x {
-					s -= float64(x[c]) * float64(y[c])
-				}
-				if i == j {
-					s = math.Sqrt(max(s, floor, 1e-30))
-					a[i*k+j] = float32(s)
-					continue
-				}
-				a[i*k+j] = float32(s / float64(a[j*k+j]))
-			}
-		}
-		if end == k {
-			break
-		}
-		rest := k - end
-		square = slices.Grow(square[:0], rest*rest)[:rest*rest]
-		panel := a[end*k+at:]
-		kernels.Gemm(pool, rest, rest, end-at, kernels.Matrix{Data: panel, Ld: k}, kernels.Matrix{Data: panel, Ld: k, Trans: true}, square, rest, nil)
-		for i := range rest {
-			row := a[(end+i)*k+end : (end+i)*k+k]
-			kernels.Binary(kernels.Sub, row, row, square[i*rest:(i+1)*rest])
-		}
-	}
+	u, _, err = quant.Factor(ctx, pool, p, k)
+	return order, u, err
 }
 
 // feedback rounds the k×n matrix w row by row to codes, adding to each row what
 // the errors of the rows before it ask for: code[r] = round(w[r] + Σ u[j][r]·e[j])
-// with e[j] = w[j] - value of code[j]. params gives the scales and zero points of
-// a row.
-func feedback(pool *par.Pool, w, u []float32, params func(r int) (scale []float32, zero []int32), lo, hi float32, k, n int) []int32 {
+// with e[j] = w[j] - value of code[j]. scale and zero belong to the columns.
+func feedback(pool *par.Pool, w, u, scale []float32, zero []int32, lo, hi float32, k, n int) []int32 {
 	target := slices.Clone(w)
 	errs := make([]float32, k*n)
 	codes := make([]int32, k*n)
@@ -233,7 +206,6 @@ func feedback(pool *par.Pool, w, u []float32, params func(r int) (scale []float3
 					t[o] += f * x
 				}
 			}
-			scale, zero := params(r)
 			for o := range t {
 				q := float32(math.RoundToEven(float64(t[o]/scale[o]))) + float32(zero[o])
 				q = max(lo, min(hi, q))

@@ -52,13 +52,16 @@ func TestFeedback(t *testing.T) {
 		for i := range scale {
 			scale[i] = 0.2
 		}
-		order, u := factor(nil, h, k)
+		order, u, err := factor(t.Context(), nil, h, k)
+		if err != nil {
+			t.Fatal(err)
+		}
 		p := make([]float32, k*n)
 		for a, i := range order {
 			copy(p[a*n:(a+1)*n], w[i*n:(i+1)*n])
 		}
-		codes := feedback(nil, p, u, all(scale, zero), -127, 127, k, n)
-		err := func(code func(a, o int) float64) float64 {
+		codes := feedback(nil, p, u, scale, zero, -127, 127, k, n)
+		loss := func(code func(a, o int) float64) float64 {
 			total := 0.0
 			for i := range rows {
 				for o := range n {
@@ -71,8 +74,8 @@ func TestFeedback(t *testing.T) {
 			}
 			return total
 		}
-		near := err(func(a, o int) float64 { return math.RoundToEven(float64(p[a*n+o] / scale[o])) })
-		got := err(func(a, o int) float64 { return float64(codes[a*n+o]) })
+		near := loss(func(a, o int) float64 { return math.RoundToEven(float64(p[a*n+o] / scale[o])) })
+		got := loss(func(a, o int) float64 { return float64(codes[a*n+o]) })
 		if got > near/2 {
 			t.Errorf("k %d: error %g, nearest codes give %g", k, got, near)
 		}
@@ -104,7 +107,10 @@ func TestFeedbackDegenerate(t *testing.T) {
 				h[a*k+b] = fill(a, b)
 			}
 		}
-		order, u := factor(nil, h, k)
+		order, u, err := factor(t.Context(), nil, h, k)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if seen := map[int]bool{}; len(order) != k {
 			t.Errorf("%s: %d inputs in the order", name, len(order))
 		} else {
@@ -120,7 +126,7 @@ func TestFeedbackDegenerate(t *testing.T) {
 				t.Fatalf("%s: factor holds %g", name, x)
 			}
 		}
-		for i, c := range feedback(nil, w, u, all(scale, zero), -127, 127, k, n) {
+		for i, c := range feedback(nil, w, u, scale, zero, -127, 127, k, n) {
 			if name != "ones" && name != "huge" && float64(c) != math.RoundToEven(float64(w[i])) {
 				t.Errorf("%s: code %d of %g", name, c, w[i])
 			}
@@ -172,12 +178,14 @@ func TestRows(t *testing.T) {
 		y := outs[0].(*tensor.Tensor)
 		positions := y.Len() / (p.groups * p.n)
 		plane := positions
-		if p.window.kernel != nil {
+		if p.inputs[0].window.kernel != nil {
 			plane = positions / y.Shape()[0]
 		}
 		wt := tensor.As[float32](w.Const)
 		for g := range p.groups {
-			rows, count := p.rows(nil, x, g, 1<<20)
+			all := moments{origin: p.inputs[0], groups: p.groups, k: p.k, limit: 1 << 20}
+			rows := all.draw(nil, x, g)
+			count := len(rows) / p.k
 			if count != positions {
 				t.Fatalf("%s: %d patches of %d", text, count, positions)
 			}
@@ -192,7 +200,7 @@ func TestRows(t *testing.T) {
 						sum += float64(wt[at]) * float64(rows[i*p.k+j])
 					}
 					at := i*p.n + o
-					if p.window.kernel != nil {
+					if p.inputs[0].window.kernel != nil {
 						at = (i/plane*p.groups*p.n+g*p.n+o)*plane + i%plane
 					}
 					if got := float64(tensor.As[float32](y)[at]); math.Abs(got-sum) > 1e-4*(1+math.Abs(sum)) {
@@ -200,14 +208,10 @@ func TestRows(t *testing.T) {
 					}
 				}
 			}
-			if _, few := p.rows(nil, x, g, 3); few != 3 {
+			all.limit = 3
+			if few := len(all.draw(nil, x, g)) / p.k; few != 3 {
 				t.Errorf("%s: %d patches, 3 asked for", text, few)
 			}
 		}
 	}
-}
-
-// all gives every row the same parameters.
-func all(scale []float32, zero []int32) func(int) ([]float32, []int32) {
-	return func(int) ([]float32, []int32) { return scale, zero }
 }
