@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build static test fuzz faults arm64 race noasm lint cross bench generate docs proto gates hostile table demo
+.PHONY: build static release test fuzz faults arm64 race noasm lint cross bench generate docs proto gates hostile table demo
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
@@ -10,6 +10,18 @@ build:
 # Without the ONNX Runtime engine, and so without the system's C library.
 static:
 	CGO_ENABLED=0 go build -tags noort -trimpath -o bin/onnxq-static ./cmd/onnxq
+
+# Programs for every system, in dist/: with the ONNX Runtime engine, and -static
+# without it and without onnx-go, which needs nothing of the system.
+RELEASE = linux/amd64 linux/arm64 darwin/arm64 windows/amd64
+release:
+	rm -rf dist && mkdir dist
+	for t in $(RELEASE); do \
+		os=$${t%/*} arch=$${t#*/}; exe=; test $$os = windows && exe=.exe; \
+		export CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch; \
+		go build -trimpath -ldflags '-s -w' -o dist/onnxq-$$os-$$arch$$exe ./cmd/onnxq || exit 1; \
+		go build -trimpath -ldflags '-s -w' -tags noort,noonnxgo -o dist/onnxq-$$os-$$arch-static$$exe ./cmd/onnxq || exit 1; done
+	cd dist && sha256sum onnxq-* > SHA256SUMS && wc -c onnxq-*
 
 demo: build
 	bin/onnxq demo

@@ -93,6 +93,8 @@ type DataError struct {
 	Sample string
 	Input  string
 	Err    error
+	// Every is set where no sample of the source can be used.
+	Every bool
 }
 
 // Error names the path, the sample where the path does not say it, and the
@@ -399,7 +401,7 @@ func (s *Source) tooMany(bad []*DataError) error {
 		fmt.Fprintf(&b, "\n  and %d more", len(bad)-most)
 	}
 	first := *bad[0]
-	first.Err = fmt.Errorf("%w; %s", first.Err, b.String())
+	first.Err, first.Every = fmt.Errorf("%w; %s", first.Err, b.String()), len(bad) == len(s.samples)
 	return &first
 }
 

@@ -186,8 +186,12 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		},
 	}
 	for _, name := range []string{"samples", "threads", "skip-bad-samples", "holdout", "opset", "bins"} {
-		if n := c.Int(name); n < 0 || n == 0 && c.IsSet(name) && (name == "samples" || name == "opset" || name == "bins") {
-			return o, usagef("--%s cannot be %d", name, n)
+		least := 0
+		if c.IsSet(name) && (name == "samples" || name == "opset" || name == "bins") {
+			least = 1
+		}
+		if n := c.Int(name); n < least {
+			return o, usagef("--%s cannot be %d, want at least %d", name, n, least)
 		}
 	}
 	if o.Bins > calibration.MaxBins {
@@ -324,7 +328,7 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 		}
 	}
 	if o.MaxMemory, err = parseBytes(c.String("max-memory")); err != nil {
-		return o, err
+		return o, usagef("--max-memory: %v", err)
 	}
 	if o.Engine, err = engine(c, &o); err != nil {
 		return o, err

@@ -89,12 +89,18 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		text += "; onnxq plan MODEL lists their names"
 	}
 	var data *calibration.DataError
-	if errors.As(err, &data) && data.Sample != "" {
+	if errors.As(err, &data) && data.Sample != "" && !data.Every {
 		first, others, more := strings.Cut(text, "\n")
 		text = first + "; --skip-bad-samples N leaves out up to N such samples"
 		if more {
 			text += "\n" + others
 		}
+	}
+	switch {
+	case errors.Is(err, exec.ErrSteps):
+		text += "; --limit steps=N allows more"
+	case errors.Is(err, exec.ErrLimit) && slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--max-memory") }):
+		text += "; a larger --max-memory allows more"
 	}
 	fmt.Fprintf(stderr, "onnxq: %s\n", printable(text))
 	return exitCode(err)
@@ -200,7 +206,12 @@ func newApp(e *env) *cli.App {
 		OnUsageError:              func(_ *cli.Context, err error, _ bool) error { return usagef("%s; see onnxq --help", flagText(err)) },
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
-				return usagef("unknown command %q; see onnxq --help", c.Args().First())
+				name := c.Args().First()
+				var names []string
+				for _, known := range c.App.Commands {
+					names = append(names, known.Name)
+				}
+				return usagef("unknown command %q%s; see onnxq --help", name, meant(name, names))
 			}
 			return cli.ShowAppHelp(c)
 		},
@@ -242,10 +253,58 @@ func setUsageErrors(commands []*cli.Command, parent string) {
 		name := parent + c.Name
 		c.HideHelpCommand = true
 		c.OnUsageError = func(_ *cli.Context, err error, _ bool) error {
-			return usagef("%s: %s; see onnxq %[1]s --help", name, flagText(err))
+			text := flagText(err)
+			if flag, ok := strings.CutPrefix(text, "unknown flag --"); ok {
+				var names []string
+				for _, f := range c.Flags {
+					names = append(names, "--"+f.Names()[0])
+				}
+				text += meant("--"+flag, names)
+			}
+			return usagef("%s: %s; see onnxq %[1]s --help", name, text)
 		}
 		setUsageErrors(c.Subcommands, name+" ")
 	}
+}
+
+// meant names the one of known that a mistyped word is most like, if any.
+func meant(word string, known []string) string {
+	best, least := "", 1+len(word)/6
+	for _, k := range known {
+		if d := distance(word, k); d <= least && (best == "" || d < least) {
+			best, least = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (is %s meant?)", best)
+}
+
+// distance is the number of bytes to insert, delete or replace, and of
+// neighbours to exchange, that make b of a.
+func distance(a, b string) int {
+	var before []int
+	last := make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := range len(a) {
+		row := make([]int, len(b)+1)
+		row[0] = i + 1
+		for j := range len(b) {
+			change := last[j]
+			if a[i] != b[j] {
+				change++
+			}
+			row[j+1] = min(change, last[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
+		}
+		before, last = last, row
+	}
+	return last[len(b)]
 }
 
 // reorder moves command names to the front and flags before positional

@@ -155,12 +155,13 @@ func TestMistakes(t *testing.T) {
 		code int
 		want string // regular expression on the first line of stderr
 	}{
-		{[]string{"quantise", digits}, 2, `unknown command "quantise"; see onnxq --help`},
+		{[]string{"quantise", digits}, 2, `unknown command "quantise" \(is quantize meant\?\); see onnxq --help`},
 		{[]string{"--verison"}, 2, `unknown flag --verison`},
 		{[]string{"quantize"}, 2, `quantize: MODEL is missing; see onnxq quantize --help`},
 		{[]string{"quantize", digits, "--data", "digits/calib"}, 2, `say with -o where the quantized model goes`},
 		{[]string{"quantize", digits, "out.onnx"}, 2, `takes only MODEL, but there is also "out.onnx"`},
-		{quantize("--colour"), 2, `quantize: unknown flag --colour`},
+		{quantize("--colour"), 2, `quantize: unknown flag --colour; see`},
+		{quantize("--methdo", "mse"), 2, `unknown flag --methdo \(is --method meant\?\); see onnxq quantize --help`},
 		{[]string{"quantize", "-z", digits}, 2, `unknown flag -z`},
 		{[]string{"quantize", digits, "-o", "out.onnx", "--data"}, 2, `flag --data needs a value`},
 		{quantize("--target", "gpu"), 2, `unknown target "gpu"; known are: ort-cpu`},
@@ -168,7 +169,7 @@ func TestMistakes(t *testing.T) {
 		{quantize("--method", "max"), 2, `--method: .*"max"`},
 		{quantize("--percentile", "99"), 2, `--percentile goes with --method percentile`},
 		{quantize("--method", "percentile", "--percentile", "30"), 2, `--percentile is 30, want more than 50`},
-		{quantize("--samples", "-3"), 2, `--samples cannot be -3`},
+		{quantize("--samples", "-3"), 2, `--samples cannot be -3, want at least`},
 		{quantize("--samples", "many"), 2, `--samples cannot be "many"`},
 		{quantize("--activations", "u7"), 2, `--activations "u7" is none of u8, i8`},
 		{quantize("--granularity", "row"), 2, `--granularity "row" is none of`},
@@ -178,7 +179,7 @@ func TestMistakes(t *testing.T) {
 		{quantize("--include", "nosuch*"), 2, `"nosuch\*" matches no node; onnxq plan MODEL lists`},
 		{quantize("--exclude", "op:Gru"), 2, `op:Gru`},
 		{quantize("--algorithm", "magic"), 2, `--algorithm "magic" is none of`},
-		{quantize("--max-memory", "lots"), 2, `"lots" is not a size`},
+		{quantize("--max-memory", "lots"), 2, `--max-memory: "lots" is not a size`},
 		{quantize("--external-data", "maybe"), 2, `--external-data "maybe" is none of`},
 		{quantize("--image", "resize"), 2, `--image: `},
 		{quantize("--opset", "99"), 2, `ort-cpu runs quantized models up to opset`},
@@ -235,7 +236,7 @@ func TestMistakes(t *testing.T) {
 		{quantize("--limit", "memory=1kB", "--limit", "nodes=22"), 6, `nodes=22`},
 		{quantize("--limit", "size=3"), 2, `the name is none of depth, files, memory, nodes, objects, rank`},
 		{quantize("--limit", "nodes"), 2, `--limit "nodes" is not NAME=N`},
-		{quantize("--max-memory", "2kB"), 6, `memory limit`},
+		{quantize("--max-memory", "2kB"), 6, `memory limit.*a larger --max-memory allows more`},
 
 		{quantize("--min-sqnr", "200"), 7, `output "logits" has an SQNR of [0-9.]+ dB, 200 dB were demanded`},
 		{quantize("--exclude", "*", "--min-coverage", "99"), 7, `0.0 % of the multiply-adds`},
@@ -409,6 +410,22 @@ func TestSignals(t *testing.T) {
 		}
 		if _, err := os.Stat("table.out"); err == nil {
 			t.Errorf("%v: the output exists", sig)
+		}
+	}
+}
+
+func TestMeant(t *testing.T) {
+	known := []string{"--data", "--mode", "--method", "--max-memory", "--holdout"}
+	for word, want := range map[string]string{
+		"--dta": "--data", "--mehtod": "--method", "--maxmemory": "--max-memory", "--mod": "--mode",
+		"--colour": "", "--q": "", "": "",
+	} {
+		got := meant(word, known)
+		if want != "" {
+			want = " (is " + want + " meant?)"
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", word, got, want)
 		}
 	}
 }
