@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build static release test fuzz faults arm64 race noasm lint cross bench generate docs proto gates hostile table demo
+.PHONY: build static release test fuzz faults arm64 race noasm lint cross bench generate docs proto gates hostile benchmarks table demo
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
@@ -91,6 +91,10 @@ gates: build
 # Malformed, hostile and awkward models as whole commands. Needs what gates needs.
 hostile: build
 	$${ONNXQ_PYTHON:-python3} $${ONNXQ_SHARED:-../shared}/hostile/judge.py -- $(CURDIR)/bin/onnxq quantize {in} -o {out} --data {calib}
+
+# docs/benchmarks.md: other tools beside this one. Needs what gates needs, and onnxsim 0.8.1 and sympy.
+benchmarks: build
+	python3 gates/benchmarks.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared}
 
 # docs/schemes.md: each way to quantize on real models. Needs what gates needs,
 # and time; measurements are kept in bin/table.json.
