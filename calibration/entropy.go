@@ -38,33 +38,39 @@ func entropyRange(s *Stats, levels int, symmetric bool) (quant.Range, error) {
 		counts[half] = min(counts[half], counts[next])
 	}
 	e := newDivergences(counts, levels)
-	best, from, to := math.Inf(1), 0, len(h.Counts)
-	try := func(lo, hi int, d float64) {
-		if d < best {
-			best, from, to = d, lo, hi
-		}
-	}
 	used := 0 // bins of the wider side that hold elements
 	for i, n := range h.Counts {
 		if n > 0 {
 			used = max(used, half-i, i-half+1)
 		}
 	}
-	if !oneSided {
-		last := min(max(used, levels/2), half)
-		for i := levels / 2; i <= last; {
-			// Four windows at a time, the widest one first; those that are divided
-			// like the narrowest one count.
-			first := max(min(i, half-3), 0)
-			width := window(half, i).n() / levels
-			d := e.centered(half-first-3, width)
-			for t := i - first; t < 4 && i <= last && window(half, i).n()/levels == width; t++ {
-				w := window(half, i)
-				try(w.lo, w.hi, d[3-t])
-				i++
-			}
+	// The widest windows come first: they tend to be good, and tell many of the
+	// narrow ones worse from what lies outside of these alone.
+	best, found := math.Inf(1), span{0, len(h.Counts)}
+	try := func(w span, d float64) {
+		if d < best || d == best && w.n() < found.n() {
+			best, found = d, w
 		}
-		return quant.Range{Min: h.Edge(from), Max: h.Edge(to)}, nil
+	}
+	if !oneSided {
+		for i := min(max(used, levels/2), half); i >= levels/2; {
+			// Four windows at a time; those that are divided like the widest count.
+			width := window(half, i).n() / levels
+			count, worse := 0, true
+			for ; count < 4 && i-count >= levels/2 && window(half, i-count).n()/levels == width; count++ {
+				w := window(half, i-count)
+				last := w.lo + (levels-1)*width
+				worse = worse && e.atLeast(w, w.lo+width, last, last+width) > best
+			}
+			if !worse {
+				d := e.centered(half-i, width)
+				for t := range count {
+					try(window(half, i-t), d[t])
+				}
+			}
+			i -= count
+		}
+		return quant.Range{Min: h.Edge(found.lo), Max: h.Edge(found.hi)}, nil
 	}
 	step := max(half/oneSidedSteps, 1)
 	var list []span
@@ -76,14 +82,20 @@ func entropyRange(s *Stats, levels int, symmetric bool) (quant.Range, error) {
 		}
 		list = append(list, w)
 	}
-	for ; len(list) > 0; list = list[min(4, len(list)):] {
-		four := list[:min(4, len(list))]
+	slices.Reverse(list)
+	for len(list) > 0 {
+		var four []span
+		for ; len(list) > 0 && len(four) < 4; list = list[1:] {
+			if w := list[0]; !(e.atLeast(w, w.lo+w.n()/levels, w.lo+(levels-1)*w.n()/levels, w.hi) > best) {
+				four = append(four, w)
+			}
+		}
 		d := e.even(four)
 		for t, w := range four {
-			try(w.lo, w.hi, d[t])
+			try(w, d[t])
 		}
 	}
-	return quant.Range{Min: h.Edge(from), Max: h.Edge(to)}, nil
+	return quant.Range{Min: h.Edge(found.lo), Max: h.Edge(found.hi)}, nil
 }
 
 // span is the bins [lo, hi).
@@ -178,6 +190,43 @@ func (e *divergences) clip(w span) clipped {
 	}
 	p.entropy += float64((n - p.full) * smoothing * math.Log(smoothing))
 	return p
+}
+
+// atLeast returns a bound from below of the divergence of a window whose first
+// group is [lo, b0) and whose last is [a1, b1), with what is behind it counted
+// there; 0 where it knows none. What lies outside is in the end bins of P, but
+// not in Q: by the log sum inequality the divergence of the bins is at least
+// that of the end bins, taken together, from the rest.
+func (e *divergences) atLeast(w span, b0, a1, b1 int) float64 {
+	total, n := e.count[len(e.counts)], float64(w.n())
+	// Groups hold at least their elements, less one for each bin, which rounding
+	// down takes.
+	mass := e.count[b1] - e.count[w.lo] - n
+	if mass <= 0 {
+		return 0
+	}
+	mean := func(a, b, end int) float64 { return (e.count[end] - e.count[a]) / max(e.full[b]-e.full[a], 1) }
+	first, last := mean(w.lo, b0, b0), 0.0
+	if b1 == w.hi {
+		last = mean(a1, b1, w.hi)
+	}
+	var p, q float64
+	for _, end := range [2][2]float64{
+		{float64(e.counts[w.lo]) + e.count[w.lo], first},
+		{float64(e.counts[w.hi-1]) + total - e.count[w.hi], last},
+	} {
+		// Smoothing takes less than smoothing*n from a bin.
+		if pe, qe := (end[0]-smoothing*n)/total, (end[1]+smoothing)/mass; pe > qe {
+			p, q = p+pe, q+qe
+		}
+	}
+	if p == 0 || p >= 1 {
+		return 0
+	}
+	full := max(e.full[w.hi]-e.full[w.lo], 1)
+	less := smoothing * n / full
+	slack := float64(full*less*less*less)/total + 1e-9 // what clip neglects, and rounding
+	return p*math.Log(p/q) + (1-p)*math.Log((1-p)/(1-q)) - slack
 }
 
 // weight returns what P has, smoothed, in the bins [a, b) of the window.

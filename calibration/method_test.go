@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -403,5 +404,73 @@ func BenchmarkMethods(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestEntropyBound: what tells windows worse never exceeds their divergence, and
+// the range is that of the first least divergence of all windows.
+func TestEntropyBound(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 1))
+	makers := map[string]func() float64{
+		"normal":  r.NormFloat64,
+		"rectify": func() float64 { return max(r.NormFloat64(), 0) },
+		"heavy":   func() float64 { return r.NormFloat64() / (0.01 + r.Float64()) },
+		"uniform": func() float64 { return r.Float64() - 0.3 },
+		"few":     func() float64 { return float64(r.IntN(5)) },
+		"outlier": func() float64 { return float64(r.IntN(1000)/999)*1000 + r.NormFloat64() },
+	}
+	told, all := 0, 0
+	for _, name := range slices.Sorted(mapKeys(makers)) {
+		for _, n := range []int{3, 100, 5000, 200000} {
+			x := make([]float32, n)
+			for i := range x {
+				x[i] = float32(makers[name]())
+			}
+			o := NewObserver(512, -1)
+			if err := o.Update(0, []int{n}, x); err != nil {
+				t.Fatal(err)
+			}
+			h := &o.Stats().Hist
+			half, levels := len(h.Counts)/2, 128
+			e := newDivergences(h.Counts, levels)
+			best, from := math.Inf(1), 0
+			used := 0
+			for i, c := range h.Counts {
+				if c > 0 {
+					used = max(used, half-i, i-half+1)
+				}
+			}
+			for i := levels / 2; i <= min(max(used, levels/2), half); i++ {
+				w := window(half, i)
+				width := w.n() / levels
+				d := e.centered(w.lo, width)[0]
+				last := w.lo + (levels-1)*width
+				bound := e.atLeast(w, w.lo+width, last, last+width)
+				if bound > d {
+					t.Errorf("%s, %d elements, window %v: bound %v, divergence %v", name, n, w, bound, d)
+				}
+				if d < best {
+					best, from = d, w.lo
+				}
+				all++
+				if bound > 1e-3 {
+					told++
+				}
+			}
+			for n := levels; n <= half; n += 7 {
+				w := span{half, half + n}
+				d := e.even([]span{w})[0]
+				if bound := e.atLeast(w, w.lo+n/levels, w.lo+(levels-1)*n/levels, w.hi); bound > d {
+					t.Errorf("%s, %d elements, window %v: bound %v, divergence %v", name, n, w, bound, d)
+				}
+			}
+			got, err := entropyRange(o.Stats(), levels, true)
+			if err != nil || got.Min != h.Edge(from) {
+				t.Errorf("%s, %d elements: from %v, want %v (%v)", name, n, got.Min, h.Edge(from), err)
+			}
+		}
+	}
+	if told < all/4 {
+		t.Errorf("the bound tells something of %d windows of %d", told, all)
 	}
 }
