@@ -74,7 +74,7 @@ func benchmarkObserving(b *testing.B, path string, all map[string][]float64) {
 	}
 	defer src.Close()
 	run := func(watch []quant.Watch, taps []bool, methods []calibration.Method) []time.Duration {
-		prog, err := exec.Compile(p, exec.Options{Taps: taps})
+		prog, err := exec.Compile(p, exec.Options{Taps: taps, Blocks: true})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -1195,7 +1195,7 @@ func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Opt
 	for i, w := range co.Watch {
 		taps[i] = w.Observe
 	}
-	prog, err := o.engine().Compile(ctx, m, exec.Options{Taps: taps})
+	prog, err := o.engine().Compile(ctx, m, exec.Options{Taps: taps, Blocks: true})
 	if err != nil {
 		return nil, err
 	}

@@ -182,7 +182,7 @@ func (a *calibrateArgs) compile(ctx context.Context, t *job.Task) (exec.Executab
 	for id, w := range a.watch(m) {
 		taps[id] = w.Observe
 	}
-	x, err := exec.Embedded{}.Compile(ctx, m, exec.Options{Taps: taps})
+	x, err := exec.Embedded{}.Compile(ctx, m, exec.Options{Taps: taps, Blocks: true})
 	if err != nil {
 		m.Close()
 		return nil, err

@@ -349,6 +349,14 @@ func (c *collector) take() (run [2]int, ok bool) {
 	return run, true
 }
 
+// blocked returns the channels of a value that comes in blocks, else 0.
+func (c *collector) blocked(v *graph.Value) int {
+	if p, ok := c.prog.(interface{ Blocked(*graph.Value) int }); ok {
+		return p.Blocked(v)
+	}
+	return 0
+}
+
 // isMeasured reports whether sample i is in o.Measured.
 func (c *collector) isMeasured(i int) bool {
 	_, found := slices.BinarySearch(c.o.Measured, c.src.Sample(i).Index)
@@ -488,7 +496,13 @@ func (c *collector) sample(ctx context.Context, session exec.Runner, state *Stat
 			ob = NewObserver(c.o.Settings.Bins, axis)
 			c.values[worker][v.ID] = ob
 		}
-		if err := ob.Update(info.Index, t.Shape(), tensor.As[float32](t)); err != nil {
+		var err error
+		if channels := c.blocked(v); channels > 0 {
+			err = ob.UpdateBlocks(info.Index, t.Shape(), channels, tensor.As[float32](t))
+		} else {
+			err = ob.Update(info.Index, t.Shape(), tensor.As[float32](t))
+		}
+		if err != nil {
 			return graph.ValueError("calibrate", v, err)
 		}
 		return nil

@@ -180,6 +180,7 @@ type Observer struct {
 	stats Stats
 	axis  int
 	clean []float32
+	part  []float32
 	row   []float64
 	lows  []float32
 	highs []float32
@@ -223,13 +224,13 @@ func (o *Observer) Update(sample int, shape []int, x []float32) error {
 			e := kernels.MinMax(x)
 			switch {
 			case e.NaN+e.Inf > 0 || e.Min <= maskLimit:
-				o.rareChannels(n, inner, x)
+				o.rareChannels(0, n, inner, x)
 			case inner > 1:
 				o.rows(n, inner, x)
 				s.sample(SampleRange{sample, e.Min, e.Max})
 				return nil
 			default:
-				o.columns(n, x)
+				o.columns(0, n, x)
 			}
 		}
 	}
@@ -243,10 +244,7 @@ func (o *Observer) Update(sample int, shape []int, x []float32) error {
 		if len(part) == 0 {
 			continue
 		}
-		sum, squares, magnitudes := kernels.Moments(part)
-		s.Sum.Add(sum)
-		s.Squares.Add(squares)
-		s.Magnitudes.Add(magnitudes)
+		s.moments(part)
 		s.add(part, e)
 		s.sample(SampleRange{sample, e.Min, e.Max})
 	}
@@ -327,20 +325,142 @@ func (o *Observer) rows(n, inner int, x []float32) {
 	s.Magnitudes.Add(magnitudes)
 }
 
-// columns adds to the statistics of n channels that lie side by side.
-func (o *Observer) columns(n int, x []float32) {
+// UpdateBlocks is Update of elements in blocks of channels: a value of the shape
+// [N, channels, ...] whose elements lie as [N, C/16, ..., 16], where C, which
+// stands in shape, is channels rounded up to a multiple of 16. What is behind
+// channels does not enter.
+func (o *Observer) UpdateBlocks(sample int, shape []int, channels int, x []float32) error {
+	const size = kernels.BlockSize
+	s := &o.stats
+	c := s.Channels
+	if c != nil {
+		if c.Axis != 1 {
+			return fmt.Errorf("channels of axis %d in blocks", c.Axis)
+		}
+		if err := c.grow(channels); err != nil {
+			return err
+		}
+	}
+	if len(x) == 0 {
+		return nil
+	}
+	if c == nil && channels%size == 0 {
+		return o.Update(sample, shape, x)
+	}
+	blocks := shape[1] / size
+	each := len(x) / (shape[0] * blocks) // elements of a block
+	for k := 0; len(x) > 0; {
+		at := k % blocks * size
+		n := min((channels-at)/size, max(chunk/each, 1)) // whole blocks that pass through the caches together
+		if n == 0 {
+			last := channels - at
+			o.part = o.part[:0]
+			for i := 0; i < each; i += size {
+				o.part = append(o.part, x[i:i+last]...)
+			}
+			o.mixed(sample, at, last, o.part)
+			n = 1
+		} else {
+			o.whole(sample, at, each, x[:n*each])
+		}
+		x = x[n*each:]
+		k += n
+	}
+	return nil
+}
+
+// whole takes in blocks of so many elements each, from channel at on.
+func (o *Observer) whole(sample, at, each int, x []float32) {
+	if e := kernels.MinMax(x); e.NaN+e.Inf > 0 || e.Min <= maskLimit || o.stats.Channels == nil {
+		for ; len(x) > 0; x = x[each:] {
+			o.mixed(sample, at, kernels.BlockSize, x[:each])
+			at += kernels.BlockSize
+		}
+		return
+	}
+	for start := x; len(start) > 0; at += kernels.BlockSize {
+		block := start[:each]
+		start = start[each:]
+		for len(block) > 0 {
+			part := block[:min(len(block), chunk)]
+			block = block[len(part):]
+			o.lanes(at, part)
+		}
+	}
+	for len(x) > 0 {
+		part := x[:min(len(x), chunk)]
+		x = x[len(part):]
+		e := kernels.MinMax(part)
+		o.stats.add(part, e)
+		o.stats.sample(SampleRange{sample, e.Min, e.Max})
+	}
+}
+
+// mixed takes in elements of n channels, from channel at on, that lie side by
+// side, whatever they are.
+func (o *Observer) mixed(sample, at, n int, x []float32) {
+	s := &o.stats
+	for len(x) > 0 {
+		part := x[:min(len(x), chunk/n*n)]
+		x = x[len(part):]
+		e := kernels.MinMax(part)
+		rare := e.NaN+e.Inf > 0 || e.Min <= maskLimit
+		if s.Channels != nil && rare {
+			o.rareChannels(at, n, 1, part)
+		} else if s.Channels != nil {
+			o.columns(at, n, part)
+		}
+		if rare {
+			part, e = o.filter(part)
+		}
+		if len(part) > 0 {
+			s.moments(part)
+			s.add(part, e)
+			s.sample(SampleRange{sample, e.Min, e.Max})
+		}
+	}
+}
+
+// lanes takes in the sums, and those of 16 channels from channel at on, that lie
+// side by side.
+func (o *Observer) lanes(at int, x []float32) {
+	s := &o.stats
+	c := s.Channels
+	b := kernels.BlockMoments(x)
+	each := uint64(len(x) / kernels.BlockSize)
+	for k := range kernels.BlockSize {
+		c.Min[at+k], c.Max[at+k] = min(c.Min[at+k], b.Min[k]), max(c.Max[at+k], b.Max[k])
+		c.Sum[at+k].Add(b.Sum[k])
+		c.Count[at+k] += each
+		s.Sum.Add(b.Sum[k])
+	}
+	s.Squares.Add(b.Squares)
+	s.Magnitudes.Add(b.Magnitudes)
+}
+
+// moments adds to the sums.
+func (s *Stats) moments(x []float32) {
+	sum, squares, magnitudes := kernels.Moments(x)
+	s.Sum.Add(sum)
+	s.Squares.Add(squares)
+	s.Magnitudes.Add(magnitudes)
+}
+
+// columns adds to the statistics of n channels, from channel at on, that lie side
+// by side.
+func (o *Observer) columns(at, n int, x []float32) {
 	c := o.stats.Channels
-	o.lows, o.highs = append(o.lows[:0], c.Min...), append(o.highs[:0], c.Max...)
+	o.lows, o.highs = append(o.lows[:0], c.Min[at:at+n]...), append(o.highs[:0], c.Max[at:at+n]...)
 	kernels.MinMaxChannels(o.lows, o.highs, x, 1)
 	o.row = append(o.row[:0], make([]float64, n)...)
-	for at := 0; at < len(x); at += n {
-		kernels.AddColumns(o.row, x[at:at+n])
+	for i := 0; i < len(x); i += n {
+		kernels.AddColumns(o.row, x[i:i+n])
 	}
 	each := uint64(len(x) / n)
 	for k := range n {
-		c.Min[k], c.Max[k] = min(c.Min[k], o.lows[k]), max(c.Max[k], o.highs[k])
-		c.Sum[k].Add(o.row[k])
-		c.Count[k] += each
+		c.Min[at+k], c.Max[at+k] = min(c.Min[at+k], o.lows[k]), max(c.Max[at+k], o.highs[k])
+		c.Sum[at+k].Add(o.row[k])
+		c.Count[at+k] += each
 	}
 }
 
@@ -415,9 +535,9 @@ func (c *Channels) dims(shape []int, elements int) (n, inner int, err error) {
 	return n, inner, nil
 }
 
-// rareChannels adds to the statistics of channels what counts among elements
-// of which some do not.
-func (o *Observer) rareChannels(n, inner int, x []float32) {
+// rareChannels adds to the statistics of n channels, from channel at on, what
+// counts among elements of which some do not.
+func (o *Observer) rareChannels(at, n, inner int, x []float32) {
 	c := o.stats.Channels
 	o.row = append(o.row[:0], make([]float64, n)...)
 	for i, v := range x {
@@ -426,12 +546,12 @@ func (o *Observer) rareChannels(n, inner int, x []float32) {
 		}
 		k := i / inner % n
 		v += 0
-		c.Min[k], c.Max[k] = min(c.Min[k], v), max(c.Max[k], v)
-		c.Count[k]++
+		c.Min[at+k], c.Max[at+k] = min(c.Min[at+k], v), max(c.Max[at+k], v)
+		c.Count[at+k]++
 		o.row[k] += float64(v)
 	}
 	for k, v := range o.row {
-		c.Sum[k].Add(v)
+		c.Sum[at+k].Add(v)
 	}
 }
 

@@ -1,6 +1,7 @@
 package calibration
 
 import (
+	"bytes"
 	"math"
 	"math/big"
 	"math/rand/v2"
@@ -260,5 +261,48 @@ func TestRangesOfSamples(t *testing.T) {
 		if i := n - maxRanges + k; r != (SampleRange{i, float32(-i), float32(i)}) {
 			t.Fatalf("range %d is %v", k, r)
 		}
+	}
+}
+
+// TestBlocks: values in blocks of channels give the statistics of the same
+// values channel by channel; what is behind the last channel does not enter.
+func TestBlocks(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 7))
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	for _, c := range []struct{ n, channels, inner int }{{1, 16, 5}, {2, 40, 49}, {3, 3, 7}, {1, 64, 3000}, {2, 17, 2100}, {1, 32, 1}} {
+		for _, rare := range []bool{false, true} {
+			for _, axis := range []int{-1, 1} {
+				up := (c.channels + 15) / 16 * 16
+				plain := make([]float32, c.n*c.channels*c.inner)
+				blocks := make([]float32, c.n*up*c.inner)
+				for i := range blocks {
+					blocks[i] = nan
+				}
+				for i := range plain {
+					v := float32(r.IntN(2000)-700) / 64 // sums are exact in any order
+					if rare && r.IntN(50) == 0 {
+						v = []float32{nan, inf, -inf, -3e38}[r.IntN(4)]
+					}
+					plain[i] = v
+					image, ch, at := i/(c.channels*c.inner), i/c.inner%c.channels, i%c.inner
+					blocks[((image*up/16+ch/16)*c.inner+at)*16+ch%16] = v
+				}
+				a, b := NewObserver(64, axis), NewObserver(64, axis)
+				if err := a.Update(3, []int{c.n, c.channels, c.inner}, plain); err != nil {
+					t.Fatal(err)
+				}
+				if err := b.UpdateBlocks(3, []int{c.n, up, c.inner}, c.channels, blocks); err != nil {
+					t.Fatal(err)
+				}
+				got, err1 := new(writer).stats(b.Stats())
+				want, err2 := new(writer).stats(a.Stats())
+				if err1 != nil || err2 != nil || !bytes.Equal(got, want) {
+					t.Errorf("%v, rare values %v, axis %d:\n%s\nchannel by channel:\n%s", c, rare, axis, got, want)
+				}
+			}
+		}
+	}
+	if err := NewObserver(64, 2).UpdateBlocks(0, []int{1, 16, 1}, 16, make([]float32, 16)); err == nil {
+		t.Error("another axis of channels is accepted")
 	}
 }

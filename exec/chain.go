@@ -11,6 +11,7 @@ import (
 // changes the layout of its input or output itself.
 func (c *compiler) chain(m *graph.Model) {
 	c.chains = map[*graph.Node]*ops.Chain{}
+	c.blocked = map[int]int{}
 	for g := range m.Scopes() {
 		if g.Function() != nil {
 			continue
@@ -23,6 +24,11 @@ func (c *compiler) chain(m *graph.Model) {
 		}
 		for n := range g.Nodes() {
 			b.note(n)
+		}
+		for v, channels := range b.channels {
+			if c.tapped(v) {
+				c.blocked[v.ID] = channels
+			}
 		}
 	}
 }
@@ -86,7 +92,7 @@ func isPool(n *graph.Node) bool {
 // enter notes the output of n if it may be in blocks by how it is made.
 func (b *blocking) enter(n *graph.Node) {
 	y := n.Output(0)
-	if y == nil || y.IsOutput() || b.c.tapped(y) || len(n.Outputs()) != 1 {
+	if y == nil || y.IsOutput() || b.c.tapped(y) && !b.c.blocks || len(n.Outputs()) != 1 {
 		return
 	}
 	if w := b.conv(n); w != nil {

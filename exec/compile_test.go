@@ -167,6 +167,21 @@ func distance(a, b *tensor.Tensor) float64 {
 	return math.Sqrt(d / max(s, 1e-30))
 }
 
+// fromBlocks returns an image, in blocks of channels, channel by channel.
+func fromBlocks(t *tensor.Tensor, channels int) *tensor.Tensor {
+	shape := slices.Clone(t.Shape())
+	up := shape[1]
+	shape[1] = channels
+	out := tensor.New(tensor.Float32, shape...)
+	inner := out.Len() / (shape[0] * channels)
+	x := tensor.As[float32](t)
+	for i := range tensor.As[float32](out) {
+		image, c, at := i/(channels*inner), i/inner%channels, i%inner
+		tensor.As[float32](out)[i] = x[((image*up/16+c/16)*inner+at)*16+c%16]
+	}
+	return out
+}
+
 // TestCompile compares compiled models with their nodes run one by one, for
 // several numbers of threads, and with every value tapped, twice each.
 func TestCompile(t *testing.T) {
@@ -185,7 +200,7 @@ func TestCompile(t *testing.T) {
 			m := build(c.f, x, false)
 			last := want[m.Graph.Outputs()[0].Name()]
 			taps := slices.Repeat([]bool{true}, m.NumValues())
-			for _, o := range []Options{{}, {Taps: taps}} {
+			for _, o := range []Options{{}, {Taps: taps}, {Taps: taps, Blocks: true}} {
 				p, err := Compile(m, o)
 				if err != nil {
 					t.Fatal(err)
@@ -197,11 +212,15 @@ func TestCompile(t *testing.T) {
 				for _, threads := range []int{1, 2, 5} {
 					s := p.NewSession(SessionOptions{Threads: threads, Profile: threads == 2})
 					for range 2 {
-						seen := 0
+						seen, blocks := 0, 0
 						tap := func(v *graph.Value, got *tensor.Tensor) error {
 							w := want[v.Name()]
 							if w == nil || got.DType() != tensor.Float32 {
 								return nil
+							}
+							if channels := p.Blocked(v); channels > 0 {
+								got = fromBlocks(got, channels)
+								blocks++
 							}
 							if seen++; distance(w, got) > 1e-5 {
 								t.Errorf("%s is off by %g", v.Name(), distance(w, got))
@@ -226,6 +245,9 @@ func TestCompile(t *testing.T) {
 						}
 						if c.name == "float" && tap != nil && seen != len(want) {
 							t.Errorf("%d of %d values were tapped", seen, len(want))
+						}
+						if c.name == "float" && (blocks > 0) != o.Blocks {
+							t.Errorf("%d values were tapped in blocks, where Blocks is %t", blocks, o.Blocks)
 						}
 					}
 					if list, err := s.Profile(); threads == 2 && (err != nil || len(list) == 0) {

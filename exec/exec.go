@@ -36,6 +36,7 @@ type Program struct {
 	model      *graph.Model
 	main       *block
 	constBytes int64
+	blocked    map[int]int
 }
 
 // block is a compiled graph. Values live in slots; constants and captured
@@ -70,6 +71,9 @@ type Options struct {
 	// Taps lists, by Value.ID, the values that runs will tap. Others may be
 	// moved into kernels or computed once and not be reported.
 	Taps []bool
+	// Blocks has values tapped in blocks of channels where the program keeps them
+	// so: see Blocked.
+	Blocks bool
 	// Saturate makes integer products of uint8 with int8 those that ONNX Runtime
 	// computes on x86 processors without VNNI, where sums of two products
 	// saturate at 16 bits. Without it they are exact, as on other processors.
@@ -83,24 +87,32 @@ type Options struct {
 // runs on integers run on integers here as well; float values inside of them
 // cannot be tapped.
 func Compile(m *graph.Model, o Options) (*Program, error) {
-	c := &compiler{taps: o.Taps, saturate: o.Saturate}
+	c := &compiler{taps: o.Taps, blocks: o.Blocks, saturate: o.Saturate}
 	main, err := c.graph(c.fuse(IntegerForm(m)).Graph, nil)
 	if err != nil {
 		return nil, err
 	}
-	return &Program{model: m, main: main, constBytes: constBytes(m)}, nil
+	return &Program{model: m, main: main, constBytes: constBytes(m), blocked: c.blocked}, nil
 }
 
 // compiler is the state of Compile.
 type compiler struct {
 	taps     []bool
+	blocks   bool
 	saturate bool
+	blocked  map[int]int // channels of the tapped values that are in blocks, by Value.ID
 	fused    map[*graph.Node]*ops.Fusion
 	runs     map[*graph.Node]*ops.Pointwise
 	chains   map[*graph.Node]*ops.Chain
 }
 
 func (c *compiler) tapped(v *graph.Value) bool { return v.ID < len(c.taps) && c.taps[v.ID] }
+
+// Blocked returns the number of channels C of a value that taps get in blocks of
+// 16 channels, as a tensor of the shape [N, C, ...] with C rounded up whose
+// elements lie as [N, C/16, ..., 16], and 0 for others. What is behind C is
+// undefined. Without Options.Blocks there are no such values.
+func (p *Program) Blocked(v *graph.Value) int { return p.blocked[v.ID] }
 
 // Model returns the model that the program was compiled from.
 func (p *Program) Model() *graph.Model { return p.model }

@@ -120,6 +120,45 @@ func addMoments(src []float32, s *[3][16]float64) {
 	}
 }
 
+// BlockStats are statistics of 16 columns: extrema and sums of each, and the
+// sums of all squares and magnitudes.
+type BlockStats struct {
+	Min, Max            [BlockSize]float32
+	Sum                 [BlockSize]float64
+	Squares, Magnitudes float64
+}
+
+// BlockMoments returns the statistics of rows of 16 finite elements.
+func BlockMoments(src []float32) BlockStats {
+	var s [3][16]float64
+	addMoments(src, &s)
+	b := BlockStats{Sum: s[0], Squares: foldLanes(&s[1]), Magnitudes: foldLanes(&s[2])}
+	// Many rows side by side take few calls.
+	var lows, highs [64 * BlockSize]float32
+	n := min(len(lows), len(src))
+	copy(lows[:n], src)
+	copy(highs[:n], src)
+	for src = src[n:]; len(src) > 0; {
+		part := src[:min(len(src), n)]
+		src = src[len(part):]
+		for i := minMaxColumnsVec(ptr(lows[:]), ptr(highs[:]), ptr(part), len(part)); i < len(part); i++ {
+			lows[i], highs[i] = min(lows[i], part[i]), max(highs[i], part[i])
+		}
+	}
+	for k := range BlockSize {
+		b.Min[k], b.Max[k] = lows[k], highs[k]
+	}
+	for i := BlockSize; i < n; i++ {
+		k := i % BlockSize
+		b.Min[k], b.Max[k] = min(b.Min[k], lows[i]), max(b.Max[k], highs[i])
+	}
+	for k := range BlockSize { // +0 for -0
+		b.Min[k] += 0
+		b.Max[k] += 0
+	}
+	return b
+}
+
 // foldLanes adds lanes j and j+8, then j+4, j+2, j+1.
 func foldLanes(s *[16]float64) float64 {
 	var a [8]float64
