@@ -41,7 +41,8 @@ func BenchmarkObserving(b *testing.B) {
 // middle returns the median.
 func middle(v []float64) float64 {
 	slices.Sort(v)
-	return v[len(v)/2]
+	n := len(v)
+	return (v[(n-1)/2] + v[n/2]) / 2
 }
 
 func benchmarkObserving(b *testing.B, path string, all map[string][]float64) {

@@ -234,7 +234,7 @@ func histogramVec(counts []uint64, src []float32, k, offset int) bool {
 		part := src[:min(len(src), most)]
 		src = src[len(part):]
 		inverse := float32(math.Ldexp(1, -k))
-		n := binsVec(&tables[0], ptr(part), len(part), inverse, int32(offset))
+		n := binsVec(counts, tables[:], part, inverse, offset)
 		for _, x := range part[n:] {
 			tables[int(math.Floor(float64(x)*float64(inverse)))-offset][0]++
 		}

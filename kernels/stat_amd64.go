@@ -86,12 +86,30 @@ func laneSquaresVec(src *float32, n int, mean float32, sums *[8]float32) int {
 // canBin reports whether binsVec does anything.
 func canBin() bool { return level != Generic }
 
-func binsVec(counts *[8]uint16, src *float32, n int, inverse float32, offset int32) int {
-	if !canBin() {
+// binsVec counts elements from the first one on in private counters, or in the
+// counts themselves, and returns how many.
+func binsVec(counts []uint64, private [][8]uint16, src []float32, inverse float32, offset int) int {
+	n := len(src) &^ 15
+	switch level {
+	case Generic:
 		return 0
+	case AVX2:
+		binsAVX2(&private[0], ptr(src), n, inverse, int32(offset))
+	default:
+		var list [1024]int32
+		for rest := src[:n]; len(rest) > 0; {
+			part := rest[:min(len(rest), len(list))]
+			rest = rest[len(part):]
+			k := binsListAVX512(&list[0], &part[0], len(part), inverse, int32(offset))
+			if k < len(part) {
+				counts[-offset] += uint64(len(part) - k)
+			}
+			countListAVX2(&private[0], &list[0], k&^7)
+			for _, b := range list[k&^7 : k] {
+				private[b][0]++
+			}
+		}
 	}
-	n &^= 15
-	binsAVX2(counts, src, n, inverse, offset)
 	return n
 }
 

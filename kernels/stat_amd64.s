@@ -454,6 +454,50 @@ DATA k80000001<>+16(SB)/8, $0x8000000180000001
 DATA k80000001<>+24(SB)/8, $0x8000000180000001
 GLOBL k80000001<>(SB), RODATA|NOPTR, $32
 
+// func countListAVX2(counts *[8]uint16, list *int32, n int)
+TEXT ·countListAVX2(SB), NOSPLIT, $0-24
+	MOVQ counts+0(FP), AX
+	MOVQ list+8(FP), CX
+	MOVQ n+16(FP), DX
+
+loop19:
+	CMPQ DX, $0x00000008
+	JL   end20
+	MOVQ (CX), BX
+	MOVL BX, SI
+	SHRQ $0x20, BX
+	ADDQ SI, SI
+	ADDQ BX, BX
+	INCW (AX)(SI*8)
+	INCW 2(AX)(BX*8)
+	MOVQ 8(CX), BX
+	MOVL BX, SI
+	SHRQ $0x20, BX
+	ADDQ SI, SI
+	ADDQ BX, BX
+	INCW 4(AX)(SI*8)
+	INCW 6(AX)(BX*8)
+	MOVQ 16(CX), BX
+	MOVL BX, SI
+	SHRQ $0x20, BX
+	ADDQ SI, SI
+	ADDQ BX, BX
+	INCW 8(AX)(SI*8)
+	INCW 10(AX)(BX*8)
+	MOVQ 24(CX), BX
+	MOVL BX, SI
+	SHRQ $0x20, BX
+	ADDQ SI, SI
+	ADDQ BX, BX
+	INCW 12(AX)(SI*8)
+	INCW 14(AX)(BX*8)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, DX
+	JMP  loop19
+
+end20:
+	RET
+
 // func foldBinsAVX2(counts *uint64, private *[8]uint16, n int)
 // Requires: AVX, AVX2
 TEXT ·foldBinsAVX2(SB), NOSPLIT, $0-24
@@ -464,9 +508,9 @@ TEXT ·foldBinsAVX2(SB), NOSPLIT, $0-24
 	VPCMPEQW Y0, Y0, Y0
 	VPSRLW   $0x0f, Y0, Y0
 
-loop19:
+loop21:
 	CMPQ         DX, $0x00000004
-	JL           end20
+	JL           end22
 	VMOVUPS      (CX), Y2
 	VMOVUPS      32(CX), Y3
 	VMOVDQU      Y1, (CX)
@@ -483,9 +527,9 @@ loop19:
 	ADDQ         $0x00000020, AX
 	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000004, DX
-	JMP          loop19
+	JMP          loop21
 
-end20:
+end22:
 	VZEROUPPER
 	RET
 
@@ -496,18 +540,18 @@ TEXT ·addColumnsAVX2(SB), NOSPLIT, $0-24
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
 
-loop21:
+loop23:
 	CMPQ      DX, $0x00000004
-	JL        end22
+	JL        end24
 	VCVTPS2PD (CX), Y0
 	VADDPD    (AX), Y0, Y0
 	VMOVUPD   Y0, (AX)
 	ADDQ      $0x00000010, CX
 	ADDQ      $0x00000020, AX
 	SUBQ      $0x00000004, DX
-	JMP       loop21
+	JMP       loop23
 
-end22:
+end24:
 	VZEROUPPER
 	RET
 
@@ -785,5 +829,43 @@ loop11:
 end12:
 	VMOVUPD Z0, (DX)
 	VMOVUPD Z1, 64(DX)
+	VZEROUPPER
+	RET
+
+// func binsListAVX512(list *int32, src *float32, n int, inverse float32, offset int32) (length int)
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·binsListAVX512(SB), NOSPLIT, $0-40
+	MOVQ         list+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS inverse+24(FP), Z0
+	VBROADCASTSS offset+28(FP), Z1
+	MOVQ         AX, BX
+
+loop13:
+	CMPQ          DX, $0x00000010
+	JL            end14
+	VMOVUPS       (CX), Z2
+	VMULPS        Z0, Z2, Z3
+	VCMPPS.BCST   $0x11, k00000000<>+0(SB), Z2, K1
+	VMINPS.BCST   k80000001<>+0(SB), Z3, Z4
+	VBLENDMPS     Z4, Z3, K1, Z5
+	VRNDSCALEPS   $0x01, Z5, Z3
+	VCVTPS2DQ     Z3, Z3
+	VPSUBD        Z1, Z3, Z3
+	VCMPPS.BCST   $0x04, k00000000<>+0(SB), Z2, K1
+	VPCOMPRESSD.Z Z3, K1, Z2
+	VMOVDQU32     Z2, (AX)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	LEAQ          (AX)(SI*4), AX
+	ADDQ          $0x00000040, CX
+	SUBQ          $0x00000010, DX
+	JMP           loop13
+
+end14:
+	SUBQ BX, AX
+	SHRQ $0x02, AX
+	MOVQ AX, length+32(FP)
 	VZEROUPPER
 	RET

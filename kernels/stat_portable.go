@@ -4,5 +4,5 @@ package kernels
 
 func canBin() bool { return false }
 
-func binsVec(*[8]uint16, *float32, int, float32, int32) int { return 0 }
-func foldBinsVec(*uint64, *[8]uint16, int) int              { return 0 }
+func binsVec([]uint64, [][8]uint16, []float32, float32, int) int { return 0 }
+func foldBinsVec(*uint64, *[8]uint16, int) int                   { return 0 }

@@ -381,6 +381,7 @@ const (
 	lt = 17 // a < b, false for NaN
 	ge = 29 // a >= b, false for NaN
 	un = 3  // either is NaN
+	ne = 4  // a != b, true for NaN
 )
 
 // mask is the result of cmp: a K register at AVX-512, else a vector.

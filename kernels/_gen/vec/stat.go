@@ -25,8 +25,11 @@ func stat(c *build.Context) {
 		if !g.z {
 			g.laneSums()
 		}
-		if !g.z { // no faster with wider vectors: the counting takes the time
+		if g.z {
+			g.binsList()
+		} else { // no faster with wider vectors: the counting takes the time
 			g.bins()
+			g.countList()
 			g.foldBins()
 			g.addColumns()
 		}
@@ -216,11 +219,7 @@ func (g *gen) bins() {
 	buf := g.AllocLocal(64)
 	g.each(n, 16, func() {
 		for i := range 2 {
-			v := g.load(g.at(src, i))
-			// A negative product that underflows to 0 is below 0 all the same.
-			p := g.mul(v, inverse)
-			p = g.sel(g.cmp(lt, v, K(0)), g.min(p, KI(0x80000001)), p)
-			b := g.subi(g.toInt(g.round(p, down)), offset)
+			b := g.binOf(g.load(g.at(src, i)), inverse, offset)
 			g.VPSLLD(U8(4), b, b)
 			g.VMOVDQU(b, buf.Offset(i*32))
 		}
@@ -234,6 +233,59 @@ func (g *gen) bins() {
 		}
 	}, stream{src, 4})
 	g.ret()
+}
+
+// binOf returns the bins of v.
+func (g *gen) binOf(v, inverse, offset V) V {
+	// A negative product that underflows to 0 is below 0 all the same.
+	p := g.mul(v, inverse)
+	p = g.sel(g.cmp(lt, v, K(0)), g.min(p, KI(0x80000001)), p)
+	return g.subi(g.toInt(g.round(p, down)), offset)
+}
+
+// binsList leaves out zeros, of which rectifiers make so many that not to count
+// them one by one saves more than the list takes.
+func (g *gen) binsList() {
+	g.fn("binsList", "func(list *int32, src *float32, n int, inverse float32, offset int32) (length int)",
+		"lists floor(src*inverse)-offset of the elements that are not 0; n is a multiple of 16, and list has room for as many.")
+	list, src, n := g.param("list"), g.param("src"), g.param("n")
+	inverse, offset := g.broadcast("inverse"), g.broadcast("offset")
+	start := g.GP64()
+	g.MOVQ(list, start)
+	g.each(n, 16, func() {
+		v := g.load(Mem{Base: src})
+		b := g.binOf(v, inverse, offset)
+		m := g.cmp(ne, v, K(0))
+		kept, k := g.reg(), g.GP32()
+		g.VPCOMPRESSD_Z(b, m, kept)
+		g.VMOVDQU32(kept, Mem{Base: list})
+		g.KMOVW(m, k)
+		g.POPCNTL(k, k)
+		g.LEAQ(Mem{Base: list, Index: k.As64(), Scale: 4}, list)
+	}, stream{src, 4})
+	g.SUBQ(start, list)
+	g.SHRQ(U8(2), list)
+	g.Store(list, g.ReturnIndex(0))
+	g.ret()
+}
+
+// countList counts as bins does.
+func (g *gen) countList() {
+	g.fn("countList", "func(counts *[8]uint16, list *int32, n int)", "counts element i of the list in counts[list[i]][i%8]; n is a multiple of 8.")
+	counts, list, n := g.param("counts"), g.param("list"), g.param("n")
+	g.each(n, 8, func() {
+		for i := 0; i < 8; i += 2 {
+			a, b := g.GP64(), g.GP64()
+			g.MOVQ(Mem{Base: list, Disp: i * 4}, a)
+			g.MOVL(a.As32(), b.As32())
+			g.SHRQ(U8(32), a)
+			g.ADDQ(b, b) // scales by 16 are no address
+			g.ADDQ(a, a)
+			g.INCW(Mem{Base: counts, Index: b, Scale: 8, Disp: i % 8 * 2})
+			g.INCW(Mem{Base: counts, Index: a, Scale: 8, Disp: (i + 1) % 8 * 2})
+		}
+	}, stream{list, 4})
+	g.RET()
 }
 
 // foldBins adds up private counters of at most 32767.
