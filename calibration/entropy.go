@@ -138,7 +138,7 @@ func newDivergences(counts []uint64, levels int) *divergences {
 		e.clogc[i+1], e.logc[i+1], e.oneByC[i+1] = e.clogc[i], e.logc[i], e.oneByC[i]
 		if c > 0 {
 			v := float64(c)
-			l := math.Log(v)
+			l := logOf(c)
 			e.count[i+1] += v
 			e.full[i+1]++
 			e.clogc[i+1] += float64(v * l)
@@ -147,6 +147,21 @@ func newDivergences(counts []uint64, levels int) *divergences {
 		}
 	}
 	return e
+}
+
+// smallLogs has the logarithms of numbers that most bins hold.
+var smallLogs = func() (logs [1024]float64) {
+	for i := range logs {
+		logs[i] = math.Log(float64(i))
+	}
+	return logs
+}()
+
+func logOf(n uint64) float64 {
+	if n < uint64(len(smallLogs)) {
+		return smallLogs[n]
+	}
+	return math.Log(float64(n))
 }
 
 // clipped is P in one window.
@@ -195,8 +210,9 @@ func (e *divergences) clip(w span) clipped {
 // atLeast returns a bound from below of the divergence of a window whose first
 // group is [lo, b0) and whose last is [a1, b1), with what is behind it counted
 // there; 0 where it knows none. What lies outside is in the end bins of P, but
-// not in Q: by the log sum inequality the divergence of the bins is at least
-// that of the end bins, taken together, from the rest.
+// not in Q, where what is behind the last group is next to nothing: by the log
+// sum inequality the divergence of the bins is at least that of these, taken
+// together, from the others.
 func (e *divergences) atLeast(w span, b0, a1, b1 int) float64 {
 	total, n := e.count[len(e.counts)], float64(w.n())
 	// Groups hold at least their elements, less one for each bin, which rounding
@@ -206,17 +222,14 @@ func (e *divergences) atLeast(w span, b0, a1, b1 int) float64 {
 		return 0
 	}
 	mean := func(a, b, end int) float64 { return (e.count[end] - e.count[a]) / max(e.full[b]-e.full[a], 1) }
-	first, last := mean(w.lo, b0, b0), 0.0
-	if b1 == w.hi {
-		last = mean(a1, b1, w.hi)
+	last := [2]float64{float64(e.counts[w.hi-1]) + total - e.count[w.hi], mean(a1, b1, w.hi) + smoothing}
+	if b1 < w.hi {
+		last = [2]float64{total - e.count[b1], smoothing * float64(w.hi-b1)}
 	}
 	var p, q float64
-	for _, end := range [2][2]float64{
-		{float64(e.counts[w.lo]) + e.count[w.lo], first},
-		{float64(e.counts[w.hi-1]) + total - e.count[w.hi], last},
-	} {
-		// Smoothing takes less than smoothing*n from a bin.
-		if pe, qe := (end[0]-smoothing*n)/total, (end[1]+smoothing)/mass; pe > qe {
+	for _, end := range [2][2]float64{{float64(e.counts[w.lo]) + e.count[w.lo], mean(w.lo, b0, b0) + smoothing}, last} {
+		// Smoothing takes less than smoothing*n from all bins.
+		if pe, qe := (end[0]-smoothing*n)/total, end[1]/mass; pe > qe {
 			p, q = p+pe, q+qe
 		}
 	}

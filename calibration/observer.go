@@ -251,7 +251,8 @@ func (o *Observer) Update(sample int, shape []int, x []float32) error {
 	return nil
 }
 
-// add takes in elements whose extrema are e, but for their sums.
+// add takes in elements, but for their sums; those of a sample they are part of
+// have the extrema e.
 func (s *Stats) add(x []float32, e kernels.Extrema) {
 	s.Count += uint64(len(x))
 	s.Min, s.Max = min(s.Min, e.Min), max(s.Max, e.Max)
@@ -371,7 +372,8 @@ func (o *Observer) UpdateBlocks(sample int, shape []int, channels int, x []float
 
 // whole takes in blocks of so many elements each, from channel at on.
 func (o *Observer) whole(sample, at, each int, x []float32) {
-	if e := kernels.MinMax(x); e.NaN+e.Inf > 0 || e.Min <= maskLimit || o.stats.Channels == nil {
+	e := kernels.MinMax(x)
+	if e.NaN+e.Inf > 0 || e.Min <= maskLimit || o.stats.Channels == nil {
 		for ; len(x) > 0; x = x[each:] {
 			o.mixed(sample, at, kernels.BlockSize, x[:each])
 			at += kernels.BlockSize
@@ -390,10 +392,9 @@ func (o *Observer) whole(sample, at, each int, x []float32) {
 	for len(x) > 0 {
 		part := x[:min(len(x), chunk)]
 		x = x[len(part):]
-		e := kernels.MinMax(part)
 		o.stats.add(part, e)
-		o.stats.sample(SampleRange{sample, e.Min, e.Max})
 	}
+	o.stats.sample(SampleRange{sample, e.Min, e.Max})
 }
 
 // mixed takes in elements of n channels, from channel at on, that lie side by
