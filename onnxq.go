@@ -625,7 +625,7 @@ func Quantize(ctx context.Context, in, out string, o Options) (result *Result, e
 	if err != nil && !errors.As(err, &broken) {
 		return nil, err
 	}
-	res.BytesIn, res.BytesOut = info.Size(), onnxfile.Size(q)
+	res.BytesIn, res.BytesOut = max(info.Size(), onnxfile.Size(m)), onnxfile.Size(q) // external data included
 	if q != m && o.Plan == nil && res.Quantized == 0 && res.BytesOut >= res.BytesIn {
 		q = m
 		res.unchanged()

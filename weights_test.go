@@ -344,3 +344,50 @@ func TestSpreadBits(t *testing.T) {
 		t.Errorf("1.5 bits: %v", err)
 	}
 }
+
+// A model whose weights lie in another file becomes small as well, and what
+// comes out can be moved together with its data.
+func TestExternalWeights(t *testing.T) {
+	m := weighted(t, tensor.Float32)
+	in, dir := feeds(tensor.Float32), t.TempDir()
+	want := outputs(t, executor.Embedded{}, m, in)
+	float, small := filepath.Join(dir, "float.onnx"), filepath.Join(dir, "small.onnx")
+	if err := onnxfile.Save(t.Context(), m, float, onnxfile.SaveOptions{External: onnxfile.ExternalAlways}); err != nil {
+		t.Fatal(err)
+	}
+	for _, external := range []onnxfile.External{onnxfile.ExternalAuto, onnxfile.ExternalAlways} {
+		res, err := onnxq.Quantize(t.Context(), float, small, onnxq.Options{Weights: "i4", External: external})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !(res.BytesOut < res.BytesIn/3) || res.WeightBytesOut*9 > res.WeightBytesIn*2 {
+			t.Errorf("%d bytes of %d, weights %d of %d", res.BytesOut, res.BytesIn, res.WeightBytesOut, res.WeightBytesIn)
+		}
+		elsewhere := t.TempDir()
+		files, err := filepath.Glob(small + "*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (len(files) == 2) != (external == onnxfile.ExternalAlways) {
+			t.Errorf("files: %v", files)
+		}
+		for _, f := range files {
+			if err := os.Rename(f, filepath.Join(elsewhere, filepath.Base(f))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		q, err := onnxfile.Open(filepath.Join(elsewhere, "small.onnx"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := outputs(t, executor.Embedded{}, q, in)
+		for k := range want {
+			if r := relative(got[k], want[k]); !(r <= loss("i4")) {
+				t.Errorf("output %d is off by %.3f", k, r)
+			}
+		}
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -74,22 +74,23 @@ func Save(ctx context.Context, m *graph.Model, path string, opt SaveOptions) err
 			return &fs.PathError{Op: "write", Path: path, Err: errors.New("a symbolic link can not get external data: readers would look for it beside the link")}
 		}
 		h := sha256.New()
-		if err := Guard(func() error { return e.writeExternal(h) }); err != nil {
-			return e.sourceError(err)
-		}
-		e.ext.location = dataName(path, h)
-		data = filepath.Join(filepath.Dir(path), e.ext.location)
-		info, statErr := os.Lstat(data)
-		if statErr == nil && !info.Mode().IsRegular() {
-			return &fs.PathError{Op: "write", Path: data, Err: errors.New("is not a regular file")}
-		}
-		err := atomicfile.Write(data, 0o666, func(w io.Writer) error {
-			return Guard(func() error { return e.writeExternal(w) })
+		taken := false
+		err := atomicfile.WriteNamed(filepath.Join(filepath.Dir(path), e.ext.location), 0o666, func(w io.Writer) error {
+			return Guard(func() error { return e.writeExternal(io.MultiWriter(w, h)) })
+		}, func() (string, error) {
+			e.ext.location = dataName(path, h)
+			data = filepath.Join(filepath.Dir(path), e.ext.location)
+			info, err := os.Lstat(data)
+			taken = err == nil
+			if taken && !info.Mode().IsRegular() {
+				return "", &fs.PathError{Op: "write", Path: data, Err: errors.New("is not a regular file")}
+			}
+			return e.ext.location, nil
 		})
 		if err != nil {
 			return e.sourceError(err)
 		}
-		if statErr == nil {
+		if taken {
 			data = "" // not ours to remove
 		}
 	}

@@ -139,6 +139,26 @@ func WriteChecked(path string, perm fs.FileMode, write func(w io.Writer) error, 
 	return f.Commit()
 }
 
+// WriteNamed is Write for a file whose name follows from its contents: name is
+// called when they are complete and returns the name in the folder of path. What
+// has this name is replaced.
+func WriteNamed(path string, perm fs.FileMode, write func(w io.Writer) error, name func() (string, error)) error {
+	f, err := Create(path, perm)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := write(f.File); err != nil {
+		return renamed(err, f.Name(), path)
+	}
+	base, err := name()
+	if err != nil {
+		return err
+	}
+	f.dest = filepath.Join(filepath.Dir(f.dest), base)
+	return f.Commit()
+}
+
 // resolve follows the symbolic links at path, of which the last may point to
 // nothing yet.
 func resolve(path string) (string, error) {
