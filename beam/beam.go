@@ -300,7 +300,7 @@ func (f *calibrateFn) ProcessElement(ctx context.Context, b []byte, emit func(Pa
 	if err != nil {
 		return fmt.Errorf("%s: %w", x.Task.Name, err)
 	}
-	emit(Partial{t})
+	emit(Partial{[]*calibration.Table{t}})
 	return nil
 }
 

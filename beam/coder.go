@@ -8,20 +8,36 @@ import (
 	"github.com/onnxq/onnxq/calibration"
 )
 
-// Partial is a table on its way through a pipeline, as its file between
-// processes; nil is that of no samples.
-type Partial struct{ Table *calibration.Table }
+// Partial is a table on its way through a pipeline: the one that Tables merge
+// into, none for that of no samples. Between processes it is the table's file.
+type Partial struct{ Tables []*calibration.Table }
+
+// most is the number of tables that a Partial holds before they are merged:
+// merging two at a time would copy what was merged before each time.
+const most = 16
+
+// table returns the merged table, nil for no samples.
+func (p Partial) table() (*calibration.Table, error) {
+	switch len(p.Tables) {
+	case 0:
+		return nil, nil
+	case 1:
+		return p.Tables[0], nil
+	}
+	return calibration.Merge(p.Tables...)
+}
 
 func init() {
 	beam.RegisterCoder(reflect.TypeFor[Partial](), encodePartial, decodePartial)
 }
 
 func encodePartial(p Partial) ([]byte, error) {
-	if p.Table == nil {
-		return []byte{}, nil
+	t, err := p.table()
+	if t == nil {
+		return []byte{}, err
 	}
 	var b bytes.Buffer
-	err := p.Table.Encode(&b)
+	err = t.Encode(&b)
 	return b.Bytes(), err
 }
 
@@ -30,5 +46,8 @@ func decodePartial(b []byte) (Partial, error) {
 		return Partial{}, nil
 	}
 	t, err := calibration.Decode(b)
-	return Partial{t}, err
+	if err != nil {
+		return Partial{}, err
+	}
+	return Partial{[]*calibration.Table{t}}, nil
 }

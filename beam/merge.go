@@ -1,6 +1,8 @@
 package beam
 
 import (
+	"slices"
+
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 	"github.com/onnxq/onnxq/calibration"
 )
@@ -19,12 +21,10 @@ func (*MergeFn) CreateAccumulator() Partial { return Partial{} }
 // MergeAccumulators returns the table of the samples of both. It changes
 // neither, so that a runner may use them again.
 func (*MergeFn) MergeAccumulators(a, b Partial) (Partial, error) {
-	if a.Table == nil {
-		return b, nil
+	p := Partial{slices.Concat(a.Tables, b.Tables)}
+	if len(p.Tables) <= most {
+		return p, nil
 	}
-	if b.Table == nil {
-		return a, nil
-	}
-	t, err := calibration.Merge(a.Table, b.Table)
-	return Partial{t}, err
+	t, err := p.table()
+	return Partial{[]*calibration.Table{t}}, err
 }

@@ -599,10 +599,29 @@ func (s *Stats) Merge(t *Stats) error {
 			s.Hist.Counts[half+(i-half)>>d] += n
 		}
 	}
-	for _, r := range t.Samples {
-		s.sample(r)
-	}
+	s.Samples = mergeSamples(s.Samples, t.Samples)
 	return nil
+}
+
+// mergeSamples returns the ranges of two lists by Index, those of the same one
+// joined. It may reuse a.
+func mergeSamples(a, b []SampleRange) []SampleRange {
+	if len(a) == 0 || len(b) == 0 || a[len(a)-1].Index < b[0].Index {
+		return append(a, b...)
+	}
+	out := make([]SampleRange, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		switch x, y := a[0], b[0]; {
+		case x.Index < y.Index:
+			out, a = append(out, x), a[1:]
+		case x.Index > y.Index:
+			out, b = append(out, y), b[1:]
+		default:
+			out = append(out, SampleRange{x.Index, min(x.Min, y.Min), max(x.Max, y.Max)})
+			a, b = a[1:], b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
 }
 
 // Clone returns a copy that shares no memory with s.
