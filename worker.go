@@ -66,7 +66,12 @@ func (w *Worker) Run(ctx context.Context, tasks []job.Task) error {
 func (w *Worker) Do(ctx context.Context, t *job.Task) (err error) {
 	switch t.Kind {
 	case CalibrateTask:
-		t.Result, err = w.calibrate(ctx, t)
+		var table *calibration.Table
+		if table, err = w.Calibrate(ctx, t); err == nil {
+			var b bytes.Buffer
+			err = table.Encode(&b)
+			t.Result = b.Bytes()
+		}
 	case QuantizeTask:
 		t.Result, err = quantizeTask(ctx, t)
 	case auto.ScoreTask, auto.RoundTask:
@@ -110,7 +115,8 @@ func quantizeTask(ctx context.Context, t *job.Task) ([]byte, error) {
 	return json.Marshal(out)
 }
 
-func (w *Worker) calibrate(ctx context.Context, t *job.Task) ([]byte, error) {
+// Calibrate does a CalibrateTask for an engine that merges tables itself.
+func (w *Worker) Calibrate(ctx context.Context, t *job.Task) (table *calibration.Table, err error) {
 	var a calibrateArgs
 	if err := t.Decode(&a); err != nil {
 		return nil, err
@@ -122,7 +128,6 @@ func (w *Worker) calibrate(ctx context.Context, t *job.Task) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out bytes.Buffer
 	err = w.programs.Use(t.Key(a.Model)+string(wanted), func() (exec.Executable, error) { return a.compile(ctx, t) }, func(prog exec.Executable) error {
 		key, err := json.Marshal([]any{t.Key(a.Model), a.Data, a.Source, a.State})
 		if err != nil {
@@ -138,18 +143,15 @@ func (w *Worker) calibrate(ctx context.Context, t *job.Task) ([]byte, error) {
 			if err != nil {
 				return &calibration.DataError{Path: a.Data[0], Err: err}
 			}
-			table, err := calibration.Collect(ctx, prog, part, calibration.CollectOptions{
+			table, err = calibration.Collect(ctx, prog, part, calibration.CollectOptions{
 				Watch: a.watch(prog.Model()), Model: a.Head.Model, Settings: a.Head.Settings,
 				Shard: a.Head.Shard, Shards: a.Head.Shards, Total: a.Head.Total, Measured: a.Head.Measured, Sources: a.Head.Sources,
 				State: a.State, Session: o.session(),
 			})
-			if err != nil {
-				return suggest(prog.Model(), err)
-			}
-			return table.Encode(&out)
+			return suggest(prog.Model(), err)
 		})
 	})
-	return out.Bytes(), err
+	return table, err
 }
 
 // watch returns what to observe of m, by value ID.

@@ -12,14 +12,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/options/jobopts"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners"
 
@@ -144,12 +145,26 @@ func (e Engine) Run(ctx context.Context, tasks []job.Task) error {
 	return nil
 }
 
+// partsHere is the number of parts that samples are cut into where all of them
+// run in this process: each goes through all processors, and has a table.
+const partsHere = 4
+
+func runner() string {
+	if name := *runners.Runner; name != "" {
+		return name
+	}
+	return "prism"
+}
+
+// here reports whether tasks are done in this process.
+func here() bool {
+	kind := strings.ToLower(*jobopts.EnvironmentType)
+	return strings.HasPrefix(strings.ToLower(runner()), "prism") && (kind == "" || kind == "loopback")
+}
+
 // run runs a pipeline and returns soon after its context has ended.
 func run(ctx context.Context, p *beam.Pipeline) error {
-	name := *runners.Runner
-	if name == "" {
-		name = "prism"
-	}
+	name := runner()
 	done := make(chan error, 1)
 	go func() {
 		_, err := beam.Run(ctx, name, p)
@@ -170,6 +185,9 @@ func run(ctx context.Context, p *beam.Pipeline) error {
 // of parts → the table. Where out is not "" it is saved there, in any
 // filesystem.
 func (e Engine) Calibrate(ctx context.Context, model, out string, o onnxq.CalibrateOptions) (*calibration.Table, error) {
+	if o.Parts == 0 && here() {
+		o.Parts = partsHere
+	}
 	c, err := onnxq.NewCalibrateJob(ctx, model, o)
 	if err != nil {
 		return nil, err
@@ -255,8 +273,8 @@ func (f *taskFn) Teardown() error {
 	return err
 }
 
-// do does the task of an element.
-func (f *taskFn) do(ctx context.Context, b []byte) (*element, error) {
+// open reads an element and gets the files of its task.
+func (f *taskFn) open(ctx context.Context, b []byte) (*element, error) {
 	var x element
 	if err := json.Unmarshal(b, &x); err != nil {
 		return nil, err
@@ -269,19 +287,16 @@ func (f *taskFn) do(ctx context.Context, b []byte) (*element, error) {
 			}
 		}
 	}
-	if err := f.worker.Do(ctx, &x.Task); err != nil {
-		return nil, err
-	}
-	if x.Task.Result == nil {
-		return nil, errors.New("no result")
-	}
 	return &x, nil
 }
 
 // ProcessElement does one task.
 func (f *taskFn) ProcessElement(ctx context.Context, b []byte) error {
-	x, err := f.do(ctx, b)
+	x, err := f.open(ctx, b)
 	if err != nil {
+		return err
+	}
+	if err := f.worker.Do(ctx, &x.Task); err != nil {
 		return err
 	}
 	return write(ctx, x.Result, bytes.NewReader(x.Task.Result))
@@ -292,13 +307,13 @@ type calibrateFn struct{ taskFn }
 
 // ProcessElement does one task.
 func (f *calibrateFn) ProcessElement(ctx context.Context, b []byte, emit func(Partial)) error {
-	x, err := f.do(ctx, b)
+	x, err := f.open(ctx, b)
 	if err != nil {
 		return err
 	}
-	t, err := calibration.Decode(x.Task.Result)
+	t, err := f.worker.Calibrate(ctx, &x.Task)
 	if err != nil {
-		return fmt.Errorf("%s: %w", x.Task.Name, err)
+		return err
 	}
 	emit(Partial{[]*calibration.Table{t}})
 	return nil

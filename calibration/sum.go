@@ -2,7 +2,6 @@ package calibration
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"math/big"
 	"math/bits"
@@ -14,9 +13,12 @@ import (
 // or grouping: a fixed-point number whose lowest bit is 2^-298 (the square of
 // the smallest float32) in two's complement, which holds magnitudes below
 // 2^341. Smaller bits of a number are dropped. The zero value is 0.
-type Sum struct{ w [10]uint64 }
+type Sum struct{ w [sumWords]uint64 }
 
-const sumLow = -298
+const (
+	sumLow   = -298
+	sumWords = 10
+)
 
 // Add adds x, which is finite.
 func (s *Sum) Add(x float64) {
@@ -81,23 +83,68 @@ func (s *Sum) Float64() float64 {
 	return v
 }
 
+const hexDigits = "0123456789abcdef"
+
+// magnitude returns the sum without its sign, in units of 2^sumLow.
+func (s *Sum) magnitude() (w [sumWords]uint64, negative bool) {
+	w = s.w
+	if negative = w[len(w)-1]>>63 == 1; negative {
+		w = negated(w)
+	}
+	return w, negative
+}
+
+// negated returns -w.
+func negated(w [sumWords]uint64) [sumWords]uint64 {
+	c := uint64(1)
+	for k := range w {
+		w[k], c = bits.Add64(^w[k], 0, c)
+	}
+	return w
+}
+
 // String returns the exact sum as "0x1ap-12", 26 times 2^-12.
-func (s *Sum) String() string {
-	v := s.integer()
-	if v.Sign() == 0 {
-		return "0"
+func (s *Sum) String() string { return string(s.appendText(nil)) }
+
+func (s *Sum) appendText(b []byte) []byte {
+	w, negative := s.magnitude()
+	low, high := 0, len(w)-1
+	for low < len(w) && w[low] == 0 {
+		low++
 	}
-	z := v.TrailingZeroBits()
-	sign := ""
-	if v.Sign() < 0 {
-		sign = "-"
-		v.Neg(v)
+	if low == len(w) {
+		return append(b, '0')
 	}
-	return fmt.Sprintf("%s0x%xp%d", sign, v.Rsh(v, z), int(z)+sumLow)
+	for w[high] == 0 {
+		high--
+	}
+	z := bits.TrailingZeros64(w[low])
+	if negative {
+		b = append(b, '-')
+	}
+	b = append(b, "0x"...)
+	begin := len(b)
+	for k := high; k >= low; k-- {
+		v := w[k] >> z
+		if k < high {
+			v |= w[k+1] << (64 - z) // nothing for a z of 0
+		}
+		if len(b) == begin {
+			if v > 0 {
+				b = strconv.AppendUint(b, v, 16)
+			}
+			continue
+		}
+		for at := 60; at >= 0; at -= 4 {
+			b = append(b, hexDigits[v>>at&15])
+		}
+	}
+	b = append(b, 'p')
+	return strconv.AppendInt(b, int64(64*low+z+sumLow), 10)
 }
 
 // MarshalText writes the form of String.
-func (s Sum) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+func (s Sum) MarshalText() ([]byte, error) { return s.appendText(nil), nil }
 
 // UnmarshalText reads the form of String.
 func (s *Sum) UnmarshalText(b []byte) error {
@@ -108,26 +155,33 @@ func (s *Sum) UnmarshalText(b []byte) error {
 	}
 	bad := errors.New("not an exact sum, such as 0x1ap-12")
 	body, negative := strings.CutPrefix(text, "-")
-	mant, exp, ok := strings.Cut(strings.TrimPrefix(body, "0x"), "p")
-	if !ok || len(mant) > 160 || !strings.HasPrefix(body, "0x") || strings.HasPrefix(mant, "-") || strings.HasPrefix(mant, "+") {
-		return bad
-	}
+	body, hex := strings.CutPrefix(body, "0x")
+	mant, exp, ok := strings.Cut(body, "p")
 	e, err := strconv.Atoi(exp)
-	v, ok := new(big.Int).SetString(mant, 16)
-	if err != nil || !ok || e < sumLow || e > 400 {
+	if !ok || !hex || err != nil || mant == "" || len(mant) > 160 || e < sumLow || e > 400 {
 		return bad
 	}
-	v.Lsh(v, uint(e-sumLow))
-	if v.BitLen() >= 64*len(s.w) {
-		return bad
+	var w [sumWords]uint64
+	for i := range len(mant) {
+		v := uint64(strings.IndexByte(hexDigits, mant[i]|0x20)) // -1 is large
+		if v > 15 || mant[i] < '0' {
+			return bad
+		}
+		if v == 0 {
+			continue
+		}
+		p := e - sumLow + 4*(len(mant)-1-i)
+		if p+bits.Len64(v) >= 64*len(w) {
+			return bad
+		}
+		w[p/64] |= v << (p % 64)
+		if p/64+1 < len(w) {
+			w[p/64+1] |= v >> (64 - p%64) // nothing within the word
+		}
 	}
 	if negative {
-		v.Neg(v).Add(v, new(big.Int).Lsh(big.NewInt(1), uint(64*len(s.w))))
+		w = negated(w)
 	}
-	mask := new(big.Int).SetUint64(math.MaxUint64)
-	for k := range s.w {
-		s.w[k] = new(big.Int).And(v, mask).Uint64()
-		v.Rsh(v, 64)
-	}
+	s.w = w
 	return nil
 }

@@ -38,7 +38,7 @@ var (
 	modelFlag, dataFlag list
 	outFlag             = flag.String("o", "", "the `FILE` or folder to write; a table may be in any Beam filesystem")
 	configFlag          = flag.String("config", "", "`FILE` with onnxq.Options as JSON")
-	partsFlag           = flag.Int("parts", 0, "`NUMBER` of parts that samples are cut into (0: 16)")
+	partsFlag           = flag.Int("parts", 0, "`NUMBER` of parts that samples are cut into (0: 16, or 4 where all run in this process)")
 	stagingFlag         = flag.String("staging", "", "`FOLDER` that all workers reach, of any Beam filesystem, for files of tasks and results; needed where workers do not see the files of this machine")
 	threadsFlag         = flag.Int("threads", 0, "`NUMBER` of threads of a task (0: one per processor)")
 )
