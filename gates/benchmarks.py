@@ -42,12 +42,16 @@ else:
         def __init__(self): self.all = feeds()
         def get_next(self): return next(self.all, None)
     pre = out + '.pre.onnx'
-    try: quant_pre_process(model, pre)
-    except Exception: # "Incomplete symbolic shape inference": as its messages say
-        quant_pre_process(model, pre, skip_symbolic_shape=True)
-    if tool == 'static': quantize_static(pre, out, Reader(), per_channel=True)
-    else: quantize_dynamic(pre, out, per_channel=True)
-    os.remove(pre)
+    # As its documents say, then with less of its pre-processing, until it works.
+    for prepare in (dict(), dict(skip_symbolic_shape=True), None):
+        try:
+            if prepare is not None: quant_pre_process(model, pre, **prepare)
+            src = model if prepare is None else pre
+            if tool == 'static': quantize_static(src, out, Reader(), per_channel=True)
+            else: quantize_dynamic(src, out, per_channel=True)
+            break
+        except Exception:
+            if prepare is None: raise
 '''
 TOOLS = [('onnxq', 'onnxq'), ('static', 'onnxruntime static, per channel'), ('dynamic', 'onnxruntime dynamic, per channel'), ('onnxsim', 'onnxsim static')]
 PREPARERS = [('prepare', 'onnxq prepare'), ('simplify', 'onnxsim')]
@@ -140,7 +144,7 @@ def page():
 
 Made by one run of [gates/benchmarks.py](../gates/benchmarks.py) (`make benchmarks`): {versions()}. The models and evaluation sets are not part of this repository.
 
-All tools get the same calibration samples, and their own defaults otherwise: `onnxq quantize MODEL -o OUT --data SAMPLES`; of onnxruntime `quant_pre_process` (without symbolic shapes where that fails), then
+All tools get the same calibration samples, and their own defaults otherwise: `onnxq quantize MODEL -o OUT --data SAMPLES`; of onnxruntime `quant_pre_process` (where it fails, without symbolic shapes or not at all), then
 `quantize_static` (min-max) or `quantize_dynamic` with `per_channel=True`; of onnxsim `quantize_static` of the full graph with min-max.
 
 - The first column is the task’s metric by ONNX Runtime, in brackets the share of inputs with the float model’s arg-max, which moves less by chance.

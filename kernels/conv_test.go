@@ -148,7 +148,8 @@ func testRandomConv(t *testing.T, r *rand.Rand, pool *par.Pool) {
 		s.Groups = 1 + r.IntN(3)
 		s.Cin, s.Cout = s.Groups*(1+r.IntN(4)), s.Groups*(1+r.IntN(5))
 	default:
-		s.Cin, s.Cout = 1+r.IntN(40), 1+r.IntN(40)
+		most := []int{40, 40, 12}[dims-1]
+		s.Cin, s.Cout = 1+r.IntN(most), 1+r.IntN(most)
 	}
 	var spatial []int
 	most := []int{200, 20, 8}[dims-1]
