@@ -149,7 +149,7 @@ All tools get the same calibration samples, and their own defaults otherwise: `o
 
 - The first column is the task’s metric by ONNX Runtime, in brackets the share of inputs with the float model’s arg-max, which moves less by chance.
 - **bytes**: the file, relative to the float model’s. **speed**: how many times as fast as the float model ONNX Runtime runs it, one thread, median of interleaved pairs of processor time.
-- **cost**: processor seconds and peak memory of the whole process that quantizes. onnxq’s default measures several candidates on the samples in this time; the others compute one.
+- **seconds**, **MB**: processor time and peak memory of the whole process that quantizes. onnxq’s default measures several candidates on the samples in this time; the others compute one.
 ''', file=w)
     for name in A.only.split(','):
         if f'{name}/float' not in known: continue
