@@ -18,6 +18,7 @@ ap.add_argument('--cache', default='bin/benchmarks.json')
 ap.add_argument('--fresh', action='store_true')
 ap.add_argument('-o', default='docs/benchmarks.md')
 A = ap.parse_args()
+A.onnxq, A.shared = os.path.abspath(A.onnxq), os.path.abspath(A.shared)
 ZOO = os.path.join(A.shared, 'zoo')
 known = json.load(open(A.cache)) if os.path.exists(A.cache) and not A.fresh else {}
 
@@ -60,7 +61,7 @@ PREPARERS = [('prepare', 'onnxq prepare'), ('simplify', 'onnxsim')]
 def process(*argv):
     """processor seconds and peak megabytes of a process, and why it failed"""
     with tempfile.TemporaryFile() as err:
-        p = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=err)
+        p = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=err, cwd=os.path.dirname(script))  # where onnxruntime leaves files
         _, status, usage = os.wait4(p.pid, 0)
         p.returncode = os.waitstatus_to_exitcode(status)
         err.seek(0)
