@@ -34,11 +34,21 @@ func PrepareFile(ctx context.Context, in, out string, o Options) (done []passes.
 	if err := onnxfile.CheckDestination(m, out, save); err != nil {
 		return nil, err
 	}
-	p, changes, err := Prepare(ctx, m, o)
+	p, changes, err := PrepareOnly(ctx, m, o)
 	if err != nil {
 		return nil, err
 	}
 	return changes, o.save(ctx, p, out)
+}
+
+// PrepareOnly is Prepare for a model that is to be stored: a weight that is read
+// as it is and transposed is one, where integer kernels would want two.
+func PrepareOnly(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []passes.Change, error) {
+	p, changes, err := Prepare(ctx, m, o)
+	if err != nil || slices.ContainsFunc(changes, func(c passes.Change) bool { return c.Pass == tieWeights }) {
+		return p, changes, err
+	}
+	return p, append(changes, passes.Change{Pass: tieWeights, Count: passes.TieWeights(p)}), nil
 }
 
 // PrintPasses lists the passes of Prepare with their constraints.

@@ -330,6 +330,9 @@ func open(path string, v validate.Options, opts ...onnxfile.Option) (*graph.Mode
 	return m, nil
 }
 
+// tieWeights names passes.TieWeights in a list of changes.
+const tieWeights = "tie-weights"
+
 // Prepare returns a copy of m in the form that quantization wants: at least
 // the operator set that the target's quantized form needs, constants folded,
 // normalization folded into weights. It computes the same.
@@ -351,7 +354,7 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 		return nil, nil, optionErrorf("the model is of opset %d and is not lowered to %d", got, o.Opset)
 	}
 	if o.Mode == Weights || o.Mode == Float16 {
-		changes = append(changes, passes.Change{Pass: "tie-weights", Count: passes.TieWeights(p)})
+		changes = append(changes, passes.Change{Pass: tieWeights, Count: passes.TieWeights(p)})
 	}
 	return p, changes, o.checkRanges(p)
 }

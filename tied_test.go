@@ -143,6 +143,16 @@ func TestTiedLanguageModel(t *testing.T) {
 		t.Errorf("logits are off by %.3f", r)
 	}
 
+	for _, o := range []onnxq.Options{{}, {Mode: onnxq.Float16}} {
+		p, _, err := onnxq.PrepareOnly(t.Context(), m, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is := onnxfile.Size(p); is > was+was/100 {
+			t.Errorf("prepared for mode %q it takes %d bytes of %d", o.Mode, is, was)
+		}
+	}
+
 	engine, err := ort.Open(ort.Options{Library: orttest.Library(t)})
 	if err != nil {
 		t.Fatal(err)

@@ -683,7 +683,7 @@ func (e *env) prepareToStdout(c *cli.Context, in string, o onnxq.Options) ([]pas
 		return nil, err
 	}
 	defer m.Close()
-	p, changes, err := onnxq.Prepare(c.Context, m, o)
+	p, changes, err := onnxq.PrepareOnly(c.Context, m, o)
 	if err != nil {
 		return nil, err
 	}
