@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build static release test fuzz faults arm64 race noasm lint cross bench generate docs proto gates hostile benchmarks table demo
+.PHONY: build static release test fuzz faults arm64 race noasm lint cross bench generate docs proto gates hostile benchmarks table demo distributed
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/onnxq ./cmd/onnxq
@@ -100,3 +100,20 @@ benchmarks: build
 # and time; measurements are kept in bin/table.json.
 table: build
 	python3 gates/table.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared} --only $${MODELS:-vww_mobilenet,cifar_resnet8,crepe_tiny}
+
+# What divides work among processes: Beam on prism, Spark, Ray, the manifests, the
+# cost model. Installs Python packages into .cache, and GNU parallel where it
+# may; needs Java 17 or later for Spark, and ../shared for the real models.
+distributed: build
+	(command -v parallel || apt-get install -y --no-install-recommends parallel) >/dev/null 2>&1 || echo "SKIPPED: no GNU parallel" >&2
+	test -x .cache/distributed/bin/python || python3 -m venv .cache/distributed
+	.cache/distributed/bin/python -m pip install -q -r examples/spark/requirements.txt -r examples/ray/requirements.txt
+	cd beam && CGO_ENABLED=0 go build -o ../bin/onnxq-beam ./cmd/onnxq-beam && go vet ./... && go test -count 1 -timeout 30m ./...
+	PATH="$$PWD/bin:$$PATH" bash examples/manifests/test.sh
+	.cache/distributed/bin/python examples/spark/test.py
+	.cache/distributed/bin/python examples/ray/test.py
+	python3 examples/scale/scale.py measure --onnxq bin/onnxq --model models/digits/model.onnx --data models/digits/calib -o .cache/digits.json
+	python3 examples/scale/scale.py simulate --within 0.3 .cache/digits.json examples/scale/figures/*.json
+	for m in minilm gru_shakespeare; do d=$${ONNXQ_SHARED:-../shared}/zoo/$$m; \
+		if [ -d $$d ]; then python3 gates/beam.py --model $$d/model.onnx --data $$d/calib || exit 1; \
+		else echo "SKIPPED overhead on $$m: no $$d" >&2; fi; done

@@ -604,24 +604,30 @@ func (s *Stats) Merge(t *Stats) error {
 }
 
 // mergeSamples returns the ranges of two lists by Index, those of the same one
-// joined. It may reuse a.
+// joined, of many the last. It may reuse a.
 func mergeSamples(a, b []SampleRange) []SampleRange {
+	var out []SampleRange
 	if len(a) == 0 || len(b) == 0 || a[len(a)-1].Index < b[0].Index {
-		return append(a, b...)
-	}
-	out := make([]SampleRange, 0, len(a)+len(b))
-	for len(a) > 0 && len(b) > 0 {
-		switch x, y := a[0], b[0]; {
-		case x.Index < y.Index:
-			out, a = append(out, x), a[1:]
-		case x.Index > y.Index:
-			out, b = append(out, y), b[1:]
-		default:
-			out = append(out, SampleRange{x.Index, min(x.Min, y.Min), max(x.Max, y.Max)})
-			a, b = a[1:], b[1:]
+		out = append(a, b...)
+	} else {
+		out = make([]SampleRange, 0, len(a)+len(b))
+		for len(a) > 0 && len(b) > 0 {
+			switch x, y := a[0], b[0]; {
+			case x.Index < y.Index:
+				out, a = append(out, x), a[1:]
+			case x.Index > y.Index:
+				out, b = append(out, y), b[1:]
+			default:
+				out = append(out, SampleRange{x.Index, min(x.Min, y.Min), max(x.Max, y.Max)})
+				a, b = a[1:], b[1:]
+			}
 		}
+		out = append(append(out, a...), b...)
 	}
-	return append(append(out, a...), b...)
+	if n := len(out) - maxRanges; n > 0 {
+		out = slices.Clone(out[n:])
+	}
+	return out
 }
 
 // Clone returns a copy that shares no memory with s.
