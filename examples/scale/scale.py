@@ -22,6 +22,7 @@ import tempfile
 # The bounds of a table's file; see calibration/table.go.
 TABLE_BYTES = 1 << 30
 TABLE_SAMPLES = 1 << 24
+RANGES = 4096  # samples whose range each value keeps
 
 # What a cluster gives, for lack of one to measure: seconds until a worker's
 # container runs, bytes a second from storage to one worker and to all together.
@@ -70,13 +71,13 @@ def measure(a):
         whole = cpu(a.onnxq, "calibrate", "merge", *parts, "-o", table("m.json"), "--quiet")
         one = cpu(a.onnxq, "calibrate", "merge", parts[0], "-o", table("m.json"), "--quiet", "--partial")
         mean = sum(os.path.getsize(p) for p in parts) / shards
-        # Tables of many samples are long lists of these: grow one without running the model.
-        for name, samples in ("a.json", 1), ("b.json", 40001):
-            text = pathlib.Path(table("0.json")).read_text()
-            pathlib.Path(table(name)).write_text(grow(json.loads(text), samples))
-        grown = os.path.getsize(table("b.json"))
-        merge_a = cpu(a.onnxq, "calibrate", "merge", table("a.json"), "-o", table("m.json"), "--quiet", "--partial")
-        merge_b = cpu(a.onnxq, "calibrate", "merge", table("b.json"), "-o", table("m.json"), "--quiet", "--partial")
+        # What tables of many samples hold besides: grow one without running the model.
+        size, seconds = [], []
+        for samples in 1, RANGES + 1, RANGES + 400_001:
+            grown = table("grown.json")
+            pathlib.Path(grown).write_text(grow(load("0.json"), samples))
+            size.append(os.path.getsize(grown))
+            seconds.append(cpu(a.onnxq, "calibrate", "merge", grown, "-o", table("m.json"), "--quiet"))
         return {
             "name": pathlib.Path(a.model).parent.name,
             "values": names,
@@ -85,9 +86,11 @@ def measure(a):
             "start_seconds": max(0.0, short - few * sample),
             "sample_seconds": sample,
             "table_bytes": os.path.getsize(table("many.json")),
-            "table_bytes_per_sample": (grown - os.path.getsize(table("a.json"))) / 40000,
+            "table_bytes_per_range": (size[1] - size[0]) / RANGES,
+            "table_bytes_per_sample": (size[2] - size[1]) / 400_000,
             "merge_seconds_per_table": max(0.0, (whole - one) / (shards - 1)),
-            "merge_seconds_per_byte": (merge_b - merge_a) / (grown - os.path.getsize(table("a.json"))),
+            "merge_seconds_per_range": max(0.0, (seconds[1] - seconds[0]) / RANGES),
+            "merge_seconds_per_sample": max(0.0, (seconds[2] - seconds[1]) / 400_000),
             "part_bytes": mean,
         }
 
@@ -106,19 +109,19 @@ def grow(table, samples):
     for name, v in table["values"].items():
         if "samples" in v:
             low = v["min"]
-            v["samples"] = base64.b64encode(b"".join(b"\0" + struct.pack("<ff", low, low) for _ in range(samples))).rstrip(b"=").decode()
+            v["samples"] = base64.b64encode(b"".join(b"\0" + struct.pack("<ff", low, low) for _ in range(min(samples, RANGES)))).rstrip(b"=").decode()
         lines.append(json.dumps(name) + ":" + json.dumps(v))
     head = {k: v for k, v in table.items() if k != "values"}
     return json.dumps(head)[:-1] + ',"values":{' + ",\n".join(lines) + "}}"
 
 
 def table_bytes(f, samples):
-    return f["table_bytes"] + samples * f["table_bytes_per_sample"]
+    return f["table_bytes"] + samples * f["table_bytes_per_sample"] + min(samples, RANGES) * f["table_bytes_per_range"]
 
 
-def merge_seconds(f, tables, samples):
-    """Returns what one merge of so many tables takes that hold so many samples together."""
-    return tables * f["merge_seconds_per_table"] + samples * f["table_bytes_per_sample"] * f["merge_seconds_per_byte"]
+def merge_seconds(f, sizes):
+    """Returns what one merge takes of tables that hold so many samples each."""
+    return sum(f["merge_seconds_per_table"] + n * f["merge_seconds_per_sample"] + min(n, RANGES) * f["merge_seconds_per_range"] for n in sizes)
 
 
 def breaks(f, samples):
@@ -143,8 +146,8 @@ def model(f, workers, samples):
     merge, left, per = 0.0, tasks, each
     while left > 1:
         n = min(FAN_IN, left)
+        merge += n * (merge_seconds(f, [per]) + table_bytes(f, per) / link)
         per *= n
-        merge += merge_seconds(f, n, per) + (n * f["table_bytes"] + per * f["table_bytes_per_sample"]) / link
         left = math.ceil(left / n)
     return start, run, merge
 
@@ -175,8 +178,7 @@ def simulate(f, workers, samples, seed=1):
             group = level[i : i + FAN_IN]
             n = sum(g[1] for g in group)
             begin = max(heapq.heappop(free), max(g[0] for g in group))
-            size = len(group) * f["table_bytes"] + n * f["table_bytes_per_sample"]
-            end = begin + merge_seconds(f, len(group), n) + size / link
+            end = begin + merge_seconds(f, [g[1] for g in group]) + sum(table_bytes(f, g[1]) for g in group) / link
             heapq.heappush(free, end)
             above.append((end, n))
         level = sorted(above)
@@ -188,8 +190,9 @@ def show(path):
         f = json.load(file)
     print(f"\n{f['name']}: {f['values']} values, model {f['model_bytes'] / 1e6:.1f} MB, sample {f['sample_bytes'] / 1e3:.0f} kB, "
           f"start {f['start_seconds']:.2f} s, {1e3 * f['sample_seconds']:.1f} ms a sample, table {f['table_bytes'] / 1e6:.2f} MB and "
-          f"{f['table_bytes_per_sample']:.0f} B a sample, merge {1e3 * f['merge_seconds_per_table']:.0f} ms a table and {1e9 * f['merge_seconds_per_byte']:.1f} s a GB")
-    most = int((TABLE_BYTES - f["table_bytes"]) / f["table_bytes_per_sample"])
+          f"{f['table_bytes_per_sample']:.1f} B a sample and {f['table_bytes_per_range']:.0f} B for each of the last {RANGES}; merge {1e3 * f['merge_seconds_per_table']:.0f} ms a table, "
+          f"{1e6 * f['merge_seconds_per_sample']:.2f} µs a sample and {1e6 * f['merge_seconds_per_range']:.1f} µs for each of the last {RANGES}")
+    most = min(TABLE_SAMPLES, int((TABLE_BYTES - table_bytes(f, RANGES)) / f["table_bytes_per_sample"]) + RANGES)
     print(f"the table is full at {most:,} samples")
     print("| samples | workers | start s | samples s | merge s | model s | simulated s | bytes to a worker | of the tables | breaks |")
     print("|---|---|---|---|---|---|---|---|---|---|")
@@ -200,7 +203,7 @@ def show(path):
             worst = max(worst, abs(sum(a) / sum(b) - 1))
             tasks = min(samples, workers * TASKS)
             moved = f["model_bytes"] + samples / workers * f["sample_bytes"]
-            tables = tasks * f["table_bytes"] + samples * f["table_bytes_per_sample"]
+            tables = tasks * table_bytes(f, samples // tasks)
             print(f"| {samples:,} | {workers:,} | {a[0]:.0f} | {a[1]:,.0f} | {a[2]:,.1f} | {sum(a):,.0f} | {sum(b):,.0f} | {moved / 1e6:,.0f} MB | {tables / 1e6:,.0f} MB | {breaks(f, samples)} |")
     print(f"model and simulation differ by {100 * worst:.0f} % at most")
     return worst
