@@ -192,7 +192,7 @@ func TestAlike(t *testing.T) {
 
 // TestPagesNameFlagsThatExist checks the flags that pages name.
 func TestPagesNameFlagsThatExist(t *testing.T) {
-	known := map[string]bool{"--help": true, "--no-deps": true, "--rm": true, "--from": true} // the latter are those of pip and docker
+	known := map[string]bool{"--help": true, "--no-deps": true, "--rm": true, "--from": true, "--model": true} // the latter are those of pip, docker and examples
 	for _, w := range words(newApp(&env{}).Commands, "") {
 		for _, f := range w.flags {
 			for _, d := range dashed(f) {
