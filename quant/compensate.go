@@ -187,13 +187,14 @@ func (s *solver) arrange(dst, line []float32) {
 	}
 }
 
-// loss returns Σ eᵀ·h·e, h without what damping added.
+// loss returns Σ eᵀ·h·e, h without what damping added. Next to that it may be too
+// little to be told from 0.
 func (s *solver) loss(damping float32) float64 {
 	sum := 0.0
 	for i, x := range s.e {
 		sum += float64(x) * (float64(s.g[i]) - float64(x)*float64(damping))
 	}
-	return sum
+	return max(sum, 0)
 }
 
 // gradient sets g to e·h.
