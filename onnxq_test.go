@@ -104,7 +104,7 @@ func TestCancelled(t *testing.T) {
 		out := filepath.Join(dir, "out.onnx")
 		ended := make(chan error, 1)
 		go func() {
-			_, err := onnxq.Quantize(ctx, sampleModel("text"), out, onnxq.Options{Data: []string{"random:1000000"}})
+			_, err := onnxq.Quantize(ctx, sampleModel("text"), out, onnxq.Options{Data: []string{"random:100000"}})
 			ended <- err
 		}()
 		select {

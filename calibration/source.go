@@ -239,6 +239,10 @@ func Open(ctx context.Context, specs []string, inputs []Input, opts Options) (*S
 	for i := range s.samples {
 		sm := &s.samples[i]
 		sm.Index = i
+		if i%4096 == 0 && ctx.Err() != nil {
+			s.Close()
+			return nil, ctx.Err()
+		}
 		fmt.Fprintf(h, "%d %d %q\n", sm.size, sm.Row, sm.rel)
 	}
 	s.hash = hex.EncodeToString(h.Sum(nil))

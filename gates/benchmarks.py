@@ -121,7 +121,7 @@ def measure(name, tool, tmp):
         r['speed'] = speed(src, out, feeds)
         if tool not in ('prepare', 'simplify'): r['metric'] = metric(name, out)
     except Exception as e:
-        r['failed'] = str(e).replace('|', '/').splitlines()[0][:160]
+        r['failed'] = str(e).replace(tmp + '/', '').replace('|', '/').splitlines()[0][:160]
     return r
 
 
