@@ -24,14 +24,9 @@ type Answer struct {
 // Ranges answers all requests, on all processors.
 func Ranges(list []Request) []Answer {
 	out := make([]Answer, len(list))
-	pool := par.New(0)
-	pool.Begin()
-	defer pool.End()
-	pool.For(len(list), 1, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			r := &list[i]
-			out[i].Range, out[i].Err = Range(r.Stats, r.Method, r.Options)
-		}
+	par.Each(0, len(list), func(i int) {
+		r := &list[i]
+		out[i].Range, out[i].Err = Range(r.Stats, r.Method, r.Options)
 	})
 	return out
 }

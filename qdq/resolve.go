@@ -119,16 +119,15 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 		}
 	}
 	params := make([]quant.Params, len(p.Tensors))
-	for i := range p.Tensors {
+	errs := make([]error, len(p.Tensors))
+	par.Each(0, len(p.Tensors), func(i int) {
 		e := &p.Tensors[i]
 		if e.Kind == Bias || e.Type == Float16 && e.Form == "" {
-			continue
+			return
 		}
 		if e.Form != "" {
-			if err := finite(b.values[i]); err != nil {
-				return nil, nil, &graph.Error{Stage: "resolve", Scope: e.Scope, Value: e.Tensor, Err: err}
-			}
-			continue
+			errs[i] = finite(b.values[i])
+			return
 		}
 		s, err := e.Scheme()
 		if err == nil {
@@ -141,7 +140,11 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 				}
 			}
 		}
+		errs[i] = err
+	})
+	for i, err := range errs {
 		if err != nil {
+			e := &p.Tensors[i]
 			return nil, nil, &graph.Error{Stage: "resolve", Scope: e.Scope, Value: e.Tensor, Err: err}
 		}
 	}
@@ -161,8 +164,5 @@ func castCodes(v *graph.Value, t tensor.DType) bool {
 
 // finite returns an error if the constant v holds NaN or Inf.
 func finite(v *graph.Value) error {
-	pool := par.New(0)
-	pool.Begin()
-	defer pool.End()
-	return quant.Lines{T: v.Const, Outer: 1, K: v.Const.Len(), Inner: 1}.Finite(pool)
+	return quant.Lines{T: v.Const, Outer: 1, K: v.Const.Len(), Inner: 1}.Finite(nil)
 }

@@ -147,6 +147,15 @@ func (j *job) step(lo, hi int) {
 	j.f(lo, hi)
 }
 
+// Each calls f for all i of [0, n) on the given number of threads, 0 for one per
+// available processor.
+func Each(threads, n int, f func(i int)) {
+	pool := New(threads)
+	pool.Begin()
+	defer pool.End()
+	pool.For(n, 1, func(i, _ int) { f(i) })
+}
+
 // For calls f for the consecutive pieces [k*chunk, min((k+1)*chunk, n)) of
 // [0, n), in any order and possibly at the same time, and returns when all are
 // done. The pieces depend on n and chunk alone. A panic of f is raised again

@@ -8,6 +8,7 @@ import (
 
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/internal/par"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
@@ -36,6 +37,7 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, r
 			byName[key{t.Scope, t.Tensor}] = &params[i]
 		}
 	}
+	var list []*correction
 	count, i := 0, 0
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
@@ -60,24 +62,35 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, r
 					after = mean
 				}
 			}
-			shift, err := shiftOf(n, w.Const, p, mean, after)
-			if err != nil {
-				return count, graph.NodeError("bias correction", n, err)
-			}
-			old := user.Input(port)
-			b := tensor.As[float32](old.Const)
-			if shift == nil || len(b) != len(shift) {
-				continue
-			}
-			fixed := make([]float32, len(b))
-			for c := range b {
-				fixed[c] = float32(float64(b[c]) - shift[c])
-			}
-			replace(user, port, fixed)
-			count++
+			list = append(list, &correction{n: n, user: user, port: port, of: func() ([]float64, error) { return shiftOf(n, w.Const, p, mean, after) }})
 		}
 	}
+	par.Each(0, len(list), func(i int) { list[i].shift, list[i].err = list[i].of() })
+	for _, c := range list {
+		if c.err != nil {
+			return count, graph.NodeError("bias correction", c.n, c.err)
+		}
+		b := tensor.As[float32](c.user.Input(c.port).Const)
+		if c.shift == nil || len(b) != len(c.shift) {
+			continue
+		}
+		fixed := make([]float32, len(b))
+		for i := range b {
+			fixed[i] = float32(float64(b[i]) - c.shift[i])
+		}
+		replace(c.user, c.port, fixed)
+		count++
+	}
 	return count, nil
+}
+
+// correction is what shiftOf finds for the node n, whose bias user reads.
+type correction struct {
+	n, user *graph.Node
+	port    int
+	of      func() ([]float64, error)
+	shift   []float64
+	err     error
 }
 
 // biasOf returns the node and port that hold the constant float32 bias of n.
@@ -121,9 +134,20 @@ func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean, after []flo
 			return nil, nil
 		}
 		shift := make([]float64, outs)
-		for i := range a {
-			c := inputChannel(i, len(a), shape, groups)
-			shift[i/(len(a)/outs)] += float64(b[i])*after[c] - float64(a[i])*mean[c]
+		if len(a) == 0 {
+			return shift, nil
+		}
+		taps := len(a) / (outs * ins)
+		for o := range shift {
+			sum, first := 0.0, o/(outs/groups)*ins
+			for c := range ins {
+				at := (o*ins + c) * taps
+				x, y := mean[first+c], after[first+c]
+				for i := at; i < at+taps; i++ {
+					sum += float64(float64(b[i])*y) - float64(float64(a[i])*x)
+				}
+			}
+			shift[o] = sum
 		}
 		return shift, nil
 	}
@@ -135,7 +159,7 @@ func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean, after []flo
 	for i := range a {
 		at := [2]int{i / shape[1], i % shape[1]}
 		c := at[1-axis]
-		shift[at[axis]] += float64(b[i])*after[c] - float64(a[i])*mean[c]
+		shift[at[axis]] += float64(float64(b[i])*after[c]) - float64(float64(a[i])*mean[c])
 	}
 	return shift, nil
 }

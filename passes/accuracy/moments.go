@@ -348,33 +348,47 @@ func (s *moments) draw(dst []float32, x *tensor.Tensor, g int) []float32 {
 	}
 	plane := len(data) / (shape[0] * shape[1])
 	take := min(positions, s.limit)
-	at, tap := make([]int, d), make([]int, d)
+	// Where each tap lies from the first one, along each axis and in all.
+	tap, far := make([]int, taps*d), make([]int, taps)
+	for t := range taps {
+		step := 1
+		for a, r := d-1, t; a >= 0; a-- {
+			tap[t*d+a] = r % w.kernel[a] * w.dilation[a]
+			far[t] += tap[t*d+a] * step
+			r /= w.kernel[a]
+			step *= shape[2+a]
+		}
+	}
+	at := make([]int, d)
+	start := len(dst)
+	dst = slices.Grow(dst, take*s.k)[:start+take*s.k]
 	for i := range take {
-		rest := i * positions / take
+		row := dst[start+i*s.k:][:s.k]
+		rest, offset, step, whole := i*positions/take, 0, 1, true
 		for a := d - 1; a >= 0; a-- {
 			at[a] = rest%out[a]*w.stride[a] - begin[a]
 			rest /= out[a]
+			offset += at[a] * step
+			step *= shape[2+a]
+			whole = whole && at[a] >= 0 && at[a]+(w.kernel[a]-1)*w.dilation[a] < shape[2+a]
 		}
-		base := (rest*shape[1] + g*channels) * plane
-		start := len(dst)
-		dst = slices.Grow(dst, s.k)[:start+s.k]
-		clear(dst[start:])
+		offset += (rest*shape[1] + g*channels) * plane
 		for t := range taps {
-			r, offset, inside := t, 0, true
-			for a := d - 1; a >= 0; a-- {
-				tap[a] = r % w.kernel[a]
-				r /= w.kernel[a]
+			inside := whole
+			if !whole {
+				inside = true
+				for a := range d {
+					pos := at[a] + tap[t*d+a]
+					inside = inside && pos >= 0 && pos < shape[2+a]
+				}
 			}
-			for a := range d {
-				pos := at[a] + tap[a]*w.dilation[a]
-				inside = inside && pos >= 0 && pos < shape[2+a]
-				offset = offset*shape[2+a] + pos
-			}
-			if !inside {
-				continue
-			}
+			from := offset + far[t]
 			for c := range channels {
-				dst[start+c*taps+t] = data[base+c*plane+offset]
+				x := float32(0)
+				if inside {
+					x = data[from+c*plane]
+				}
+				row[c*taps+t] = x
 			}
 		}
 	}

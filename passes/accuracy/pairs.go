@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/internal/par"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/tensor"
@@ -48,6 +49,7 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds)
 		}
 	}
 	var out []PairSums
+	var finds []func() bool
 	i := 0
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
@@ -73,13 +75,21 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds)
 					}
 					px = &params[at[x.ID]-1]
 				}
-				if s.find(port, px, &params[s.weight], bounds) {
-					out = append(out, s)
-				}
+				at := len(out)
+				out = append(out, s)
+				finds = append(finds, func() bool { return out[at].find(port, px, &params[s.weight], bounds) })
 			}
 		}
 	}
-	return out, nil
+	found := make([]bool, len(finds))
+	par.Each(0, len(finds), func(i int) { found[i] = finds[i]() })
+	kept := out[:0]
+	for i, s := range out {
+		if found[i] {
+			kept = append(kept, s)
+		}
+	}
+	return kept, nil
 }
 
 // half is the share of a step by which a code may lie off its weight.
@@ -125,30 +135,49 @@ func (s *PairSums) find(port int, px, pw *quant.Params, bounds Bounds) bool {
 		lo, hi = codeBounds(px, pad, bounds, n)
 	}
 	s.Need = make([]float64, outs)
+	s.Sums = outs * ((k + 1) / 2)
+	// The bounds of the inputs of one output channel, a zero behind an odd number.
+	least, most := make([]float64, k+1), make([]float64, k+1)
+	last := -1
 	for o := range outs {
 		scale := float64(pw.Scale[0])
 		if pw.Axis >= 0 {
 			scale = float64(pw.Scale[o%len(pw.Scale)])
 		}
-		first := group(o)
-		for i := 0; i < k; i += 2 {
-			var least, most, slack float64
-			for j := i; j < min(i+2, k); j++ {
-				a, b, c := 0.0, 255.0, math.Max(float64(pw.Type.Min), math.Min(float64(pw.Type.Max), float64(w[index(o, j)])/scale))
+		if first := group(o); first != last {
+			last = first
+			for j := range k {
+				least[j], most[j] = 0, 255
 				if lo != nil {
-					a, b = lo[first+j%channels], hi[first+j%channels]
+					least[j], most[j] = lo[first+j%channels], hi[first+j%channels]
 				}
-				least, most = least+math.Min(a*c, b*c), most+math.Max(a*c, b*c)
-				slack += half * b
 			}
-			s.Sums++
+		}
+		// A product of codes, which are not negative, with c lies between those of
+		// the bounds, in the order of its sign.
+		product := func(j int) (low, high float64) {
+			c := max(float64(pw.Type.Min), min(float64(pw.Type.Max), float64(w[index(o, j)])/scale))
+			if c < 0 {
+				return most[j] * c, least[j] * c
+			}
+			return least[j] * c, most[j] * c
+		}
+		greatest := 0.0
+		for i := 0; i < k; i += 2 {
+			low, high := product(i)
+			if i+1 < k {
+				l, h := product(i + 1)
+				low, high = low+l, high+h
+			}
+			slack := half * (most[i] + most[i+1])
 			// What rounding adds to a sum does not shrink with the weights.
-			need := math.Max(most/(math.MaxInt16-slack), least/(math.MinInt16+slack))
+			need := max(high/(math.MaxInt16-slack), low/(math.MinInt16+slack))
 			if need > 1 {
 				s.Over++
 			}
-			s.Need[o] = math.Max(s.Need[o], need)
+			greatest = max(greatest, need)
 		}
+		s.Need[o] = greatest
 	}
 	return true
 }
