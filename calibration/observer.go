@@ -600,9 +600,6 @@ func (s *Stats) Merge(t *Stats) error {
 		}
 	}
 	s.Samples = mergeSamples(s.Samples, t.Samples)
-	if more := len(s.Samples) - maxRanges; more > 0 {
-		s.Samples = slices.Delete(s.Samples, 0, more)
-	}
 	return nil
 }
 
