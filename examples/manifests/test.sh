@@ -49,9 +49,9 @@ n = int(re.search(r"completions: (\d+)", text).group(1))
 assert int(shard[shard.index("--shard") + 1].split("/")[1]) == n, "the number of shards is not that of completions"
 os.makedirs(work + "/parts")
 def run(words, index):
-    put = {"/work/model.onnx": model, "/work/samples": data}
+    put = {"/share/model.onnx": model, "/share/samples": data}
     words = [w.replace("$(JOB_COMPLETION_INDEX)", str(index)) for w in words]
-    words = [put.get(w, re.sub("^/work/", work + "/", w)) for w in words]
+    words = [put.get(w, re.sub("^/share/", work + "/", w)) for w in words]
     return subprocess.run(words, capture_output=True, text=True)
 for i in [*range(n - 1), 3]:
     done = run(shard, i)
