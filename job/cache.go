@@ -53,30 +53,21 @@ func (c *Cache[T]) Use(key string, make func() (T, error), f func(T) error) erro
 	}
 	c.mu.Lock()
 	e.users--
-	var gone []*cached[T]
-	for i := 0; i < len(c.list); {
-		if k := c.list[i]; k.err != nil && k.users == 0 || len(c.list) > c.Most && k.users == 0 {
-			c.list = append(c.list[:i:i], c.list[i+1:]...)
-			gone = append(gone, k)
-			continue
-		}
-		i++
-	}
 	c.mu.Unlock()
-	for _, k := range gone {
-		if k.err == nil && c.Drop != nil {
-			c.Drop(k.value)
-		}
-	}
+	c.drop(c.Most)
 	return err
 }
 
 // Close drops everything that is not in use.
-func (c *Cache[T]) Close() {
+func (c *Cache[T]) Close() { c.drop(0) }
+
+// drop drops what is not in use: failures, and of the others the oldest while
+// there are more than most.
+func (c *Cache[T]) drop(most int) {
 	c.mu.Lock()
 	var gone []*cached[T]
 	for i := 0; i < len(c.list); {
-		if k := c.list[i]; k.users == 0 {
+		if k := c.list[i]; k.users == 0 && (k.err != nil || len(c.list) > most) {
 			c.list = append(c.list[:i:i], c.list[i+1:]...)
 			gone = append(gone, k)
 			continue

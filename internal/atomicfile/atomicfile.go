@@ -125,37 +125,34 @@ func Write(path string, perm fs.FileMode, write func(w io.Writer) error) error {
 // complete when check is called with its path. If check fails its error is
 // returned and the destination is left alone.
 func WriteChecked(path string, perm fs.FileMode, write func(w io.Writer) error, check func(temp string) error) error {
-	f, err := Create(path, perm)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := write(f.File); err != nil {
-		return renamed(err, f.Name(), path)
-	}
-	if err := check(f.Name()); err != nil {
-		return renamed(err, f.Name(), path)
-	}
-	return f.Commit()
+	return writeThen(path, perm, write, func(f *File) error { return check(f.Name()) })
 }
 
 // WriteNamed is Write for a file whose name follows from its contents: name is
 // called when they are complete and returns the name in the folder of path. What
 // has this name is replaced.
 func WriteNamed(path string, perm fs.FileMode, write func(w io.Writer) error, name func() (string, error)) error {
+	return writeThen(path, perm, write, func(f *File) error {
+		base, err := name()
+		f.dest = filepath.Join(filepath.Dir(f.dest), base)
+		return err
+	})
+}
+
+// writeThen commits what write puts out after last, which gets it complete.
+func writeThen(path string, perm fs.FileMode, write func(w io.Writer) error, last func(*File) error) error {
 	f, err := Create(path, perm)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := write(f.File); err != nil {
+	err = write(f.File)
+	if err == nil {
+		err = last(f)
+	}
+	if err != nil {
 		return renamed(err, f.Name(), path)
 	}
-	base, err := name()
-	if err != nil {
-		return err
-	}
-	f.dest = filepath.Join(filepath.Dir(f.dest), base)
 	return f.Commit()
 }
 
