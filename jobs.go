@@ -9,9 +9,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/onnxq/onnxq/auto"
 	"github.com/onnxq/onnxq/calibration"
 	"github.com/onnxq/onnxq/graph"
-	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/job"
 )
 
@@ -47,7 +47,7 @@ type calibrateArgs struct {
 	Source  calibration.Options    `json:"source"`
 	State   []calibration.Feedback `json:"state,omitempty"`
 	Head    tableHead              `json:"head"`
-	Limits  runLimits              `json:"limits"`
+	Limits  auto.Limits            `json:"limits"`
 }
 
 // tableHead is what the table of a part says of itself.
@@ -59,12 +59,6 @@ type tableHead struct {
 	Total    int                      `json:"total"`
 	Measured []int                    `json:"measured,omitempty"`
 	Sources  []string                 `json:"sources,omitempty"`
-}
-
-// runLimits bound runs. How many threads there are is for who does the task.
-type runLimits struct {
-	MaxBytes int64 `json:"max_bytes,omitempty"`
-	MaxSteps int64 `json:"max_steps,omitempty"`
 }
 
 // quantizeArgs are those of a QuantizeTask.
@@ -156,7 +150,7 @@ func newCalibrateJob(ctx context.Context, m *graph.Model, src *calibration.Sourc
 		return nil, err
 	}
 	c := &CalibrateJob{folder: folder, skip: o.Source.SkipBad}
-	files, err := folder.Put(".onnx", func(path string) error { return onnxfile.Save(ctx, m, path, onnxfile.SaveOptions{}) })
+	files, err := auto.PutModel(ctx, folder, m)
 	if err == nil {
 		c.Tasks, err = calibrateTasks(folder, files, m, src, o, co)
 	}
@@ -171,7 +165,7 @@ func calibrateTasks(folder *job.Folder, files []string, m *graph.Model, src *cal
 	args := calibrateArgs{
 		Model: files[0], Watch: map[string]*int{}, Hash: src.Hash(), Source: o.Source, State: o.State,
 		Head:   tableHead{co.Model, co.Settings, co.Shard, co.Shards, co.Total, co.Measured, co.Sources},
-		Limits: runLimits{o.MaxBytes, o.MaxSteps},
+		Limits: auto.Limits{MaxBytes: o.MaxBytes, MaxSteps: o.MaxSteps},
 	}
 	if co.Shards == 0 {
 		args.Head.Shards, args.Head.Total = 1, src.Len()
@@ -185,22 +179,18 @@ func calibrateTasks(folder *job.Folder, files []string, m *graph.Model, src *cal
 		}
 		args.Data = append(args.Data, spec)
 	}
-	err := values(m, func(v *graph.Value) error {
+	for v := range calibration.Observable(m) {
 		if v.ID >= len(co.Watch) || !co.Watch[v.ID].Observe {
-			return nil
+			continue
 		}
 		key := calibration.ValueKey(v)
 		if _, twice := args.Watch[key]; twice {
-			return graph.ValueError("calibrate", v, fmt.Errorf("two values are called %q", key))
+			return nil, graph.ValueError("calibrate", v, fmt.Errorf("two values are called %q", key))
 		}
 		args.Watch[key] = nil
 		if w := &co.Watch[v.ID]; w.Channels {
 			args.Watch[key] = &w.Axis
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
 	var tasks []job.Task
 	for _, part := range src.Parts(o.parts(), len(o.State) > 0) {
@@ -213,26 +203,6 @@ func calibrateTasks(folder *job.Folder, files []string, m *graph.Model, src *cal
 		tasks = append(tasks, t)
 	}
 	return tasks, nil
-}
-
-// values calls f with the inputs and all results of nodes of m and the graphs
-// nested in it.
-func values(m *graph.Model, f func(v *graph.Value) error) error {
-	for g := range m.Scopes() {
-		list := slices.Clone(g.Inputs())
-		for n := range g.Nodes() {
-			list = append(list, n.Outputs()...)
-		}
-		for _, v := range list {
-			if v == nil {
-				continue
-			}
-			if err := f(v); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // collectParts is collect by o.Runner.

@@ -1047,7 +1047,7 @@ func (q *quantization) calibrator(seen []int) func(context.Context, *graph.Model
 // covers reports whether a table knows of every value that is watched.
 func covers(t *calibration.Table, m *graph.Model, watch []quant.Watch) bool {
 	has := func(v *graph.Value) bool {
-		if v == nil || v.ID >= len(watch) || !watch[v.ID].Observe {
+		if v.ID >= len(watch) || !watch[v.ID].Observe {
 			return true
 		}
 		key := calibration.ValueKey(v)
@@ -1058,18 +1058,9 @@ func covers(t *calibration.Table, m *graph.Model, watch []quant.Watch) bool {
 		}
 		return s.Channels != nil || !watch[v.ID].Channels
 	}
-	for g := range m.Scopes() {
-		for _, v := range g.Inputs() {
-			if !has(v) {
-				return false
-			}
-		}
-		for n := range g.Nodes() {
-			for _, v := range n.Outputs() {
-				if !has(v) {
-					return false
-				}
-			}
+	for v := range calibration.Observable(m) {
+		if !has(v) {
+			return false
 		}
 	}
 	return true

@@ -14,7 +14,6 @@ import (
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/job"
-	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/quant"
 )
 
@@ -157,27 +156,21 @@ func (w *Worker) Calibrate(ctx context.Context, t *job.Task) (table *calibration
 // watch returns what to observe of m, by value ID.
 func (a *calibrateArgs) watch(m *graph.Model) []quant.Watch {
 	out := make([]quant.Watch, m.NumValues())
-	_ = values(m, func(v *graph.Value) error {
+	for v := range calibration.Observable(m) {
 		if axis, ok := a.Watch[calibration.ValueKey(v)]; ok {
 			out[v.ID].Observe = true
 			if axis != nil {
 				out[v.ID].Channels, out[v.ID].Axis = true, *axis
 			}
 		}
-		return nil
-	})
+	}
 	return out
 }
 
 // compile opens the model, which the result then owns.
 func (a *calibrateArgs) compile(ctx context.Context, t *job.Task) (exec.Executable, error) {
-	m, err := onnxfile.Open(t.Path(a.Model))
+	m, err := auto.OpenModel(t.Path(a.Model))
 	if err != nil {
-		return nil, err
-	}
-	// The file says less about types than the model that it was written from.
-	if _, err := ops.Infer(m); err != nil {
-		m.Close()
 		return nil, err
 	}
 	taps := make([]bool, m.NumValues())

@@ -10,7 +10,6 @@ import (
 	"github.com/onnxq/onnxq/calibration"
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
-	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/job"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/passes/accuracy"
@@ -41,16 +40,16 @@ type Layers struct {
 
 // roundArgs are those of a RoundTask. Strings name files of the task.
 type roundArgs struct {
-	Base    string     `json:"base"`
-	Plan    *qdq.Plan  `json:"plan"`
-	Table   string     `json:"table,omitempty"`
-	Samples string     `json:"samples"`
-	Way     taskWay    `json:"way"`
-	Layers  []int      `json:"layers"` // as of accuracy.Layers
-	Count   int        `json:"count"`
-	Blocks  bool       `json:"blocks,omitempty"`
-	Nearest bool       `json:"nearest,omitempty"`
-	Limits  taskLimits `json:"limits"`
+	Base    string    `json:"base"`
+	Plan    *qdq.Plan `json:"plan"`
+	Table   string    `json:"table,omitempty"`
+	Samples string    `json:"samples"`
+	Way     taskWay   `json:"way"`
+	Layers  []int     `json:"layers"` // as of accuracy.Layers
+	Count   int       `json:"count"`
+	Blocks  bool      `json:"blocks,omitempty"`
+	Nearest bool      `json:"nearest,omitempty"`
+	Limits  Limits    `json:"limits"`
 }
 
 // roundedLayer is what a RoundTask gives for a layer.
@@ -94,13 +93,13 @@ func (l *Layers) share(ctx context.Context, m *graph.Model, plan *qdq.Plan, tabl
 		return 0, nil, err
 	}
 	defer folder.Close()
-	files, err := folder.Put(".onnx", func(path string) error { return onnxfile.Save(ctx, m, path, onnxfile.SaveOptions{}) })
+	files, err := PutModel(ctx, folder, m)
 	if err != nil {
 		return 0, nil, err
 	}
 	args := roundArgs{
 		Base: files[0], Plan: plan, Way: way.task(), Count: l.Count, Blocks: l.Blocks, Nearest: l.Nearest,
-		Limits: taskLimits{l.Session.MaxBytes, l.Session.MaxSteps},
+		Limits: Limits{l.Session.MaxBytes, l.Session.MaxSteps},
 	}
 	names, err := folder.Put(".samples", func(path string) error { return saveVisits(ctx, path, l.Samples) })
 	if err != nil {

@@ -30,16 +30,16 @@ const ScoreTask = "score"
 // scoreArgs are those of a ScoreTask: a candidate, and what it is measured on.
 // Strings name files of the task.
 type scoreArgs struct {
-	Float   string     `json:"float"` // the model that is the reference
-	Base    string     `json:"base"`  // the model that the plan is of
-	Plan    *qdq.Plan  `json:"plan"`
-	Table   string     `json:"table"`
-	Samples string     `json:"samples"`
-	Places  []int      `json:"places"`           // of the samples to measure on
-	Visits  string     `json:"visits,omitempty"` // samples for measured means, if these are wanted
-	Way     taskWay    `json:"way"`
-	Check   Contract   `json:"contract"`
-	Limits  taskLimits `json:"limits"`
+	Float   string    `json:"float"` // the model that is the reference
+	Base    string    `json:"base"`  // the model that the plan is of
+	Plan    *qdq.Plan `json:"plan"`
+	Table   string    `json:"table"`
+	Samples string    `json:"samples"`
+	Places  []int     `json:"places"`           // of the samples to measure on
+	Visits  string    `json:"visits,omitempty"` // samples for measured means, if these are wanted
+	Way     taskWay   `json:"way"`
+	Check   Contract  `json:"contract"`
+	Limits  Limits    `json:"limits"`
 }
 
 // taskWay is what of Way has a JSON form.
@@ -59,7 +59,8 @@ func (w *taskWay) way(known ranges) Way {
 	return Way{Method: w.Method, MethodOptions: w.MethodOptions, CorrectBias: w.CorrectBias, Clip: w.Clip, FitPairs: w.FitPairs, ranges: known}
 }
 
-type taskLimits struct {
+// Limits bound the runs of a task. How many threads there are is for who does it.
+type Limits struct {
 	MaxBytes int64 `json:"max_bytes,omitempty"`
 	MaxSteps int64 `json:"max_steps,omitempty"`
 }
@@ -182,7 +183,7 @@ func (s *search) task(ctx context.Context, c *candidate, places []int) (job.Task
 	args := scoreArgs{
 		Plan: c.plan, Places: places, Samples: f.data[0][0], Check: s.o.Contract,
 		Way:    way.task(),
-		Limits: taskLimits{s.o.Session.MaxBytes, s.o.Session.MaxSteps},
+		Limits: Limits{s.o.Session.MaxBytes, s.o.Session.MaxSteps},
 	}
 	files := slices.Clone(f.data[0])
 	for _, m := range []struct {
@@ -190,9 +191,7 @@ func (s *search) task(ctx context.Context, c *candidate, places []int) (job.Task
 		name  *string
 	}{{s.float, &args.Float}, {c.base, &args.Base}} {
 		if f.models[m.model] == nil {
-			names, err := f.folder.Put(".onnx", func(path string) error {
-				return onnxfile.Save(ctx, m.model, path, onnxfile.SaveOptions{})
-			})
+			names, err := PutModel(ctx, f.folder, m.model)
 			if err != nil {
 				return job.Task{}, err
 			}
@@ -227,6 +226,26 @@ func (s *search) task(ctx context.Context, c *candidate, places []int) (job.Task
 	}
 	slices.Sort(files)
 	return f.folder.Task(ScoreTask, fmt.Sprintf("measure a candidate with %d quantized nodes, ranges by %s", c.plan.Quantized(), c.method), args, slices.Compact(files)...)
+}
+
+// PutModel makes m a file of tasks and returns the names of the file and of those
+// beside it.
+func PutModel(ctx context.Context, f *job.Folder, m *graph.Model) ([]string, error) {
+	return f.Put(".onnx", func(path string) error { return onnxfile.Save(ctx, m, path, onnxfile.SaveOptions{}) })
+}
+
+// OpenModel opens what PutModel made. The caller closes it.
+func OpenModel(path string) (*graph.Model, error) {
+	m, err := onnxfile.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	// The file says less about types than the model that it was written from.
+	if _, err := ops.Infer(m); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
 }
 
 // namedTensor is an input of a sample in a file, as a TensorProto.
@@ -329,7 +348,7 @@ func (s *Scorer) Do(ctx context.Context, t *job.Task) ([]byte, error) {
 }
 
 // bounded returns how models run under limits.
-func (s *Scorer) bounded(l taskLimits) exec.SessionOptions {
+func (s *Scorer) bounded(l Limits) exec.SessionOptions {
 	o := s.session
 	o.MaxBytes, o.MaxSteps = l.MaxBytes, l.MaxSteps
 	return o
@@ -402,18 +421,7 @@ func (s *Scorer) measure(ctx context.Context, t *job.Task) ([]byte, error) {
 }
 
 func (s *Scorer) model(t *job.Task, file string, f func(*graph.Model) error) error {
-	return s.models.Use(t.Key(file), func() (*graph.Model, error) {
-		m, err := onnxfile.Open(t.Path(file))
-		if err != nil {
-			return nil, err
-		}
-		// The file says less about types than the model that it was written from.
-		if _, err := ops.Infer(m); err != nil {
-			m.Close()
-			return nil, err
-		}
-		return m, nil
-	}, f)
+	return s.models.Use(t.Key(file), func() (*graph.Model, error) { return OpenModel(t.Path(file)) }, f)
 }
 
 func (s *Scorer) table(t *job.Task, file string, f func(*rangedTable) error) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -65,6 +66,27 @@ func ValueKey(v *graph.Value) string {
 		return s + "/" + v.Name()
 	}
 	return v.Name()
+}
+
+// Observable yields what a run of m can observe: the inputs and the results of
+// nodes of all graphs.
+func Observable(m *graph.Model) iter.Seq[*graph.Value] {
+	return func(yield func(*graph.Value) bool) {
+		for g := range m.Scopes() {
+			for _, v := range g.Inputs() {
+				if !yield(v) {
+					return
+				}
+			}
+			for n := range g.Nodes() {
+				for _, v := range n.Outputs() {
+					if v != nil && !yield(v) {
+						return
+					}
+				}
+			}
+		}
+	}
 }
 
 // ResumeError says that CollectOptions.Resume is of another run.
@@ -161,7 +183,7 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 		for _, s := range sessions {
 			s.Close()
 		}
-		sessions, first = nil, nil
+		sessions = nil
 	}
 	defer closeAll()
 	if o.Session.Process != nil {
@@ -204,6 +226,9 @@ func (c *collector) collect(ctx context.Context, workers int) (*Table, error) {
 		return nil, ctx.Err()
 	}
 	if c.err != nil {
+		if _, err := c.src.Load(ctx, c.failed); err == nil {
+			return nil, c.err // the model refuses what can be read
+		}
 		return nil, c.src.AllBad(ctx, c.err)
 	}
 	// The table takes the place of what the samples needed.
@@ -266,20 +291,10 @@ type watched struct {
 // watch lists what is observed.
 func (c *collector) watch() error {
 	c.wanted = make([]bool, len(c.o.Watch))
-	add := func(v *graph.Value) {
-		if v != nil && v.ID < len(c.wanted) && c.o.Watch[v.ID].Observe {
+	for v := range Observable(c.prog.Model()) {
+		if v.ID < len(c.wanted) && c.o.Watch[v.ID].Observe {
 			c.wanted[v.ID] = true
 			c.keys = append(c.keys, watched{ValueKey(v), v})
-		}
-	}
-	for g := range c.prog.Model().Scopes() {
-		for _, v := range g.Inputs() {
-			add(v)
-		}
-		for n := range g.Nodes() {
-			for _, v := range n.Outputs() {
-				add(v)
-			}
 		}
 	}
 	slices.SortStableFunc(c.keys, func(a, b watched) int { return strings.Compare(a.key, b.key) })
@@ -429,26 +444,19 @@ func (c *collector) maybeCheckpoint(ctx context.Context) error {
 func (c *collector) checkpoint() error {
 	t := c.head()
 	var failed error
-	values := func(yield func(string, *Stats) bool) {
-		var room Stats
-		for _, k := range c.keys {
-			var s *Stats
-			if s, failed = sumOf(&room, c.parts(k, false), k.v); failed != nil || s != nil && !yield(k.key, s) {
-				return
-			}
-		}
-	}
-	unseen := func(yield func(string, *Stats) bool) {
-		var room Stats
-		for _, k := range c.keys {
-			var s *Stats
-			if s, failed = c.unseenOf(&room, k); failed != nil || s != nil && !yield(k.key, s) {
-				return
+	var room Stats
+	list := func(of func(*Stats, watched) (*Stats, error)) iter.Seq2[string, *Stats] {
+		return func(yield func(string, *Stats) bool) {
+			for _, k := range c.keys {
+				var s *Stats
+				if s, failed = of(&room, k); failed != nil || s != nil && !yield(k.key, s) {
+					return
+				}
 			}
 		}
 	}
 	return atomicfile.Write(c.o.Checkpoint, 0o644, func(w io.Writer) error {
-		if err := t.encode(w, values, unseen); err != nil {
+		if err := t.encode(w, list(c.allOf), list(c.unseenOf)); err != nil {
 			return err
 		}
 		return failed
@@ -638,6 +646,12 @@ func sumOf(room *Stats, list []*Stats, v *graph.Value) (*Stats, error) {
 	return room, nil
 }
 
+// allOf returns the statistics of all samples, in the memory of room, or nil
+// where there are none.
+func (c *collector) allOf(room *Stats, k watched) (*Stats, error) {
+	return sumOf(room, c.parts(k, false), k.v)
+}
+
 // unseenOf returns the statistics of the samples that are not in o.Measured,
 // maybe in the memory of room, or nil where there are none.
 func (c *collector) unseenOf(room *Stats, k watched) (*Stats, error) {
@@ -679,7 +693,7 @@ func (c *collector) pack() error {
 func (c *collector) table() (*Table, error) {
 	t := c.head()
 	for _, k := range c.keys {
-		s, err := sumOf(new(Stats), c.parts(k, false), k.v)
+		s, err := c.allOf(new(Stats), k)
 		if err != nil {
 			return nil, err
 		}

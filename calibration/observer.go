@@ -223,7 +223,7 @@ func (o *Observer) Update(sample int, shape []int, x []float32) error {
 			}
 			e := kernels.MinMax(x)
 			switch {
-			case e.NaN+e.Inf > 0 || e.Min <= maskLimit:
+			case rare(e):
 				o.rareChannels(0, n, inner, x)
 			case inner > 1:
 				o.rows(n, inner, x)
@@ -237,18 +237,29 @@ func (o *Observer) Update(sample int, shape []int, x []float32) error {
 	for len(x) > 0 {
 		part := x[:min(len(x), chunk)]
 		x = x[len(part):]
-		e := kernels.MinMax(part)
-		if e.NaN+e.Inf > 0 || e.Min <= maskLimit {
-			part, e = o.filter(part)
-		}
-		if len(part) == 0 {
-			continue
-		}
-		s.moments(part)
-		s.add(part, e)
-		s.sample(SampleRange{sample, e.Min, e.Max})
+		o.elements(sample, part, kernels.MinMax(part))
 	}
 	return nil
+}
+
+// rare reports whether some of the elements whose extrema are e do not enter.
+func rare(e kernels.Extrema) bool { return e.NaN+e.Inf > 0 || e.Min <= maskLimit }
+
+// elements takes in elements of a sample whose extrema are e, but for channels.
+func (o *Observer) elements(sample int, x []float32, e kernels.Extrema) {
+	if rare(e) {
+		x, e = o.filter(x)
+	}
+	if len(x) == 0 {
+		return
+	}
+	s := &o.stats
+	sum, squares, magnitudes := kernels.Moments(x)
+	s.Sum.Add(sum)
+	s.Squares.Add(squares)
+	s.Magnitudes.Add(magnitudes)
+	s.add(x, e)
+	s.sample(SampleRange{sample, e.Min, e.Max})
 }
 
 // add takes in elements, but for their sums; those of a sample they are part of
@@ -373,25 +384,20 @@ func (o *Observer) UpdateBlocks(sample int, shape []int, channels int, x []float
 // whole takes in blocks of so many elements each, from channel at on.
 func (o *Observer) whole(sample, at, each int, x []float32) {
 	e := kernels.MinMax(x)
-	if e.NaN+e.Inf > 0 || e.Min <= maskLimit || o.stats.Channels == nil {
+	if rare(e) || o.stats.Channels == nil {
 		for ; len(x) > 0; x = x[each:] {
 			o.mixed(sample, at, kernels.BlockSize, x[:each])
 			at += kernels.BlockSize
 		}
 		return
 	}
-	for start := x; len(start) > 0; at += kernels.BlockSize {
-		block := start[:each]
-		start = start[each:]
-		for len(block) > 0 {
-			part := block[:min(len(block), chunk)]
-			block = block[len(part):]
+	for block := range slices.Chunk(x, each) {
+		for part := range slices.Chunk(block, chunk) {
 			o.lanes(at, part)
 		}
+		at += kernels.BlockSize
 	}
-	for len(x) > 0 {
-		part := x[:min(len(x), chunk)]
-		x = x[len(part):]
+	for part := range slices.Chunk(x, chunk) {
 		o.stats.add(part, e)
 	}
 	o.stats.sample(SampleRange{sample, e.Min, e.Max})
@@ -400,25 +406,18 @@ func (o *Observer) whole(sample, at, each int, x []float32) {
 // mixed takes in elements of n channels, from channel at on, that lie side by
 // side, whatever they are.
 func (o *Observer) mixed(sample, at, n int, x []float32) {
-	s := &o.stats
 	for len(x) > 0 {
 		part := x[:min(len(x), chunk/n*n)]
 		x = x[len(part):]
 		e := kernels.MinMax(part)
-		rare := e.NaN+e.Inf > 0 || e.Min <= maskLimit
-		if s.Channels != nil && rare {
+		switch {
+		case o.stats.Channels == nil:
+		case rare(e):
 			o.rareChannels(at, n, 1, part)
-		} else if s.Channels != nil {
+		default:
 			o.columns(at, n, part)
 		}
-		if rare {
-			part, e = o.filter(part)
-		}
-		if len(part) > 0 {
-			s.moments(part)
-			s.add(part, e)
-			s.sample(SampleRange{sample, e.Min, e.Max})
-		}
+		o.elements(sample, part, e)
 	}
 }
 
@@ -437,14 +436,6 @@ func (o *Observer) lanes(at int, x []float32) {
 	}
 	s.Squares.Add(b.Squares)
 	s.Magnitudes.Add(b.Magnitudes)
-}
-
-// moments adds to the sums.
-func (s *Stats) moments(x []float32) {
-	sum, squares, magnitudes := kernels.Moments(x)
-	s.Sum.Add(sum)
-	s.Squares.Add(squares)
-	s.Magnitudes.Add(magnitudes)
 }
 
 // columns adds to the statistics of n channels, from channel at on, that lie side
