@@ -106,7 +106,7 @@ func binsVec(counts []uint64, private [][8]uint16, src []float32, inverse float3
 			}
 			countListAVX2(&private[0], &list[0], k&^7)
 			for _, b := range list[k&^7 : k] {
-				private[b][0]++
+				private[b/16][0]++
 			}
 		}
 	}

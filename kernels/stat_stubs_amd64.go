@@ -44,7 +44,7 @@ func laneSquaresAVX2(src *float32, n int, mean float32, sums *[8]float32)
 //go:noescape
 func binsAVX2(counts *[8]uint16, src *float32, n int, inverse float32, offset int32)
 
-// countListAVX2 counts element i of the list in counts[list[i]][i%8]; n is a multiple of 8.
+// countListAVX2 counts element i of the list in counts[list[i]/16][i%8]; n is a multiple of 8.
 //
 //go:noescape
 func countListAVX2(counts *[8]uint16, list *int32, n int)
@@ -84,7 +84,7 @@ func momentsAVX512(src *float32, n int, sums *[3][16]float64)
 //go:noescape
 func sumsAVX512(src *float32, n int, sums *[16]float64)
 
-// binsListAVX512 lists floor(src*inverse)-offset of the elements that are not 0; n is a multiple of 16, and list has room for as many.
+// binsListAVX512 lists 16*(floor(src*inverse)-offset) of the elements that are not 0; n is a multiple of 16, and list has room for as many.
 //
 //go:noescape
 func binsListAVX512(list *int32, src *float32, n int, inverse float32, offset int32) (length int)

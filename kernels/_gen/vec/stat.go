@@ -219,35 +219,41 @@ func (g *gen) bins() {
 	buf := g.AllocLocal(64)
 	g.each(n, 16, func() {
 		for i := range 2 {
-			b := g.binOf(g.load(g.at(src, i)), inverse, offset)
-			g.VPSLLD(U8(4), b, b)
-			g.VMOVDQU(b, buf.Offset(i*32))
+			g.VMOVDQU(g.binOf(g.load(g.at(src, i)), inverse, offset), buf.Offset(i*32))
 		}
-		for i := 0; i < 16; i += 2 {
-			a, b := g.GP64(), g.GP64()
-			g.MOVQ(buf.Offset(i*4), a)
-			g.MOVL(a.As32(), b.As32())
-			g.SHRQ(U8(32), a)
-			g.INCW(Mem{Base: counts, Index: b, Scale: 1, Disp: i % 8 * 2})
-			g.INCW(Mem{Base: counts, Index: a, Scale: 1, Disp: (i + 1) % 8 * 2})
-		}
+		g.increment(counts, buf, 16)
 	}, stream{src, 4})
 	g.ret()
 }
 
-// binOf returns the bins of v.
+// increment counts n elements whose counters lie in the bytes from list on, 16 a
+// bin: the i-th in counter i%8.
+func (g *gen) increment(counts reg.Register, list Mem, n int) {
+	for i := 0; i < n; i += 2 {
+		a, b := g.GP64(), g.GP64()
+		g.MOVQ(list.Offset(i*4), a)
+		g.MOVL(a.As32(), b.As32())
+		g.SHRQ(U8(32), a)
+		g.INCW(Mem{Base: counts, Index: b, Scale: 1, Disp: i % 8 * 2})
+		g.INCW(Mem{Base: counts, Index: a, Scale: 1, Disp: (i + 1) % 8 * 2})
+	}
+}
+
+// binOf returns where the counters of the bins of v lie, in bytes.
 func (g *gen) binOf(v, inverse, offset V) V {
 	// A negative product that underflows to 0 is below 0 all the same.
 	p := g.mul(v, inverse)
 	p = g.sel(g.cmp(lt, v, K(0)), g.min(p, KI(0x80000001)), p)
-	return g.subi(g.toInt(g.round(p, down)), offset)
+	b := g.subi(g.toInt(g.round(p, down)), offset)
+	g.VPSLLD(U8(4), b, b)
+	return b
 }
 
 // binsList leaves out zeros, of which rectifiers make so many that not to count
 // them one by one saves more than the list takes.
 func (g *gen) binsList() {
 	g.fn("binsList", "func(list *int32, src *float32, n int, inverse float32, offset int32) (length int)",
-		"lists floor(src*inverse)-offset of the elements that are not 0; n is a multiple of 16, and list has room for as many.")
+		"lists 16*(floor(src*inverse)-offset) of the elements that are not 0; n is a multiple of 16, and list has room for as many.")
 	list, src, n := g.param("list"), g.param("src"), g.param("n")
 	inverse, offset := g.broadcast("inverse"), g.broadcast("offset")
 	start := g.GP64()
@@ -271,20 +277,9 @@ func (g *gen) binsList() {
 
 // countList counts as bins does.
 func (g *gen) countList() {
-	g.fn("countList", "func(counts *[8]uint16, list *int32, n int)", "counts element i of the list in counts[list[i]][i%8]; n is a multiple of 8.")
+	g.fn("countList", "func(counts *[8]uint16, list *int32, n int)", "counts element i of the list in counts[list[i]/16][i%8]; n is a multiple of 8.")
 	counts, list, n := g.param("counts"), g.param("list"), g.param("n")
-	g.each(n, 8, func() {
-		for i := 0; i < 8; i += 2 {
-			a, b := g.GP64(), g.GP64()
-			g.MOVQ(Mem{Base: list, Disp: i * 4}, a)
-			g.MOVL(a.As32(), b.As32())
-			g.SHRQ(U8(32), a)
-			g.ADDQ(b, b) // scales by 16 are no address
-			g.ADDQ(a, a)
-			g.INCW(Mem{Base: counts, Index: b, Scale: 8, Disp: i % 8 * 2})
-			g.INCW(Mem{Base: counts, Index: a, Scale: 8, Disp: (i + 1) % 8 * 2})
-		}
-	}, stream{list, 4})
+	g.each(n, 8, func() { g.increment(counts, Mem{Base: list}, 8) }, stream{list, 4})
 	g.RET()
 }
 
