@@ -57,22 +57,10 @@ func NewMoment(ctx context.Context, pool *par.Pool, h, cross []float32, k, size 
 	if size == 0 || size > k {
 		size = k
 	}
-	mean := 0.0
-	for i := range k {
-		mean += float64(h[i*k+i]) / float64(k)
-	}
-	if !(mean > 0) || math.IsInf(mean, 0) {
-		mean = 1
-	}
-	m := &Moment{k: k, size: size, damping: float32(damping * mean)}
+	m := &Moment{k: k, size: size}
 	m.arrange(h)
-	p := make([]float32, k*k)
-	for i, a := range m.order {
-		for j, b := range m.order {
-			p[i*k+j] = h[a*k+b]
-		}
-		p[i*k+i] += m.damping
-	}
+	p, added := Damped(h, m.order, damping)
+	m.damping = added
 	u, d, err := Factor(ctx, pool, p, k)
 	if err != nil {
 		return nil, err
@@ -101,11 +89,7 @@ func NewMoment(ctx context.Context, pool *par.Pool, h, cross []float32, k, size 
 		}
 	}
 	if cross != nil {
-		for i, a := range m.order {
-			for j, b := range m.order {
-				p[i*k+j] = cross[a*k+b]
-			}
-		}
+		permute(p, cross, m.order)
 		Solve(pool, p, u, d, k)
 		m.shift = kernels.PackB(k, k, kernels.Matrix{Data: p, Ld: k})
 	}
@@ -133,6 +117,38 @@ func (m *Moment) arrange(h []float32) {
 		}
 		slices.SortStableFunc(m.order[from:], func(a, b int) int { return cmp.Compare(h[b*k+b], h[a*k+a]) })
 		m.blocks = append(m.blocks, momentBlock{index: at, from: from, to: len(m.order)})
+	}
+}
+
+// Damped returns the k×k matrix h with rows and columns in the given order, and
+// what has been added to its diagonal: the given share of its mean, or of 1 where
+// that is not above 0.
+func Damped(h []float32, order []int, share float64) (a []float32, added float32) {
+	k := len(order)
+	mean := 0.0
+	for i := range k {
+		mean += float64(h[i*k+i])
+	}
+	mean /= float64(k)
+	if !(mean > 0) || math.IsInf(mean, 0) {
+		mean = 1
+	}
+	added = float32(share * mean)
+	a = make([]float32, k*k)
+	permute(a, h, order)
+	for i := range k {
+		a[i*k+i] += added
+	}
+	return a, added
+}
+
+// permute stores the square matrix h with rows and columns in the given order.
+func permute(dst, h []float32, order []int) {
+	k := len(order)
+	for i, a := range order {
+		for j, b := range order {
+			dst[i*k+j] = h[a*k+b]
+		}
 	}
 }
 

@@ -164,26 +164,12 @@ func (p *product) round(ctx context.Context, pool *par.Pool, q *quant.Params, su
 // triangle U of the factors of h, in that order: h = (U+I)·D·(U+I)ᵀ. Damping
 // makes h positive definite. The error is that of the context.
 func factor(ctx context.Context, pool *par.Pool, h []float32, k int) (order []int, u []float32, err error) {
-	mean := 0.0
-	for i := range k {
-		mean += float64(h[i*k+i])
-	}
-	mean /= float64(k)
-	if !(mean > 0) || math.IsInf(mean, 0) {
-		mean = 1
-	}
 	order = make([]int, k)
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(h[b*k+b], h[a*k+a]) })
-	p := make([]float32, k*k)
-	for i, a := range order {
-		for j, b := range order {
-			p[i*k+j] = h[a*k+b]
-		}
-		p[i*k+i] += float32(damping * mean)
-	}
+	p, _ := quant.Damped(h, order, damping)
 	u, _, err = quant.Factor(ctx, pool, p, k)
 	return order, u, err
 }
