@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/io/filesystem"
+	"github.com/onnxq/onnxq/internal/atomicfile"
 )
 
 // remote reports whether a path is one of a Beam filesystem that is not that of
@@ -42,25 +43,25 @@ func read(ctx context.Context, path string) (data []byte, err error) {
 	return data, nil
 }
 
-// write makes a file of any filesystem. Where files can be renamed it appears
-// complete; elsewhere it does by the nature of the store. Writing the same
-// contents again does no harm.
+// write makes a file of any filesystem, which appears complete: here by renaming,
+// elsewhere by the nature of the store. Writing the same contents again does no
+// harm.
 func write(ctx context.Context, path string, r io.Reader) (err error) {
+	if !remote(path) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+			return err
+		}
+		return atomicfile.Write(path, 0o644, func(w io.Writer) error {
+			_, err := io.Copy(w, r)
+			return err
+		})
+	}
 	fs, err := filesystem.New(ctx, path)
 	if err != nil {
 		return err
 	}
 	defer fs.Close()
-	to := path
-	renamer, renames := fs.(filesystem.Renamer)
-	if renames && !remote(path) {
-		f, err := temporary(path)
-		if err != nil {
-			return err
-		}
-		to = f
-	}
-	w, err := fs.OpenWrite(ctx, to)
+	w, err := fs.OpenWrite(ctx, path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -68,24 +69,7 @@ func write(ctx context.Context, path string, r io.Reader) (err error) {
 	if err = errors.Join(err, w.Close()); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if to != path {
-		if err := renamer.Rename(ctx, to, path); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-	}
 	return nil
-}
-
-// temporary returns the name of a new file beside path, whose folder it makes.
-func temporary(path string) (string, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
-		return "", err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".onnxq-*")
-	if err != nil {
-		return "", err
-	}
-	return f.Name(), f.Close()
 }
 
 // upload copies a local file to any filesystem.
