@@ -6,8 +6,9 @@ memory, the size of the file, the task's metric and how many times as fast as th
 thread, median of interleaved pairs of processor time). Then what simplifying takes. Measurements are kept in a JSON file, so
 that a run can be stopped and taken up; --fresh starts anew. Needs onnx, onnxruntime, onnxsim, numpy, pillow, sympy.
 """
-import argparse, glob, importlib.metadata, json, os, platform, subprocess, sys, tempfile, time
-import numpy as np, onnx, onnxruntime as ort
+import argparse, glob, importlib.metadata, json, os, platform, subprocess, sys, tempfile
+import numpy as np, onnx
+from runtime import metric, speed
 
 ap = argparse.ArgumentParser()
 ap.add_argument('--onnxq', required=True)
@@ -70,33 +71,6 @@ def process(*argv):
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, why
 
 
-def session(path):
-    so = ort.SessionOptions()
-    so.intra_op_num_threads = 1
-    so.log_severity_level = 4
-    return ort.InferenceSession(path, so, providers=['CPUExecutionProvider'])
-
-
-def speed(src, path, feeds):
-    """how many times as fast as src the model in path runs"""
-    a, b = session(src), session(path)
-    def once(s):
-        fs = [{i.name: f[i.name] for i in s.get_inputs()} for f in feeds]
-        t = time.thread_time()
-        for f in fs: s.run(None, f)
-        return time.thread_time() - t
-    once(b)
-    reps = max(1, int(.04 / max(once(a), 1e-6)))
-    return float(np.median([sum(once(a) for _ in range(reps)) / sum(once(b) for _ in range(reps)) for _ in range(A.pairs)]))
-
-
-def metric(name, path):
-    r = subprocess.run([sys.executable, f'{ZOO}/eval.py', name, path], capture_output=True, text=True)
-    if r.returncode:
-        raise RuntimeError((r.stderr.strip().splitlines() or ['no message'])[-1][:160])
-    return json.loads(r.stdout.strip().splitlines()[-1])
-
-
 def keep(key, value):
     known[key] = value
     os.makedirs(os.path.dirname(A.cache) or '.', exist_ok=True)
@@ -118,8 +92,8 @@ def measure(name, tool, tmp):
         r['bytes'] = os.path.getsize(out) / os.path.getsize(src)
         r['nodes'] = len(onnx.load(out, load_external_data=False).graph.node)
         feeds = [dict(np.load(p)) for p in sorted(glob.glob(calib + '/*.npz'))[:4]]
-        r['speed'] = speed(src, out, feeds)
-        if tool not in ('prepare', 'simplify'): r['metric'] = metric(name, out)
+        r['speed'] = speed(src, out, feeds, A.pairs)
+        if tool not in ('prepare', 'simplify'): r['metric'] = metric(ZOO, name, out)
     except Exception as e:
         r['failed'] = str(e).replace(tmp + '/', '').replace('|', '/').splitlines()[0][:160]
     return r
@@ -137,6 +111,14 @@ def versions():
     flags = next((l for l in open('/proc/cpuinfo') if l.startswith('flags')), '')
     has = [f for f in ('avx2', 'avx512f', 'avx512_vnni', 'avx_vnni') if f' {f}' in flags]
     return ', '.join(f'{k} {x}' for k, x in v.items()) + f', Python {platform.python_version()}, on {cpu} ({", ".join(has)})'
+
+
+def row(w, title, key, what):
+    """a row of the page, if key has been measured; what gives its first column"""
+    r = known.get(key)
+    if r:
+        cells = f'fails: {r["failed"]} | |' if r.get('failed') else f'{what(r)} | {r["bytes"]:.3f} | {r["speed"]:.2f}'
+        print(f'| {title} | {cells} | {r["seconds"]:.1f} | {r["mb"]:.0f} |', file=w)
 
 
 def page():
@@ -157,12 +139,7 @@ All tools get the same calibration samples, and their own defaults otherwise: `o
         print(f'## {name}\n\n| | {known[f"{name}/float"]["metric"]} | bytes | speed | seconds | MB |\n|---|---:|---:|---:|---:|---:|', file=w)
         print(f'| float | {number(known[f"{name}/float"])} | 1 | 1 | | |', file=w)
         for tool, title in TOOLS:
-            r = known.get(f'{name}/{tool}')
-            if not r: continue
-            if r.get('failed'):
-                print(f'| {title} | fails: {r["failed"]} | | | {r["seconds"]:.1f} | {r["mb"]:.0f} |', file=w)
-            else:
-                print(f'| {title} | {number(r["metric"])} | {r["bytes"]:.3f} | {r["speed"]:.2f} | {r["seconds"]:.1f} | {r["mb"]:.0f} |', file=w)
+            row(w, title, f'{name}/{tool}', lambda r: number(r['metric']))
         print(file=w)
     print('''## Simplifying alone
 
@@ -170,12 +147,7 @@ All tools get the same calibration samples, and their own defaults otherwise: `o
 |---|---|---:|---:|---:|---:|---:|''', file=w)
     for name in A.only.split(','):
         for tool, title in PREPARERS:
-            r = known.get(f'{name}/{tool}')
-            if not r: continue
-            if r.get('failed'):
-                print(f'| {name} | {title} | fails: {r["failed"]} | | | {r["seconds"]:.1f} | {r["mb"]:.0f} |', file=w)
-            else:
-                print(f'| {name} | {title} | {known[name + "/nodes"]} → {r["nodes"]} | {r["bytes"]:.3f} | {r["speed"]:.2f} | {r["seconds"]:.1f} | {r["mb"]:.0f} |', file=w)
+            row(w, f'{name} | {title}', f'{name}/{tool}', lambda r: f'{known[name + "/nodes"]} → {r["nodes"]}')
     w.close()
 
 
@@ -186,7 +158,7 @@ with tempfile.TemporaryDirectory() as tmp:
         if f'{name}/nodes' not in known:
             keep(f'{name}/nodes', len(onnx.load(f'{ZOO}/{name}/model.onnx', load_external_data=False).graph.node))
         if f'{name}/float' not in known:
-            keep(f'{name}/float', metric(name, f'{ZOO}/{name}/model.onnx'))
+            keep(f'{name}/float', metric(ZOO, name, f'{ZOO}/{name}/model.onnx'))
         for tool, _ in TOOLS + PREPARERS:
             if f'{name}/{tool}' not in known:
                 keep(f'{name}/{tool}', measure(name, tool, tmp))

@@ -9,7 +9,8 @@ cost   what `quantize` takes, in passes of `calibrate`
 Prints a line a check and ends with `N passed, N failed`. Needs onnxruntime, numpy, pillow.
 """
 import argparse, fcntl, glob, json, os, shlex, subprocess, sys, tempfile, time
-import numpy as np, onnxruntime as ort
+import numpy as np
+from runtime import metric, session
 
 ap = argparse.ArgumentParser()
 ap.add_argument('--onnxq', required=True)
@@ -56,14 +57,11 @@ def run(*args):
 def src(name): return f'{ZOO}/{name}/model.onnx'
 def out(name): return f'{WORK}/{name}.onnx'
 
-def metric(name, path=None):
-    return json.loads(run(sys.executable, f'{ZOO}/eval.py', name, *([path] if path else [])).strip().splitlines()[-1])
-
 def floats(name):
     cache = f'{WORK}/float.json'
     known = json.load(open(cache)) if os.path.exists(cache) else {}
     if name not in known:
-        known[name] = metric(name)
+        known[name] = metric(ZOO, name)
         json.dump(known, open(cache, 'w'))
     return known[name]
 
@@ -74,7 +72,7 @@ def quantize(name, *more):
 def gate_quant(name):
     d, row = DEMANDS[name], rows[name]
     res = quantize(name)
-    f, q = floats(name), metric(name, out(name))
+    f, q = floats(name), metric(ZOO, name, out(name))
     row.update(float=f['value'], value=q['value'], seconds=res['seconds'], sqnr_db=res['sqnr_db'], notes=res.get('notes'))
     text = f'{q["metric"]} {q["value"]:.4f} of {f["value"]:.4f}, output SQNR {res["sqnr_db"] if res["sqnr_db"] is None else round(res["sqnr_db"], 1)} dB'
     big = [w for w in res['weights'] if w['op'] in SHRINK]
@@ -89,10 +87,6 @@ def gate_quant(name):
     else: check(q['value'] >= 25.0 and share <= .35 or q['value'] >= 24.8 and share <= .30, name, f'{text}, weights {share:.3f}')
     if 'sqnr' in d: check(res['sqnr_db'] >= d['sqnr'], name, f'output SQNR at least {d["sqnr"]} dB')
     if a > 100_000 and name != 'superres': check(b <= .30 * a, name, f'weights of {", ".join(SHRINK)} {b / a:.3f} of {a} bytes (at most .30); all {share:.3f}')
-
-def session(path):
-    so = ort.SessionOptions(); so.intra_op_num_threads = 1; so.log_severity_level = 4
-    return ort.InferenceSession(path, so, providers=['CPUExecutionProvider'])
 
 def locked(f):
     if not A.lock: return f()

@@ -6,8 +6,9 @@ agreement with the float model where the evaluation gives one, the bytes relativ
 the float model ONNX Runtime runs it (one thread, median of interleaved pairs). Measurements are kept in a JSON file, so that
 a run can be stopped and taken up, and models added one by one. Needs onnxruntime, numpy, pillow.
 """
-import argparse, glob, json, os, subprocess, sys, tempfile, time
-import numpy as np, onnxruntime as ort
+import argparse, glob, json, os, subprocess, tempfile
+import numpy as np
+from runtime import metric, speed
 
 ap = argparse.ArgumentParser()
 ap.add_argument('--onnxq', required=True)
@@ -56,33 +57,6 @@ SCHEMES = [
 known = json.load(open(A.cache)) if os.path.exists(A.cache) else {}
 
 
-def session(path):
-    so = ort.SessionOptions()
-    so.intra_op_num_threads = 1
-    so.log_severity_level = 4
-    return ort.InferenceSession(path, so, providers=['CPUExecutionProvider'])
-
-
-def speed(src, path, feeds):
-    """how many times as fast as src the model in path runs"""
-    a, b = session(src), session(path)
-    def once(s): # of the one thread, whatever else the machine does
-        fs = [{i.name: f[i.name] for i in s.get_inputs()} for f in feeds]
-        t = time.thread_time()
-        for f in fs: s.run(None, f)
-        return time.thread_time() - t
-    reps = max(1, int(.04 / max(once(a), 1e-6)))
-    once(b)
-    return float(np.median([sum(once(a) for _ in range(reps)) / sum(once(b) for _ in range(reps)) for _ in range(A.pairs)]))
-
-
-def metric(name, path=None):
-    r = subprocess.run([sys.executable, f'{ZOO}/eval.py', name, *([path] if path else [])], capture_output=True, text=True)
-    if r.returncode:
-        raise RuntimeError(f'the runtime refuses the model: {r.stderr.strip()[-200:]}')
-    return json.loads(r.stdout.strip().splitlines()[-1])
-
-
 def measure(name, flags, work, old=None):
     src, out = f'{ZOO}/{name}/model.onnx', f'{work}/q.onnx'
     r = subprocess.run([A.onnxq, 'quantize', src, '-o', out, '--data', f'{ZOO}/{name}/calib', '-q', '--json', f'{work}/q.json', *flags], capture_output=True, text=True)
@@ -90,14 +64,14 @@ def measure(name, flags, work, old=None):
         return {'error': r.stderr.strip().splitlines()[0][:160]}
     j = json.load(open(f'{work}/q.json'))
     try:
-        e = None if old else metric(name, out)
+        e = None if old else metric(ZOO, name, out)
         files = sorted(glob.glob(f'{ZOO}/{name}/calib/*.npz'))[:4]
         feeds = [dict(np.load(f)) for f in files]
         lock = open(A.lock, 'w') if A.lock else None
         if lock:
             import fcntl
             fcntl.flock(lock, fcntl.LOCK_EX)
-        s = speed(src, out, feeds)
+        s = speed(src, out, feeds, A.pairs)
         if lock: lock.close()
         if old: return {**old, 'speed': s}
     except Exception as x:
@@ -148,7 +122,7 @@ with tempfile.TemporaryDirectory() as work:
     for name in only:
         rows = known.setdefault(name, {})
         if 'float' not in rows:
-            e = metric(name)
+            e = metric(ZOO, name)
             rows['float'] = {'metric': e['metric'], 'value': e['value']}
         for key, label, flags in SCHEMES:
             old = rows.get(key)

@@ -18,6 +18,7 @@ import argparse, collections, glob, hashlib, json, os, shutil, subprocess, sys, 
 import numpy as np, onnx, onnxruntime as ort
 from onnx import numpy_helper
 import lint
+from runtime import metric, session
 
 ap = argparse.ArgumentParser()
 ap.add_argument('--onnxq', required=True)
@@ -115,16 +116,6 @@ def onnxq(*args, env=None):
         raise RuntimeError(f'onnxq {" ".join(args)}: exit {r.returncode}: {r.stderr.strip()[:400]}')
     return r.stdout
 
-def session(path, opt=None, save=None, threads=1):
-    so = ort.SessionOptions()
-    so.intra_op_num_threads = threads
-    so.log_severity_level = 4
-    if save:
-        so.optimized_model_filepath = save
-    if opt is not None:
-        so.graph_optimization_level = opt
-    return ort.InferenceSession(path, so, providers=['CPUExecutionProvider'])
-
 def saturates():
     """whether the runtime's products of uint8 and int8 saturate sums of two at 16 bits on this processor"""
     t = onnx.TensorProto
@@ -217,17 +208,11 @@ def gate_match(name):
     r = agreement(out, name, f'{WORK}/{name}.qrun')
     check(r.pooled() >= 45 and not r.other, name, f'executor against runtime on the quantized model: {r}')
 
-def metric(name, path=None):
-    r = subprocess.run([sys.executable, f'{ZOO}/eval.py', name, *([path] if path else [])], capture_output=True, text=True)
-    if r.returncode:
-        raise RuntimeError(f'eval.py {name}: {r.stderr.strip()[-300:]}')
-    return json.loads(r.stdout.strip().splitlines()[-1])
-
 def floats(name):
     cache = f'{WORK}/float.json'
     known = json.load(open(cache)) if os.path.exists(cache) else {}
     if name not in known:
-        known[name] = metric(name)
+        known[name] = metric(ZOO, name)
         json.dump(known, open(cache, 'w'))
     return known[name]
 
@@ -247,7 +232,7 @@ def gate_quant(name, images):
     session(out)
     size = os.path.getsize(out) / os.path.getsize(src); limit = .32 if os.path.getsize(src) >= 2_000_000 else .6
     check(size <= limit, label, f'file {size:.3f} of float (limit {limit}); {res["quantized"]} of {res["nodes"]} nodes, {res["seconds"]:.1f} s, {res["peak_rss_bytes"] / 1e6:.0f} MB, SQNR {res["sqnr_db"]}')
-    f, q = floats(name), metric(name, out)
+    f, q = floats(name), metric(ZOO, name, out)
     if 'loss' in d:
         low = f['value'] * (1 - d['loss']); low = min(low, f['value'] - 1 / f['n'])
         check(q['value'] >= low, label, f'{q["metric"]} {q["value"]:.4f} of {f["value"]:.4f} (at least {low:.4f})')
