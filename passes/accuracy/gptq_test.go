@@ -50,22 +50,8 @@ func TestGPTQ(t *testing.T) {
 		}
 		feeds = append(feeds, map[string]ops.Data{"x": x})
 	}
-	samples := func(_ context.Context, f func(map[string]ops.Data) error) error {
-		for _, in := range feeds {
-			if err := f(in); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	target, err := targets.Get("ort-cpu")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := quant.ParseStorage("i4")
-	if err != nil {
-		t.Fatal(err)
-	}
+	samples := given(feeds)
+	target, s := storage(t, "i4")
 	for _, zero := range []quant.Zeros{quant.Symmetric, quant.Full, quant.Asymmetric} {
 		b := quant.Blocks{Storage: s, Size: 32, Zero: zero, Fit: quant.Clip}
 		plan, err := qdq.Annotate(m, target, qdq.Options{WeightsOnly: true, Blocks: &b})
@@ -179,22 +165,8 @@ func TestGPTQReaders(t *testing.T) {
 				}
 				feeds = append(feeds, in)
 			}
-			samples := func(_ context.Context, f func(map[string]ops.Data) error) error {
-				for _, in := range feeds {
-					if err := f(in); err != nil {
-						return err
-					}
-				}
-				return nil
-			}
-			target, err := targets.Get("ort-cpu")
-			if err != nil {
-				t.Fatal(err)
-			}
-			s, err := quant.ParseStorage("u4")
-			if err != nil {
-				t.Fatal(err)
-			}
+			samples := given(feeds)
+			target, s := storage(t, "u4")
 			b := quant.Blocks{Storage: s, Size: 32, Zero: quant.Asymmetric}
 			plan, err := qdq.Annotate(m, target, qdq.Options{WeightsOnly: true, Blocks: &b})
 			if err != nil {
@@ -231,4 +203,30 @@ func TestGPTQReaders(t *testing.T) {
 			}
 		})
 	}
+}
+
+// given returns samples that are in memory.
+func given(feeds []map[string]ops.Data) accuracy.Samples {
+	return func(_ context.Context, f func(map[string]ops.Data) error) error {
+		for _, in := range feeds {
+			if err := f(in); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// storage returns a target and a type that it stores weights in.
+func storage(t *testing.T, name string) (*targets.Target, quant.Storage) {
+	t.Helper()
+	target, err := targets.Get("ort-cpu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := quant.ParseStorage(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return target, s
 }
