@@ -88,6 +88,7 @@ func TestRunner(t *testing.T) {
 			"default":  {},
 			"contract": {MinSQNR: new(float64), KeepFailed: true},
 			"blocks":   {Mode: onnxq.Weights, Weights: "i4", Algorithms: []onnxq.Algorithm{onnxq.Clip}},
+			"gptq":     {Mode: onnxq.Weights, Weights: "i4", Algorithms: []onnxq.Algorithm{onnxq.GPTQ}},
 			"static":   {Mode: onnxq.Static, Weights: "i8", ReduceRange: true},
 		} {
 			if o.MinSQNR != nil {
@@ -113,12 +114,13 @@ func TestRunner(t *testing.T) {
 				if !bytes.Equal(tableBytes(t, res.Table), tableBytes(t, there.Table)) {
 					t.Error("another table")
 				}
-				if n := e.kinds[onnxq.CalibrateTask]; n < 5 && what != "blocks" {
+				if n := e.kinds[onnxq.CalibrateTask]; n < 5 && what != "blocks" && what != "gptq" {
 					t.Errorf("tasks: %v", e.kinds)
 				}
-				if n := e.kinds[auto.RoundTask]; n == 0 && (what == "blocks" && name == "text" || what == "contract") {
+				if n := e.kinds[auto.RoundTask]; n == 0 && (name == "text" && (what == "blocks" || what == "gptq") || what == "contract") {
 					t.Errorf("tasks: %v", e.kinds)
 				}
+				t.Log(e.kinds)
 				scored += e.kinds[auto.ScoreTask]
 				if left, _ := os.ReadDir(o.Work); len(left) > 0 {
 					t.Errorf("files of tasks are left: %v", left)

@@ -2,6 +2,7 @@ package accuracy
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"math"
 	"slices"
@@ -24,21 +25,45 @@ type BlockError struct {
 	Nearest, Chosen, Signal float64
 }
 
-// GPTQ chooses codes and parameters of the weights that the plan stores in
-// blocks and that Conv, Gemm or MatMul nodes of m read; rows of a Gather may be
-// looked up in them as well. With nearest set, parameters fit the weights with
-// the mean squares of their inputs as importance, and codes are the nearest.
-// Otherwise they are those of quant.Compensate: weights are taken in the order
-// of the network, with the inputs that those before them give, and stand in for
-// what these have done to their inputs. Codes that do not lower the error are
-// left at the nearest ones. It sets Coded in params, those of Resolve for plan.
-// Of these weights only layers are taken, unless that is nil; see Layers.
-func GPTQ(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, layers []int, samples Samples, count int, nearest bool, o exec.SessionOptions) ([]BlockError, error) {
-	all, err := productsOf(m, plan, true, layers)
-	if err != nil || count == 0 {
+// GPTQ chooses codes and parameters of the weights that a plan stores in blocks
+// and that Conv, Gemm or MatMul nodes of a model read; rows of a Gather may be
+// looked up in them as well. They are those of quant.Compensate: weights are
+// taken in the order of the network, with the inputs that those before them give,
+// and stand in for what these have done to their inputs. Codes that do not lower
+// the error are left at the nearest ones. Or, where only the nearest are wanted,
+// parameters fit the weights with the mean squares of their inputs as importance.
+type GPTQ struct {
+	nearest bool
+	m       *graph.Model
+	samples Samples
+	count   int
+	o       exec.SessionOptions
+	pool    *par.Pool
+	params  []quant.Params
+	list    []blockProduct
+	errs    []BlockError
+	// shadow is m with the values of the codes that were chosen, if changed, and
+	// stored its weights, by index in plan.Tensors.
+	shadow  *graph.Model
+	stored  []*graph.Value
+	changed bool
+	// last is the moment that was prepared for one of origin and size.
+	last     *quant.Moment
+	lastOf   *moments
+	lastSize int
+}
+
+// NewGPTQ returns a GPTQ of m on count samples. It sets Coded in params, those of
+// Resolve for plan.
+func NewGPTQ(m *graph.Model, plan *qdq.Plan, params []quant.Params, samples Samples, count int, nearest bool, o exec.SessionOptions) (*GPTQ, error) {
+	s := &GPTQ{nearest: nearest, m: m, samples: samples, count: count, o: o, pool: par.New(o.Threads), params: params}
+	if count == 0 {
+		return s, nil
+	}
+	all, err := products(m, plan, true)
+	if err != nil {
 		return nil, err
 	}
-	s := &sequence{ctx: ctx, m: m, samples: samples, count: count, o: o, pool: par.New(o.Threads), params: params}
 	for _, p := range all {
 		e := &plan.Tensors[p.tensor]
 		b, err := e.Blocks()
@@ -54,27 +79,76 @@ func GPTQ(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Pa
 		}
 		s.list = append(s.list, blockProduct{p, b, l})
 	}
-	if len(s.list) == 0 {
-		return nil, nil
-	}
-	if nearest {
-		err = s.each(m, nil, s.list, s.fit)
-		return s.errs, err
+	if nearest || len(s.list) == 0 {
+		return s, nil
 	}
 	s.shadow = m.Clone()
-	if s.stored, err = plan.Values(s.shadow); err != nil {
-		return nil, err
+	s.stored, err = plan.Values(s.shadow)
+	return s, err
+}
+
+// Stages lists the weights by their index in plan.Tensors. What is chosen for
+// one depends on those of the stages before its own, not on those beside it.
+func (s *GPTQ) Stages() [][]int {
+	groups := [][]blockProduct{s.list}
+	if !s.nearest {
+		groups = stages(s.m, s.list)
 	}
-	for _, stage := range stages(m, s.list) {
-		other := s.shadow
-		if len(s.errs) == 0 {
-			other = nil
+	var out [][]int
+	for _, g := range groups {
+		var stage []int
+		for _, p := range g {
+			stage = append(stage, p.tensor)
 		}
-		if err := s.each(m, other, stage, s.compensate); err != nil {
-			return nil, err
+		if stage != nil {
+			out = append(out, stage)
 		}
 	}
-	return s.errs, nil
+	return out
+}
+
+// Choose chooses the codes of some weights of one stage. Those of the stages
+// before it have to be there, from Choose or Take.
+func (s *GPTQ) Choose(ctx context.Context, layers []int) ([]BlockError, error) {
+	var list []blockProduct
+	for _, p := range s.list {
+		if slices.Contains(layers, p.tensor) {
+			list = append(list, p)
+		}
+	}
+	f, other := s.fit, s.shadow
+	if !s.nearest {
+		f = s.compensate
+	}
+	if !s.changed {
+		other = nil
+	}
+	s.errs = nil
+	err := s.each(ctx, other, list, f)
+	s.last, s.lastOf = nil, nil
+	return s.errs, err
+}
+
+// Take sets what was chosen for a weight elsewhere.
+func (s *GPTQ) Take(tensor int, c *quant.Coded) error {
+	i := slices.IndexFunc(s.list, func(p blockProduct) bool { return p.tensor == tensor })
+	if i < 0 || c == nil || c.Lines != s.list[i].l.N() || c.K != s.list[i].l.K || len(c.Codes) < c.Lines*c.K {
+		return fmt.Errorf("codes of tensor %d of another plan", tensor)
+	}
+	return s.keep(&s.list[i], c)
+}
+
+// keep sets the codes of a weight.
+func (s *GPTQ) keep(p *blockProduct, c *quant.Coded) error {
+	s.params[p.tensor].Coded = c
+	if s.nearest {
+		return nil
+	}
+	s.changed = true
+	v := s.stored[p.tensor]
+	var err error
+	v.Const, err = c.Values(s.pool, p.l).Reshape(v.Const.Shape())
+	return err
 }
 
 // blockProduct is a product whose weight is stored in blocks.
@@ -84,40 +158,19 @@ type blockProduct struct {
 	l quant.Lines
 }
 
-// sequence is the state of GPTQ.
-type sequence struct {
-	ctx     context.Context
-	m       *graph.Model
-	samples Samples
-	count   int
-	o       exec.SessionOptions
-	pool    *par.Pool
-	params  []quant.Params
-	list    []blockProduct
-	errs    []BlockError
-	// shadow is m with the values of the codes that were chosen, and stored its
-	// weights, by index in plan.Tensors.
-	shadow *graph.Model
-	stored []*graph.Value
-	// last is the moment that was prepared for one of origin and size.
-	last     *quant.Moment
-	lastOf   *moments
-	lastSize int
-}
-
 // each calls f with each product and what is known of its inputs.
-func (s *sequence) each(m, other *graph.Model, list []blockProduct, f func(*blockProduct, []*moments) error) error {
+func (s *GPTQ) each(ctx context.Context, other *graph.Model, list []blockProduct, f func(context.Context, *blockProduct, []*moments) error) error {
 	plain := make([]product, len(list))
 	for i := range list {
 		plain[i] = list[i].product
 	}
-	return inTurn(s.ctx, m, other, plain, maxRows, s.samples, s.count, s.o, func(i int, sums []*moments) error {
-		return f(&list[i], sums)
+	return inTurn(ctx, s.m, other, plain, maxRows, s.samples, s.count, s.o, func(i int, sums []*moments) error {
+		return f(ctx, &list[i], sums)
 	})
 }
 
 // fit finds the nearest codes of a product.
-func (s *sequence) fit(p *blockProduct, sums []*moments) error {
+func (s *GPTQ) fit(ctx context.Context, p *blockProduct, sums []*moments) error {
 	shared, err := p.b.Share(s.pool, p.l)
 	if err != nil {
 		return err
@@ -133,13 +186,13 @@ func (s *sequence) fit(p *blockProduct, sums []*moments) error {
 	}
 	s.pool.Begin()
 	defer s.pool.End()
-	plain, err := best.Encode(s.ctx, s.pool, p.l, shared, 0, p.l.N(), nil)
+	plain, err := best.Encode(ctx, s.pool, p.l, shared, 0, p.l.N(), nil)
 	if err != nil {
 		return err
 	}
 	chosen := plain
 	if p.b.Fit != quant.Cover {
-		if chosen, err = p.b.Encode(s.ctx, s.pool, p.l, shared, 0, p.l.N(), importance); err != nil {
+		if chosen, err = p.b.Encode(ctx, s.pool, p.l, shared, 0, p.l.N(), importance); err != nil {
 			return err
 		}
 	}
@@ -152,13 +205,12 @@ func (s *sequence) fit(p *blockProduct, sums []*moments) error {
 	if !(e.Chosen < e.Nearest) {
 		chosen, e.Chosen = plain, e.Nearest
 	}
-	s.params[p.tensor].Coded = chosen
 	s.errs = append(s.errs, e)
-	return nil
+	return s.keep(p, chosen)
 }
 
 // compensate chooses the codes of a product.
-func (s *sequence) compensate(p *blockProduct, sums []*moments) error {
+func (s *GPTQ) compensate(ctx context.Context, p *blockProduct, sums []*moments) error {
 	shared, err := p.b.Share(s.pool, p.l)
 	if err != nil {
 		return err
@@ -167,24 +219,21 @@ func (s *sequence) compensate(p *blockProduct, sums []*moments) error {
 	defer s.pool.End()
 	all := make([]*quant.Moment, p.groups)
 	for g := range all {
-		if all[g], err = s.moment(p, sums, g); err != nil {
+		if all[g], err = s.moment(ctx, p, sums, g); err != nil {
 			return err
 		}
 	}
-	coded, losses, err := p.b.Compensate(s.ctx, s.pool, p.l, shared, all)
+	coded, losses, err := p.b.Compensate(ctx, s.pool, p.l, shared, all)
 	if err != nil {
 		return err
 	}
-	s.params[p.tensor].Coded = coded
 	s.errs = append(s.errs, BlockError{p.tensor, losses.Nearest, losses.Chosen, losses.Signal})
-	v := s.stored[p.tensor]
-	v.Const, err = coded.Values(s.pool, p.l).Reshape(v.Const.Shape())
-	return err
+	return s.keep(p, coded)
 }
 
 // moment prepares what is known of the inputs of group g. Weights that read the
 // same value follow one another and share it.
-func (s *sequence) moment(p *blockProduct, sums []*moments, g int) (*quant.Moment, error) {
+func (s *GPTQ) moment(ctx context.Context, p *blockProduct, sums []*moments, g int) (*quant.Moment, error) {
 	simple := len(sums) == 1 && p.groups == 1 && !p.lookedUp
 	if simple && s.last != nil && s.lastOf == sums[0] && s.lastSize == p.b.Size {
 		return s.last, nil
@@ -193,7 +242,7 @@ func (s *sequence) moment(p *blockProduct, sums []*moments, g int) (*quant.Momen
 	cross := p.together(sums, g, crossOf)
 	if cross != nil {
 		half, crossOfHalf := p.together(sums, g, sumsOfHalf), p.together(sums, g, crossOfHalf)
-		f, err := lasting(s.ctx, s.pool, h, cross, half, crossOfHalf, p.k)
+		f, err := lasting(ctx, s.pool, h, cross, half, crossOfHalf, p.k)
 		if err != nil {
 			return nil, err
 		}
@@ -204,7 +253,7 @@ func (s *sequence) moment(p *blockProduct, sums []*moments, g int) (*quant.Momen
 		cross = scaled
 	}
 	h = p.withRows(s.pool, h)
-	m, err := quant.NewMoment(s.ctx, s.pool, h, cross, p.k, p.b.Size, damping)
+	m, err := quant.NewMoment(ctx, s.pool, h, cross, p.k, p.b.Size, damping)
 	if simple {
 		s.last, s.lastOf, s.lastSize = m, sums[0], p.b.Size
 	}

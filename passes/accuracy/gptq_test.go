@@ -62,9 +62,9 @@ func TestGPTQ(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		errs, err := accuracy.GPTQ(t.Context(), m, plan, params, nil, samples, len(feeds), false, exec.SessionOptions{Threads: 2})
-		if err != nil || len(errs) != 2 {
-			t.Fatalf("%s: %d weights, %v", zero, len(errs), err)
+		errs := chooseAll(t, m, plan, params, samples, len(feeds))
+		if len(errs) != 2 {
+			t.Fatalf("%s: %d weights", zero, len(errs))
 		}
 		for _, e := range errs {
 			if !(e.Chosen < 0.3*e.Nearest) || !(e.Nearest < e.Signal) {
@@ -191,10 +191,7 @@ func TestGPTQReaders(t *testing.T) {
 				t.Fatal(err)
 			}
 			plain := noise(params)
-			errs, err := accuracy.GPTQ(t.Context(), m, plan, params, nil, samples, len(feeds), false, exec.SessionOptions{Threads: 2})
-			if err != nil {
-				t.Fatal(err)
-			}
+			errs := chooseAll(t, m, plan, params, samples, len(feeds))
 			if len(errs) != len(plan.Tensors) {
 				t.Errorf("codes of %d weights of %d", len(errs), len(plan.Tensors))
 			}
@@ -203,6 +200,24 @@ func TestGPTQReaders(t *testing.T) {
 			}
 		})
 	}
+}
+
+// chooseAll chooses the codes of all weights.
+func chooseAll(t *testing.T, m *graph.Model, plan *qdq.Plan, params []quant.Params, samples accuracy.Samples, count int) []accuracy.BlockError {
+	t.Helper()
+	s, err := accuracy.NewGPTQ(m, plan, params, samples, count, false, exec.SessionOptions{Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []accuracy.BlockError
+	for _, stage := range s.Stages() {
+		errs, err := s.Choose(t.Context(), stage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, errs...)
+	}
+	return all
 }
 
 // given returns samples that are in memory.

@@ -32,46 +32,29 @@ const solveBlock = 64
 // each one taking over what the rounding of those before it has done to the
 // output (C. Frantar et al., "GPTQ", 2022; in the form of J. Chee et al.,
 // "QuIP", 2023, section 3, with the factors of the second moment of x). It sets
-// Codes in params, those of Resolve for plan, and returns the number of
-// weights. Of these only layers are taken, unless that is nil; see Layers.
-func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, layers []int, samples Samples, count int, o exec.SessionOptions) (int, error) {
-	list, err := productsOf(m, plan, false, layers)
-	if err != nil || len(list) == 0 || count == 0 {
-		return 0, err
+// Codes of those of layers, some of the list of Layers, in params, which are those
+// of Resolve for plan.
+func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, layers []int, samples Samples, count int, o exec.SessionOptions) error {
+	list, err := products(m, plan, false)
+	if err != nil {
+		return err
 	}
-	done := 0
+	list = slices.DeleteFunc(list, func(p product) bool { return !slices.Contains(layers, p.tensor) })
 	pool := par.New(o.Threads)
-	err = inTurn(ctx, m, nil, list, minRows, samples, count, o, func(i int, sums []*moments) error {
-		p := &list[i]
-		if err := p.round(ctx, pool, &params[p.tensor], sums[0]); err != nil {
-			return err
-		}
-		done++
-		return nil
+	return inTurn(ctx, m, nil, list, minRows, samples, count, o, func(i int, sums []*moments) error {
+		return list[i].round(ctx, pool, &params[list[i].tensor], sums[0])
 	})
-	return done, err
 }
 
-// Layers lists the weights that Round or, with blocks set, GPTQ chooses codes
-// for, by their index in plan.Tensors. Each is rounded by itself, unless GPTQ
-// looks for more than the nearest codes, so that they can be divided among
-// processes.
-func Layers(m *graph.Model, plan *qdq.Plan, blocks bool) ([]int, error) {
-	list, err := products(m, plan, blocks)
+// Layers lists the weights that Round chooses codes for, by their index in
+// plan.Tensors. Each is rounded by itself.
+func Layers(m *graph.Model, plan *qdq.Plan) ([]int, error) {
+	list, err := products(m, plan, false)
 	out := make([]int, len(list))
 	for i, p := range list {
 		out[i] = p.tensor
 	}
 	return out, err
-}
-
-// productsOf returns the products of some layers; nil stands for all.
-func productsOf(m *graph.Model, plan *qdq.Plan, blocks bool, layers []int) ([]product, error) {
-	list, err := products(m, plan, blocks)
-	if layers == nil {
-		return list, err
-	}
-	return slices.DeleteFunc(list, func(p product) bool { return !slices.Contains(layers, p.tensor) }), err
 }
 
 // inTurn calls f with the index of each product of list and the second moments of
