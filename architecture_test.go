@@ -12,7 +12,7 @@ const module = "github.com/onnxq/onnxq"
 
 // layers lists the packages of the module; each may import only those before it.
 var layers = []string{
-	"internal/par", "internal/atomicfile", "internal/onnxpb", "internal/orttest", "job",
+	"internal/par", "internal/atomicfile", "internal/onnxpb", "internal/orttest", "internal/fuzztest", "job",
 	"tensor", "kernels", "quant", "graph", "graph/onnxfile",
 	"ops", "fusion", "exec", "exec/ort", "interop/onnxgo", "validate", "passes", "targets", "qdq",
 	"calibration/npy", "calibration/images", "calibration", "passes/accuracy", "eval", "report", "auto",

@@ -8,12 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/exec/ort"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
+	"github.com/onnxq/onnxq/internal/fuzztest"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/validate"
 )
@@ -91,6 +91,7 @@ func loadBytes(t *testing.T, b []byte) (path string, m *graph.Model) {
 func FuzzPrepare(f *testing.F) {
 	addTiny(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bound(t)
 		_, m := loadBytes(t, b)
 		if m == nil {
 			return
@@ -108,9 +109,8 @@ func FuzzPrepare(f *testing.F) {
 	})
 }
 
-// FuzzQuantizeTiny quantizes models: no defect, no more memory than is
-// promised, and what is written loads again, in ONNX Runtime too where
-// ONNXQ_ORT_LIB names it.
+// FuzzQuantizeTiny quantizes models: no defect, and what is written loads
+// again, in ONNX Runtime too where ONNXQ_ORT_LIB names it.
 func FuzzQuantizeTiny(f *testing.F) {
 	addTiny(f)
 	var runtime exec.Engine
@@ -124,21 +124,13 @@ func FuzzQuantizeTiny(f *testing.F) {
 		f.Log("NOT TESTED: that ONNX Runtime loads what is written, since ONNXQ_ORT_LIB does not name it")
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bound(t)
 		path, m := loadBytes(t, b)
 		if m == nil {
 			return
 		}
 		out := filepath.Join(filepath.Dir(path), "out.onnx")
-		// Nothing that takes minutes is within the limit on steps.
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-		defer cancel()
-		_, err := Quantize(ctx, path, out, fuzzOptions())
-		if errors.Is(err, context.DeadlineExceeded) {
-			t.Fatal("does not end")
-		}
-		if peak := peakRSS(); peak > 1<<30 {
-			t.Fatalf("the process has taken %d bytes", peak)
-		}
+		_, err := Quantize(t.Context(), path, out, fuzzOptions())
 		var defect *exec.PanicError
 		switch {
 		case errors.As(err, &defect):
@@ -159,11 +151,11 @@ func FuzzQuantizeTiny(f *testing.F) {
 		if runtime == nil {
 			return
 		}
-		x, err := runtime.Compile(ctx, q, exec.Options{})
+		x, err := runtime.Compile(t.Context(), q, exec.Options{})
 		if err == nil {
 			defer x.Close()
 			var r exec.Runner
-			if r, err = x.Open(ctx, exec.SessionOptions{Threads: 1}); err == nil {
+			if r, err = x.Open(t.Context(), exec.SessionOptions{Threads: 1}); err == nil {
 				r.Close()
 			}
 		}
@@ -193,6 +185,7 @@ func FuzzPlan(f *testing.F) {
 	}
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bound(t)
 		plan, err := qdq.ReadPlan(bytes.NewReader(b))
 		if err != nil {
 			return

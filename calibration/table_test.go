@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/onnxq/onnxq/internal/fuzztest"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -294,6 +295,7 @@ func FuzzTable(f *testing.F) {
 	f.Add(encode(f, tableOf(f, tableParts(8), 11, 0, 1)))
 	f.Add(encode(f, tableOf(f, tableParts(9), 11, 1, 3)))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bound(t)
 		tab, err := Decode(b)
 		if err != nil {
 			return

@@ -11,6 +11,7 @@ import (
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
+	"github.com/onnxq/onnxq/internal/fuzztest"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -385,6 +386,7 @@ func FuzzText(f *testing.F) {
 	f.Add(everything)
 	f.Add(`g (float[2] x) => (y) { y = Neg(x) }`)
 	f.Fuzz(func(t *testing.T, text string) {
+		fuzztest.Bound(t)
 		m, err := graph.Parse(text)
 		if err != nil {
 			return

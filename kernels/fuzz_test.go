@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/onnxq/onnxq/internal/fuzztest"
 )
 
 // everyLevel runs f at every level, with random choices from the same seeds.
@@ -20,6 +22,7 @@ func everyLevel(a, b uint64, f func(r *rand.Rand)) {
 func FuzzConv(f *testing.F) {
 	f.Add(uint64(1), uint64(2))
 	f.Fuzz(func(t *testing.T, a, b uint64) {
+		fuzztest.Bound(t)
 		everyLevel(a, b, func(r *rand.Rand) {
 			switch a % 3 {
 			case 0:
@@ -38,6 +41,7 @@ func FuzzGemm(f *testing.F) {
 	f.Add(uint64(1), uint64(2), uint8(3), uint8(40), uint8(9), uint8(0))
 	f.Add(uint64(3), uint64(4), uint8(29), uint8(33), uint8(0), uint8(7))
 	f.Fuzz(func(t *testing.T, s1, s2 uint64, m, n, k, mode uint8) {
+		fuzztest.Bound(t)
 		c := gemmCase{int(m%64) + 1, int(n) + 1, int(k)}
 		everyLevel(s1, s2, func(r *rand.Rand) {
 			a, b, out, ldc, ep := gemmFixture(t, r, c, mode&1 != 0, mode&2 != 0)
@@ -56,6 +60,7 @@ func FuzzGemm(f *testing.F) {
 func FuzzLevels(f *testing.F) {
 	f.Add([]byte("\x00\x00\x80\x3f\x00\x00\xc0\x7f\x00\x00\x80\xff\x01\x00\x00\x80 and some bytes more, past one vector and its tail"), float32(0.5), float32(-1), uint8(3))
 	f.Fuzz(func(t *testing.T, raw []byte, p, q float32, shape uint8) {
+		fuzztest.Bound(t)
 		n := len(raw) / 4
 		if n == 0 {
 			return

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/onnxq/onnxq/internal/fuzztest"
 	"github.com/onnxq/onnxq/internal/par"
 )
 
@@ -243,6 +244,7 @@ func FuzzQGemm(f *testing.F) {
 	f.Add([]byte{255}, uint8(13), uint8(33), uint8(9), uint8(6), int8(127))
 	f.Add([]byte{255, 127, 128}, uint8(13), uint8(33), uint8(9), uint8(10), int8(0))
 	f.Fuzz(func(t *testing.T, data []byte, m8, n8, k8, mode uint8, z int8) {
+		fuzztest.Bound(t)
 		m, n, k := int(m8%40)+1, int(n8%70)+1, int(k8%50)
 		bytes := func(size, from int) []byte {
 			d := make([]byte, size)

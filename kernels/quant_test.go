@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/onnxq/onnxq/internal/fuzztest"
 )
 
 // wantCode is the definition of quantization, in float64 after the division.
@@ -239,6 +241,7 @@ func BenchmarkQuantize(b *testing.B) {
 func FuzzQuantize(f *testing.F) {
 	f.Add(float32(0.1), uint8(128), uint8(3), []byte("0123456789abcdef"))
 	f.Fuzz(func(t *testing.T, scale float32, zero, repeat uint8, raw []byte) {
+		fuzztest.Bound(t)
 		var src []float32
 		for range int(repeat)%20 + 1 {
 			for i := 0; i+4 <= len(raw); i += 4 {

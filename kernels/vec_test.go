@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"unsafe"
+
+	"github.com/onnxq/onnxq/internal/fuzztest"
 )
 
 const guardLen = 96
@@ -152,6 +154,7 @@ func TestUnaryEveryFloat(t *testing.T) {
 func FuzzUnary(f *testing.F) {
 	f.Add([]byte("\x00\x00\x80\x3f\x00\x00\xc0\x7f\x00\x00\x80\xff\x01\x00\x00\x80 some more bytes"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
+		fuzztest.Bound(t)
 		src := make([]float32, len(raw)/4)
 		for i := range src {
 			src[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/onnxq/onnxq/internal/fuzztest"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -249,6 +250,7 @@ func FuzzImageHeader(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bound(t)
 		if cfg, _, err := image.DecodeConfig(bytes.NewReader(b)); err == nil && cfg.Width*cfg.Height > 1<<16 {
 			return
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/onnxq/onnxq/internal/fuzztest"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -305,6 +306,7 @@ func FuzzNpy(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bound(t)
 		if x, err := decode(b); err == nil {
 			var w bytes.Buffer
 			if err := Write(&w, x); err != nil {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/internal/fuzztest"
 	"github.com/onnxq/onnxq/internal/onnxpb"
 	"github.com/onnxq/onnxq/tensor"
 )
@@ -441,6 +442,7 @@ func FuzzLoad(f *testing.F) {
 	spoil(rich.ProtoReflect(), &n)
 	f.Add(marshal(f, rich))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bound(t)
 		m, err := Decode(b, WithLimits(Limits{Objects: 1 << 16, Memory: 1 << 24}))
 		if err != nil {
 			return

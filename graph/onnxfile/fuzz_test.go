@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/internal/fuzztest"
 )
 
 const fuzzModel = `<ir_version: 8, opset_import: ["" : 17]>
@@ -27,6 +28,7 @@ func FuzzRoundTrip(f *testing.F) {
 	}
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bound(t)
 		m, err := Decode(b)
 		if err != nil {
 			return
@@ -57,6 +59,7 @@ func FuzzExternalData(f *testing.F) {
 	f.Add("/etc/passwd", "-1", "99999999999999999999", "length")
 	f.Add("link", "18446744073709551615", "1", "offset")
 	f.Fuzz(func(t *testing.T, location, offset, length, key string) {
+		fuzztest.Bound(t)
 		dir := t.TempDir()
 		folder := filepath.Join(dir, "model")
 		secret := bytes.Repeat([]byte("SECRET!!"), 64)
