@@ -50,7 +50,8 @@ type Attr struct {
 	Extra   []byte // unmodelled wire bytes
 
 	// NoType and NoValue say that the file leaves the type or a zero value
-	// out, as old and proto3 encoders do; meaningful to package onnxfile only.
+	// out, as old and proto3 encoders do. They change nothing but what package
+	// onnxfile writes; ONNX Runtime, and so package validate, refuses NoType.
 	NoType, NoValue bool
 }
 

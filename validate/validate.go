@@ -79,6 +79,11 @@ func (c *checker) node(n *graph.Node) error {
 	if strings.ContainsFunc(n.Op.String(), unicode.IsControl) {
 		return n.Errorf("check", "the operator's name holds control characters")
 	}
+	for _, a := range n.Attrs {
+		if a.NoType && a.RefName == "" {
+			return n.Errorf("check", "attribute %s has no type", strconv.Quote(a.Name))
+		}
+	}
 	if f := n.Graph().Model().Function(n.Op); f != nil {
 		if len(n.Inputs()) > len(f.Body.Inputs()) || len(n.Outputs()) > len(f.Body.Outputs()) {
 			return n.Errorf("check", "%d inputs and %d outputs, the function has %d and %d", len(n.Inputs()), len(n.Outputs()), len(f.Body.Inputs()), len(f.Body.Outputs()))

@@ -59,6 +59,23 @@ func TestModel(t *testing.T) {
 	}
 }
 
+// TestNoType has attributes whose type the file leaves out; only one that
+// stands for an attribute of the function's caller may do without.
+func TestNoType(t *testing.T) {
+	m, err := graph.Parse("<ir_version: 8, opset_import: [\"\" : 17, \"f\" : 1]>\ng (float[2,3] x) => (y) { y = f.F<ax = 1>(x) }\n<domain: \"f\", opset_import: [\"\" : 17]>\nF <ax> (x) => (y) { y = Flatten<axis: int = @ax>(x) }")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Functions[0].Body.First().Attrs[0].NoType = true
+	if err := Model(m, Options{}); err != nil {
+		t.Error(err)
+	}
+	m.Graph.First().Attrs[0].NoType = true
+	if err := Model(m, Options{Domains: []string{"f"}}); err == nil || !strings.Contains(err.Error(), `attribute "ax" has no type`) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestCustomDomain(t *testing.T) {
 	m, err := graph.Parse("<ir_version: 8, opset_import: [\"\" : 17, \"loc\" : 1]>\ng (float[N] x) => (float[N] y) { y = loc.F(x) }")
 	if err != nil {
