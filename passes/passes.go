@@ -20,7 +20,9 @@ type Pass struct {
 	// Does says in one sentence what the pass does and under which conditions
 	// the outputs stay equal.
 	Does string
-	// After lists passes that have to stand before this one.
+	// After lists passes that have to stand before this one. Passes that are
+	// ordered neither by it nor through others are independent: whichever comes
+	// first, the model is the same to the byte.
 	After []string
 	Run   func(*State) error
 
@@ -72,37 +74,37 @@ var prepare = []Pass{
 		Does: "Takes declared sizes of 0 or less for unknown."},
 	{Name: "raise-ir", untyped: true, Run: func(s *State) error { s.raiseIR(4); return nil },
 		Does: "Raises the IR version to 4, from which on initializers need not be inputs; those that had to be are inputs no more."},
-	{Name: "inline-functions", Run: inlineFunctions,
+	{Name: "inline-functions", Run: inlineFunctions, After: []string{"free-dimensions", "raise-ir"},
 		Does: "Puts the bodies of local functions in the place of their calls and drops the functions."},
 	{Name: "lift-constants", Run: liftConstants, After: []string{"inline-functions"},
 		Does: "Turns Constant nodes into initializers of the same graph."},
 	{Name: "widen-halves", Run: widenHalves, After: []string{"lift-constants"},
 		Does: "Makes what is computed in float16 float32, between casts of inputs and outputs, where that is asked for; models that hold quantization or operators of other domains stay as they are."},
-	{Name: "fold-constants", Run: foldConstants, After: []string{"lift-constants"},
+	{Name: "fold-constants", Run: foldConstants, After: []string{"widen-halves"},
 		Does: "Computes deterministic nodes whose inputs are constant, or whose integer result follows from shapes, unless the result would outgrow the budget. DequantizeLinear is left alone."},
 	{Name: "choose-branches", Run: chooseBranches, After: []string{"fold-constants"},
 		Does: "Puts the branch that an If with a constant condition takes in its place."},
-	{Name: "lift-opset", Run: liftOpset, After: []string{"fold-constants"},
+	{Name: "lift-opset", Run: liftOpset, After: []string{"choose-branches"},
 		Does: "Raises the operator set of the default domain as far as needed, adapting every operator whose definition changed on the way."},
 	{Name: "simplify", Run: simplify, After: []string{"lift-opset"},
 		Does: "Merges Transpose with Transpose, Reshape, Squeeze and Unsqueeze with each other, Relu, Clip, Min and Max with constant bounds into one; removes x + 0, x - 0, x * 1 and x / 1 and a Where that selects one input everywhere; gives Expand a constant shape where its output only repeats axes of known size."},
-	{Name: "simplify-reshapes", Run: simplifyReshapes, After: []string{"fold-constants"},
+	{Name: "simplify-reshapes", Run: simplifyReshapes, After: []string{"simplify"},
 		Does: "Gives Reshape a constant shape where at most one dimension, or dimensions copied from its input, are unknown."},
-	{Name: "remove-identities", Run: removeIdentities, After: []string{"fold-constants"},
+	{Name: "remove-identities", Run: removeIdentities, After: []string{"simplify-reshapes"},
 		Does: "Removes Identity, inference-mode Dropout, and Pad, Cast, Transpose, Reshape, Slice, Expand and Concat that change nothing."},
 	{Name: "fuse-matmul-add", Run: fuseMatMulAdd, After: []string{"remove-identities"},
 		Does: "Makes MatMul of a matrix, or of more axes of known size, with a constant matrix, and the constant row that alone is added to it, one Gemm, as the runtime would."},
 	{Name: "normalize-gemm", Run: normalizeGemm, After: []string{"fuse-matmul-add"},
 		Does: "Gives Gemm a constant bias of rank 1 where it is constant along rows, and folds constant alpha and beta into weight and bias."},
-	{Name: "fuse-pads", Run: fusePads, After: []string{"fold-constants"},
+	{Name: "fuse-pads", Run: fusePads, After: []string{"remove-identities"},
 		Does: "Moves zero padding of spatial axes into the Conv and AveragePool nodes that read it, if nothing else does and the image is wider than 1."},
-	{Name: "fuse-hard-sigmoid", Run: fuseHardSigmoid, rounds: true, After: []string{"simplify", "remove-identities"},
+	{Name: "fuse-hard-sigmoid", Run: fuseHardSigmoid, rounds: true, After: []string{"normalize-gemm"},
 		Does: "Makes Clip(x + c, 0, h) / h a HardSigmoid, and x * Clip(x + c, 0, h) a product with one, where nothing else reads the values between."},
-	{Name: "fuse-tanh-gate", Run: fuseTanhGate, rounds: true, After: []string{"simplify", "remove-identities"},
+	{Name: "fuse-tanh-gate", Run: fuseTanhGate, rounds: true, After: []string{"fuse-hard-sigmoid"},
 		Does: "Makes (1 + tanh(s * q)) / 2, the gate of a GELU written out, a Sigmoid of 2 * s * q, where nothing else reads the values between."},
-	{Name: "fuse-scales", Run: fuseScales, After: []string{"fold-constants", "remove-identities", "normalize-gemm"},
+	{Name: "fuse-scales", Run: fuseScales, After: []string{"fuse-pads", "fuse-tanh-gate"},
 		Does: "Multiplies BatchNormalization and constant per-channel Mul, Div, Add and Sub behind a Conv, ConvTranspose or Gemm into its weight and bias, where nothing else reads the value between; and the same before a Conv into it, as far as padding leaves that exact."},
-	{Name: "fold-constants-again", Run: foldConstants, After: []string{"fuse-scales", "simplify-reshapes"},
+	{Name: "fold-constants-again", Run: foldConstants, After: []string{"fuse-scales"},
 		Does: "Computes what the other passes made constant."},
 	{Name: "share-results", Run: shareResults, After: []string{"fold-constants-again"},
 		Does: "Removes nodes that compute what an earlier node of the same graph computes, QuantizeLinear and DequantizeLinear excepted."},

@@ -11,26 +11,29 @@ import (
 )
 
 // TestDeterminism quantizes in every mode, with other numbers of processors, in
-// folders of other names and again: the bytes are the same. ONNXQ_FAULTS adds
-// the second sample model.
+// folders of other names, with flags in another order, and again: the bytes are
+// the same. ONNXQ_FAULTS adds the second sample model. TestOrders of package
+// passes has the passes in another order.
 func TestDeterminism(t *testing.T) {
 	modes := []struct {
 		name   string
 		sample bool // wants samples
 		flags  string
+		same   string // the same flags, said in another order
 	}{
-		{"auto", true, ""},
-		{"static", true, "--mode static"},
-		{"every method", true, "--mode static --method entropy --algorithm equalize,smooth,round,bias-correction"},
-		{"operators on codes", true, "--format qoperator"},
-		{"for size", true, "--prefer size --activations i8"},
-		{"dynamic", false, "--mode dynamic"},
-		{"weights", false, "--mode weights"},
-		{"four bits", true, "--weights i4 --granularity block:32"},
-		{"bits per weight", true, "--bits-per-weight 9 --granularity block:32 --scale-type f16"},
-		{"codebook", false, "--weights kmeans:16"},
-		{"float16", true, "--mode float16"},
-		{"external", true, "--external-data always"},
+		{name: "auto", sample: true},
+		{name: "static", sample: true, flags: "--mode static"},
+		{name: "every method", sample: true, flags: "--mode static --method entropy --algorithm equalize,smooth,round,bias-correction",
+			same: "--algorithm bias-correction --algorithm round,smooth,equalize --method entropy --mode static"},
+		{name: "operators on codes", sample: true, flags: "--format qoperator"},
+		{name: "for size", sample: true, flags: "--prefer size --activations i8"},
+		{name: "dynamic", flags: "--mode dynamic"},
+		{name: "weights", flags: "--mode weights"},
+		{name: "four bits", sample: true, flags: "--weights i4 --granularity block:32"},
+		{name: "bits per weight", sample: true, flags: "--bits-per-weight 9 --granularity block:32 --scale-type f16"},
+		{name: "codebook", flags: "--weights kmeans:16"},
+		{name: "float16", sample: true, flags: "--mode float16"},
+		{name: "external", sample: true, flags: "--external-data always"},
 	}
 	samples := []string{"digits"}
 	if os.Getenv("ONNXQ_FAULTS") != "" {
@@ -50,8 +53,12 @@ func TestDeterminism(t *testing.T) {
 		for _, mode := range modes {
 			t.Run(s+"/"+mode.name, func(t *testing.T) {
 				var want []byte
-				for _, c := range []struct{ procs, folder string }{{"1", ""}, {"2", ""}, {"7", ""}, {"2", other}, {"7", other}} {
-					args := append([]string{"quantize", c.folder + s + "/model.onnx", "-o", c.folder + "out.onnx", "-q", "--keep-failed"}, strings.Fields(mode.flags)...)
+				for i, c := range []struct{ procs, folder string }{{"1", ""}, {"2", ""}, {"7", ""}, {"2", other}, {"7", other}} {
+					flags := mode.flags
+					if i%2 > 0 && mode.same != "" {
+						flags = mode.same
+					}
+					args := append([]string{"quantize", c.folder + s + "/model.onnx", "-o", c.folder + "out.onnx", "-q", "--keep-failed"}, strings.Fields(flags)...)
 					if mode.sample {
 						args = append(args, "--data", c.folder+s+"/calib", "--samples", "16")
 					}
@@ -80,7 +87,7 @@ func TestDeterminism(t *testing.T) {
 					if want == nil {
 						want = got
 					} else if string(got) != string(want) {
-						t.Errorf("GOMAXPROCS=%s in %q: other bytes", c.procs, c.folder)
+						t.Errorf("GOMAXPROCS=%s in %q with %q: other bytes", c.procs, c.folder, flags)
 					}
 				}
 			})
