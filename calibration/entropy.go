@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/quant"
@@ -38,61 +39,41 @@ func entropyRange(s *Stats, levels int, symmetric bool) (quant.Range, error) {
 		counts[half] = min(counts[half], counts[next])
 	}
 	e := newDivergences(counts, levels)
+	defer e.free()
 	used := 0 // bins of the wider side that hold elements
 	for i, n := range h.Counts {
 		if n > 0 {
 			used = max(used, half-i, i-half+1)
 		}
 	}
-	// The widest windows come first: they tend to be good, and tell many of the
-	// narrow ones worse from what lies outside of these alone.
 	best, found := math.Inf(1), span{0, len(h.Counts)}
-	try := func(w span, d float64) {
+	try := func(w span, even bool) {
+		d := e.of(w, even)
 		if d < best || d == best && w.n() < found.n() {
 			best, found = d, w
 		}
 	}
 	if !oneSided {
-		for i := min(max(used, levels/2), half); i >= levels/2; {
-			// Four windows at a time; those that are divided like the widest count.
-			width := window(half, i).n() / levels
-			count, worse := 0, true
-			for ; count < 4 && i-count >= levels/2 && window(half, i-count).n()/levels == width; count++ {
-				w := window(half, i-count)
-				last := w.lo + (levels-1)*width
-				worse = worse && e.atLeast(w, w.lo+width, last, last+width) > best
+		from, to := levels/2, min(max(used, levels/2), half)
+		lower, most := e.bounds(from, to)
+		for k, d := range lower {
+			if !(d > min(most, best)) {
+				try(window(half, from+k), false)
 			}
-			if !worse {
-				d := e.centered(half-i, width)
-				for t := range count {
-					try(window(half, i-t), d[t])
-				}
-			}
-			i -= count
 		}
 		return quant.Range{Min: h.Edge(found.lo), Max: h.Edge(found.hi)}, nil
 	}
+	// The widest windows come first: they tend to be good, and tell many of the
+	// narrow ones worse from what lies outside of these alone.
 	step := max(half/oneSidedSteps, 1)
-	var list []span
-	for n := levels; n < max(used, levels)+step; n += step {
+	for n := levels + (max(used-levels, 0)+step-1)/step*step; n >= levels; n -= step {
 		n := min(n, half)
 		w := span{half, half + n}
 		if s.Min < 0 {
 			w = span{half - n, half + 1} // zeros lie in the first bin of the other side
 		}
-		list = append(list, w)
-	}
-	slices.Reverse(list)
-	for len(list) > 0 {
-		var four []span
-		for ; len(list) > 0 && len(four) < 4; list = list[1:] {
-			if w := list[0]; !(e.atLeast(w, w.lo+w.n()/levels, w.lo+(levels-1)*w.n()/levels, w.hi) > best) {
-				four = append(four, w)
-			}
-		}
-		d := e.even(four)
-		for t, w := range four {
-			try(w, d[t])
+		if !(e.atLeast(w) > best) {
+			try(w, true)
 		}
 	}
 	return quant.Range{Min: h.Edge(found.lo), Max: h.Edge(found.hi)}, nil
@@ -122,112 +103,125 @@ type divergences struct {
 	// count c, their number, c*log(c), log(c) and 1/c.
 	count, full, clogc, logc, oneByC []float64
 
-	means, weights []kernels.Lanes // of each group, for four windows
+	means, weights []float64 // of each group
+	logTotal       float64
+
+	// Working memory of boundsOf.
+	sums                             []groupSums
+	factors                          [][5]float64
+	inverse, logs, sum, slack, terms []float64
 }
 
+// memory has what was freed, for other histograms.
+var memory = sync.Pool{New: func() any { return new(divergences) }}
+
+func (e *divergences) free() {
+	e.counts = nil
+	memory.Put(e)
+}
+
+// resized makes the length of s, of any content, n.
+func resized[T any](s *[]T, n int) []T {
+	*s = slices.Grow((*s)[:0], n)[:n]
+	return *s
+}
+
+var logSmoothing = math.Log(smoothing)
+
 func newDivergences(counts []uint64, levels int) *divergences {
-	n := len(counts) + 1
-	all := make([]float64, 5*n)
-	e := &divergences{
-		counts: counts, levels: levels,
-		count: all[:n], full: all[n : 2*n], clogc: all[2*n : 3*n], logc: all[3*n : 4*n], oneByC: all[4*n:],
-		means: make([]kernels.Lanes, levels), weights: make([]kernels.Lanes, levels),
+	e := memory.Get().(*divergences)
+	e.counts, e.levels = counts, levels
+	for _, sums := range []*[]float64{&e.count, &e.full, &e.clogc, &e.logc, &e.oneByC} {
+		resized(sums, len(counts)+1)[0] = 0
 	}
+	resized(&e.means, levels)
+	resized(&e.weights, levels)
+	logs := e.logc[1:]
 	for i, c := range counts {
-		e.count[i+1], e.full[i+1] = e.count[i], e.full[i]
-		e.clogc[i+1], e.logc[i+1], e.oneByC[i+1] = e.clogc[i], e.logc[i], e.oneByC[i]
-		if c > 0 {
-			v := float64(c)
-			l := logOf(c)
-			e.count[i+1] += v
-			e.full[i+1]++
-			e.clogc[i+1] += float64(v * l)
-			e.logc[i+1] += l
-			e.oneByC[i+1] += 1 / v
-		}
+		logs[i] = float64(max(c, 1))
 	}
+	kernels.Logs(logs, logs)
+	var count, full, clogc, logc, oneByC float64
+	for i, c := range counts {
+		if c > 0 {
+			v, l := float64(c), logs[i]
+			count += v
+			full++
+			clogc += float64(v * l)
+			logc += l
+			oneByC += 1 / v
+		}
+		e.count[i+1], e.full[i+1], e.clogc[i+1], e.logc[i+1], e.oneByC[i+1] = count, full, clogc, logc, oneByC
+	}
+	logTotal := [1]float64{max(count, 1)}
+	kernels.Logs(logTotal[:], logTotal[:])
+	e.logTotal = logTotal[0]
 	return e
 }
 
-// smallLogs has the logarithms of numbers that most bins hold.
-var smallLogs = func() (logs [1024]float64) {
-	for i := range logs {
-		logs[i] = math.Log(float64(i))
-	}
-	return logs
-}()
-
-func logOf(n uint64) float64 {
-	if n < uint64(len(smallLogs)) {
-		return smallLogs[n]
-	}
-	return math.Log(float64(n))
-}
+// total returns the number of elements; smoothing moves them, it adds none.
+func (e *divergences) total() float64 { return e.count[len(e.counts)] }
 
 // clipped is P in one window.
 type clipped struct {
 	span
-	left, right float64 // what lies outside
-	full        float64 // bins that P fills
-	less        float64 // what smoothing takes from each of these
-	first, last bool    // whether the end bins are filled by what lies outside alone
-	entropy     float64 // sum of P*log(P)
+	left, right float64    // what lies outside
+	full        float64    // bins that P fills
+	less        float64    // what smoothing takes from each of these
+	first, last bool       // whether the end bins are filled by what lies outside alone
+	ends        [2]float64 // what P has in the end bins, smoothed, where it fills them
+	between     float64    // sum of P*log(P) over all other bins
 }
 
 func (e *divergences) clip(w span) clipped {
 	lo, hi := w.lo, w.hi
-	p := clipped{span: w, left: e.count[lo], right: e.count[len(e.counts)] - e.count[hi], full: e.full[hi] - e.full[lo]}
-	first, last := float64(e.counts[lo]), float64(e.counts[hi-1])
-	p.first, p.last = first == 0 && p.left > 0, last == 0 && p.right > 0
-	for _, alone := range []bool{p.first, p.last} {
-		if alone {
-			p.full++
-		}
+	p := clipped{span: w, left: e.count[lo], right: e.total() - e.count[hi], full: e.full[hi] - e.full[lo]}
+	ends := [2]float64{float64(e.counts[lo]), float64(e.counts[hi-1])}
+	p.first, p.last = ends[0] == 0 && p.left > 0, ends[1] == 0 && p.right > 0
+	if p.first {
+		p.full++
+	}
+	if p.last {
+		p.full++
 	}
 	if p.full == 0 {
 		return p
 	}
 	n := float64(w.n())
 	p.less = smoothing * (n - p.full) / p.full
-	k := e.full[hi] - e.full[lo]
-	p.entropy = e.clogc[hi] - e.clogc[lo] - float64(p.less*(e.logc[hi]-e.logc[lo]+k)) + float64(p.less*p.less/2*(e.oneByC[hi]-e.oneByC[lo]))
-	// An end bin with what lies outside is taken out and put in again.
-	for _, end := range [2][2]float64{{first, p.left}, {last, p.right}} {
-		old, more := end[0], end[1]
-		if more == 0 {
-			continue
+	ends[0] += p.left
+	ends[1] += p.right
+	for i, v := range ends {
+		if v > 0 {
+			p.ends[i] = max(v-p.less, smoothing)
 		}
-		if old > 0 {
-			p.entropy -= float64(old*math.Log(old)) - float64(p.less*(math.Log(old)+1)) + p.less*p.less/2/old
-		}
-		v := old + more - p.less
-		p.entropy += float64(v * math.Log(v))
 	}
-	p.entropy += float64((n - p.full) * smoothing * math.Log(smoothing))
+	a, b := lo+1, hi-1
+	k := e.full[b] - e.full[a]
+	p.between = e.clogc[b] - e.clogc[a] - float64(p.less*(e.logc[b]-e.logc[a]+k)) +
+		float64(p.less*p.less/2*(e.oneByC[b]-e.oneByC[a])) + float64((n-p.full)*smoothing*logSmoothing)
 	return p
 }
 
-// atLeast returns a bound from below of the divergence of a window whose first
-// group is [lo, b0) and whose last is [a1, b1), with what is behind it counted
-// there; 0 where it knows none. What lies outside is in the end bins of P, but
-// not in Q, where what is behind the last group is next to nothing: by the log
-// sum inequality the divergence of the bins is at least that of these, taken
-// together, from the others.
-func (e *divergences) atLeast(w span, b0, a1, b1 int) float64 {
-	total, n := e.count[len(e.counts)], float64(w.n())
+// atLeast returns a bound from below of the divergence of a window that is
+// divided evenly; 0 where it knows none. What lies outside is in the end bins of
+// P, but not in Q: by the log sum inequality the divergence of the bins is at
+// least that of these, taken together, from the others.
+func (e *divergences) atLeast(w span) float64 {
+	total, n := e.total(), float64(w.n())
 	// Groups hold at least their elements, less one for each bin, which rounding
 	// down takes.
-	mass := e.count[b1] - e.count[w.lo] - n
+	mass := e.count[w.hi] - e.count[w.lo] - n
 	if mass <= 0 {
 		return 0
 	}
-	mean := func(a, b, end int) float64 { return (e.count[end] - e.count[a]) / max(e.full[b]-e.full[a], 1) }
-	last := [2]float64{float64(e.counts[w.hi-1]) + total - e.count[w.hi], mean(a1, b1, w.hi) + smoothing}
-	if b1 < w.hi {
-		last = [2]float64{total - e.count[b1], smoothing * float64(w.hi-b1)}
-	}
+	mean := func(a, b int) float64 { return (e.count[b]-e.count[a])/max(e.full[b]-e.full[a], 1) + smoothing }
+	first, last := w.lo+w.n()/e.levels, w.lo+(e.levels-1)*w.n()/e.levels
 	var p, q float64
-	for _, end := range [2][2]float64{{float64(e.counts[w.lo]) + e.count[w.lo], mean(w.lo, b0, b0) + smoothing}, last} {
+	for _, end := range [2][2]float64{
+		{float64(e.counts[w.lo]) + e.count[w.lo], mean(w.lo, first)},
+		{float64(e.counts[w.hi-1]) + total - e.count[w.hi], mean(last, w.hi)},
+	} {
 		// Smoothing takes less than smoothing*n from all bins.
 		if pe, qe := (end[0]-smoothing*n)/total, end[1]/mass; pe > qe {
 			p, q = p+pe, q+qe
@@ -238,9 +232,12 @@ func (e *divergences) atLeast(w span, b0, a1, b1 int) float64 {
 	}
 	full := max(e.full[w.hi]-e.full[w.lo], 1)
 	less := smoothing * n / full
-	slack := float64(full*less*less*less)/total + 1e-9 // what clip neglects, and rounding
+	slack := float64(full*less*less*less)/total + rounding // what clip neglects
 	return p*math.Log(p/q) + (1-p)*math.Log((1-p)/(1-q)) - slack
 }
+
+// rounding is more than what rounding errors make of a divergence.
+const rounding = 1e-9
 
 // weight returns what P has, smoothed, in the bins [a, b) of the window.
 func (e *divergences) weight(p *clipped, a, b int) float64 {
@@ -279,97 +276,213 @@ func (e *divergences) mean(p *clipped, a, b, end int) float64 {
 	return math.Floor((e.count[end] - e.count[a]) / k)
 }
 
-// finish returns the divergences of four windows whose groups are in place;
-// rest is the weight of bins that stay empty in Q, mass what all bins have in Q
-// and filled how many are filled there.
-func (e *divergences) finish(p *[4]clipped, rest, mass, filled *kernels.Lanes) kernels.Lanes {
-	var less, cross, d kernels.Lanes
-	for t := range p {
-		less[t] = smoothing * (float64(p[t].n()) - filled[t]) / max(filled[t], 1)
-	}
-	kernels.CrossLogs(&cross, e.means, e.weights, &less, smoothing)
-	total := e.count[len(e.counts)] // smoothing moves mass, it adds none
-	for t := range p {
-		d[t] = math.Inf(1)
-		if p[t].full > 0 && filled[t] > 0 {
-			d[t] = (p[t].entropy-cross[t]-float64(rest[t]*math.Log(smoothing)))/total - math.Log(total) + math.Log(mass[t])
-		}
-	}
-	return d
+// quantized is what Q has.
+type quantized struct {
+	mass   float64 // in all bins
+	filled float64 // the number of bins that it fills
 }
 
-// centered returns the divergences of the windows about the middle bin that
-// begin at lo to lo+3. Groups have width bins each; the rest counts with the
-// last group and stays empty in Q, as in onnxruntime. A window of a histogram
-// of fewer than four bins a side may begin before it: it has no divergence.
-func (e *divergences) centered(lo, width int) kernels.Lanes {
-	half := len(e.counts) / 2
-	var p [4]clipped
-	var less, rest, mass, filled kernels.Lanes
-	for t := range p {
-		if i := half - lo - t; i >= 0 && i <= half {
-			p[t] = e.clip(window(half, i))
-			less[t] = p[t].less
-		}
+// add counts a group of bins with the same mean.
+func (q *quantized) add(mean, bins float64) {
+	if mean > 0 {
+		q.mass += float64(mean * bins)
+		q.filled += bins
 	}
+}
+
+// less returns what smoothing takes from a bin of Q in a window of n bins.
+func (q *quantized) less(n int) float64 {
+	return smoothing * (float64(n) - q.filled) / max(q.filled, 1)
+}
+
+// of returns the divergence of a window. Its groups have the same number of
+// bins, and the rest counts with the last group and stays empty in Q, as in
+// onnxruntime; even windows are divided as evenly as it goes.
+func (e *divergences) of(w span, even bool) float64 {
+	p := e.clip(w)
+	if p.full == 0 {
+		return math.Inf(1)
+	}
+	width, more := w.n()/e.levels, 0
+	if even {
+		more = w.n() % e.levels
+	}
+	var q quantized
 	last := e.levels - 1
-	if lo < 0 || lo+3+e.levels*width >= len(e.count) {
-		clear(e.means)
-		clear(e.weights)
-		for t := range p {
-			for j := 1; j < last && p[t].full > 0; j++ {
-				a := p[t].lo + j*width
-				if a+width <= p[t].hi {
-					e.group(&p[t], t, j, a, a+width, a+width, width, &mass, &filled)
-				}
-			}
+	means, weights := e.means[:e.levels], e.weights[:e.levels]
+	a := w.lo + width
+	means[0], weights[0] = e.mean(&p, w.lo, a, a), e.weight(&p, w.lo, a)
+	q.add(means[0], float64(width))
+	left := more
+	c0, k0 := e.count[a], e.full[a]
+	for j := 1; j < last; j++ {
+		b := a + width
+		if left += more; left >= e.levels {
+			left -= e.levels
+			b++
 		}
-	} else {
-		total := kernels.GroupMeans(e.means[1:last], e.weights[1:last], e.count[lo+width:], e.full[lo+width:], width, &less, smoothing)
-		for t := range p {
-			mass[t], filled[t] = total[0][t]*float64(width), total[1][t]*float64(width)
+		c1, k1 := e.count[b], e.full[b]
+		c, k, bins := c1-c0, k1-k0, float64(b-a)
+		weights[j] = c - float64(k*p.less) + float64((bins-k)*smoothing)
+		means[j] = 0
+		if k > 0 {
+			m := math.Floor(c / k)
+			means[j] = m
+			q.mass += float64(m * bins)
+			q.filled += bins
+		}
+		a, c0, k0 = b, c1, k1
+	}
+	b := a + width
+	if even {
+		b = w.hi
+	}
+	means[last], weights[last] = e.mean(&p, a, b, w.hi), e.weight(&p, a, b)
+	q.add(means[last], float64(b-a))
+	if q.filled == 0 {
+		return math.Inf(1)
+	}
+	less := q.less(w.n())
+	for j, m := range means {
+		x := smoothing
+		if m-less > x {
+			x = m - less
+		}
+		means[j] = x
+	}
+	kernels.Logs(means, means)
+	var cross [4]float64
+	for j, l := range means {
+		cross[j%4] += float64(weights[j] * l)
+	}
+	logs := [3]float64{p.ends[0], p.ends[1], q.mass}
+	for i, x := range logs[:2] {
+		if x == 0 {
+			logs[i] = 1
 		}
 	}
-	for t := range p {
-		w := &p[t]
-		if w.full == 0 || w.lo+e.levels*width > w.hi {
-			w.full = 0
-			e.means[0][t], e.weights[0][t], e.means[last][t], e.weights[last][t] = 0, 0, 0, 0
+	kernels.Logs(logs[:], logs[:])
+	entropy := p.between + float64(p.ends[0]*logs[0]) + float64(p.ends[1]*logs[1])
+	sum := (cross[0] + cross[1]) + (cross[2] + cross[3]) + float64(e.weight(&p, b, w.hi)*logSmoothing)
+	return (entropy-sum)/e.total() - e.logTotal + logs[2]
+}
+
+// bounds returns, for the windows about the middle bin that reach from up to to
+// bins to each side, numbers that their divergences are not below, and one that
+// the least of them is not above.
+func (e *divergences) bounds(from, to int) (lower []float64, most float64) {
+	half := len(e.counts) / 2
+	lower, most = make([]float64, to-from+1), math.Inf(1)
+	width := func(i int) int { return window(half, i).n() / e.levels }
+	for i := from; i <= to; {
+		end := i + 1
+		for end <= to && width(end) == width(i) {
+			end++
+		}
+		most = min(most, e.boundsOf(i, end-1, width(i), lower[i-from:end-from]))
+		i = end
+	}
+	return lower, most
+}
+
+// groupSums sums up what groups of bins, but the first and the last of a window,
+// have: c elements in k bins that are filled, with the mean m, rounded down,
+// above 0.
+type groupSums struct {
+	cLog, kLog, log float64 // c, k and 1, times log(m)
+	byMean          float64 // c/m
+	mean, some      float64 // m and 1
+}
+
+// boundsOf is bounds of windows whose groups have the same width. Such windows
+// share groups, so that sums over every width-th bin give what all groups of a
+// window add, at one step for each bin that a group begins at. What smoothing
+// takes from Q differs by window, and shifts the logarithms of the means by
+// less/m up to (less/m)²/(1-less/m)/2.
+func (e *divergences) boundsOf(from, to, width int, lower []float64) (most float64) {
+	most = math.Inf(1)
+	half, inner := len(e.counts)/2, (e.levels-2)*width
+	if to-from < width {
+		for i := range lower {
+			lower[i] = math.Inf(-1)
+		}
+		return most
+	}
+	first := half - to + width // the first bin that an inner group begins at
+	n := to - from + 1
+	sums := resized(&e.sums, n+inner)
+	clear(sums[:min(width, len(sums))])
+	groups := max(len(sums)-width, 0)
+	inverse, logs := resized(&e.inverse, groups), resized(&e.logs, groups)
+	for i := range logs {
+		a := first + i
+		logs[i] = 1
+		if k := e.full[a+width] - e.full[a]; k > 0 {
+			logs[i] = math.Floor((e.count[a+width] - e.count[a]) / k)
+		}
+		inverse[i] = 1 / logs[i]
+	}
+	kernels.Logs(logs, logs)
+	for i, l := range logs {
+		a := first + i
+		c, k := e.count[a+width]-e.count[a], e.full[a+width]-e.full[a]
+		m, some := 0.0, 0.0
+		if k > 0 {
+			m, some = math.Floor(c/k), 1
+		}
+		s, t := &sums[i], &sums[i+width]
+		t.cLog = s.cLog + c*l
+		t.kLog = s.kLog + k*l
+		t.log = s.log + l
+		t.byMean = s.byMean + c*inverse[i]
+		t.mean = s.mean + m
+		t.some = s.some + some
+	}
+	// The divergence is sum + factors·log(terms), over the total.
+	sum, slack := resized(&e.sum, n), resized(&e.slack, n)
+	factors, terms := resized(&e.factors, n), resized(&e.terms, 5*n)
+	bins := float64(width)
+	for i := range n {
+		w := window(half, from+i)
+		p := e.clip(w)
+		a, b := &sums[to-from-i], &sums[to-from-i+inner]
+		q := quantized{mass: (b.mean - a.mean) * bins, filled: (b.some - a.some) * bins}
+		last := w.hi - w.n() + (e.levels-1)*width
+		means := [2]float64{e.mean(&p, w.lo, w.lo+width, w.lo+width), e.mean(&p, last, last+width, w.hi)}
+		q.add(means[0], bins)
+		q.add(means[1], bins)
+		less, size := q.less(w.n()), float64(w.n())
+		t := (*[5]float64)(terms[5*i:])
+		factors[i], *t = [5]float64{}, [5]float64{1, 1, 1, 1, 1}
+		if sum[i], slack[i] = math.Inf(1), 0; p.full == 0 || q.filled == 0 {
 			continue
 		}
-		e.group(w, t, 0, w.lo, w.lo+width, w.lo+width, width, &mass, &filled)
-		a := w.lo + last*width
-		e.group(w, t, last, a, a+width, w.hi, width, &mass, &filled)
-		rest[t] = e.weight(w, a+width, w.hi)
-	}
-	return e.finish(&p, &rest, &mass, &filled)
-}
-
-// group puts group j of window t in place: the bins [a, b), of which those up
-// to end count.
-func (e *divergences) group(p *clipped, t, j, a, b, end, width int, mass, filled *kernels.Lanes) {
-	q := e.mean(p, a, b, end)
-	e.means[j][t], e.weights[j][t] = q, e.weight(p, a, b)
-	if q > 0 {
-		mass[t] += float64(q * float64(width))
-		filled[t] += float64(width)
-	}
-}
-
-// even returns the divergences of up to four windows that are divided evenly.
-func (e *divergences) even(list []span) kernels.Lanes {
-	var p [4]clipped
-	var rest, mass, filled kernels.Lanes
-	clear(e.means)
-	clear(e.weights)
-	for t, w := range list {
-		p[t] = e.clip(w)
-		a := w.lo
-		for j := range e.levels {
-			b := w.lo + (j+1)*w.n()/e.levels
-			e.group(&p[t], t, j, a, b, b, b-a, &mass, &filled)
-			a = b
+		if less >= 0.5 {
+			sum[i], slack[i] = 0, math.Inf(1)
+			continue
+		}
+		sum[i] = p.between - (b.cLog - a.cLog) + (p.less+smoothing)*(b.kLog-a.kLog) - smoothing*bins*(b.log-a.log) +
+			less*(b.byMean-a.byMean) - (e.weight(&p, last+width, w.hi)+smoothing*bins*(float64(e.levels-2)-(b.some-a.some)))*logSmoothing
+		slack[i] = less*(p.less+smoothing)*p.full + less*smoothing*size + less*less/(1-less)*(p.full*(1+p.less)+smoothing*size)
+		factors[i] = [5]float64{p.ends[0], p.ends[1], -e.weight(&p, w.lo, w.lo+width), -e.weight(&p, last, last+width), e.total()}
+		for k, v := range [5]float64{p.ends[0], p.ends[1], max(means[0]-less, smoothing), max(means[1]-less, smoothing), q.mass} {
+			if v > 0 {
+				t[k] = v
+			}
 		}
 	}
-	return e.finish(&p, &rest, &mass, &filled)
+	kernels.Logs(terms, terms)
+	for i := range n {
+		d, t := sum[i], terms[5*i:5*i+5]
+		for k, f := range factors[i] {
+			d += f * t[k]
+		}
+		d = d/e.total() - e.logTotal
+		near := slack[i]/e.total() + rounding
+		lower[i] = d - near
+		if d+near < most {
+			most = d + near
+		}
+	}
+	return most
 }

@@ -383,24 +383,40 @@ func (o *Observer) UpdateBlocks(sample int, shape []int, channels int, x []float
 
 // whole takes in blocks of so many elements each, from channel at on.
 func (o *Observer) whole(sample, at, each int, x []float32) {
-	e := kernels.MinMax(x)
-	if rare(e) || o.stats.Channels == nil {
-		for ; len(x) > 0; x = x[each:] {
-			o.mixed(sample, at, kernels.BlockSize, x[:each])
+	if o.stats.Channels == nil {
+		for block := range slices.Chunk(x, each) {
+			o.mixed(sample, at, kernels.BlockSize, block)
 			at += kernels.BlockSize
 		}
 		return
 	}
+	all, from, to := kernels.NoExtrema(), 0, 0 // elements whose sums are in
+	flush := func() {
+		for part := range slices.Chunk(x[from:to], chunk) {
+			o.stats.add(part, all)
+		}
+		if to > from {
+			o.stats.sample(SampleRange{sample, all.Min, all.Max})
+		}
+		all, from = kernels.NoExtrema(), to
+	}
 	for block := range slices.Chunk(x, each) {
 		for part := range slices.Chunk(block, chunk) {
-			o.lanes(at, part)
+			b, finite := kernels.BlockMoments(part)
+			if e := b.Extrema(); finite && !rare(e) {
+				o.lanes(at, len(part)/kernels.BlockSize, &b)
+				all = all.Merge(e)
+				to += len(part)
+				continue
+			}
+			flush()
+			o.mixed(sample, at, kernels.BlockSize, part)
+			to += len(part)
+			from = to
 		}
 		at += kernels.BlockSize
 	}
-	for part := range slices.Chunk(x, chunk) {
-		o.stats.add(part, e)
-	}
-	o.stats.sample(SampleRange{sample, e.Min, e.Max})
+	flush()
 }
 
 // mixed takes in elements of n channels, from channel at on, that lie side by
@@ -421,17 +437,15 @@ func (o *Observer) mixed(sample, at, n int, x []float32) {
 	}
 }
 
-// lanes takes in the sums, and those of 16 channels from channel at on, that lie
-// side by side.
-func (o *Observer) lanes(at int, x []float32) {
+// lanes takes in the sums, and those of 16 channels from channel at on, of so
+// many rows.
+func (o *Observer) lanes(at, rows int, b *kernels.BlockStats) {
 	s := &o.stats
 	c := s.Channels
-	b := kernels.BlockMoments(x)
-	each := uint64(len(x) / kernels.BlockSize)
 	for k := range kernels.BlockSize {
 		c.Min[at+k], c.Max[at+k] = min(c.Min[at+k], b.Min[k]), max(c.Max[at+k], b.Max[k])
 		c.Sum[at+k].Add(b.Sum[k])
-		c.Count[at+k] += each
+		c.Count[at+k] += uint64(rows)
 		s.Sum.Add(b.Sum[k])
 	}
 	s.Squares.Add(b.Squares)

@@ -5,58 +5,12 @@ import "math"
 // Lanes are four numbers that are computed together.
 type Lanes = [4]float64
 
-// GroupMeans divides bins of four windows into groups. Window t begins at bin
-// t; its group j has the bins from t+j*width up to, but not including,
-// t+(j+1)*width. counts and filled hold, for each bin, the sum of the counts of
-// the bins before it and how many of them are not empty, and one element more;
-// all are whole numbers. means[j] becomes the mean of the filled bins of group
-// j, rounded down, 0 where there are none, and weights[j] what the bins have in
-// all: c - k*less + (width-k)*smooth, with the count c and k filled bins. total
-// is the sum of the means, and of the groups whose mean is above 0. Each of
-// means and weights has a group in each element.
-func GroupMeans(means, weights []Lanes, counts, filled []float64, width int, less *Lanes, smooth float64) (total [2]Lanes) {
-	groups := len(means)
-	if groups == 0 {
-		return total
-	}
-	_, _, _ = weights[groups-1], counts[groups*width+3], filled[groups*width+3]
-	if groupMeansVec(means, weights, counts, filled, width, less, smooth, &total) {
-		return total
-	}
-	w := float64(width)
-	for j := range groups {
-		for t := range 4 {
-			a, b := j*width+t, (j+1)*width+t
-			c, k := counts[b]-counts[a], filled[b]-filled[a]
-			q := 0.0
-			if k > 0 {
-				q = math.Floor(c / k)
-			}
-			means[j][t] = q
-			total[0][t] += q
-			if q > 0 {
-				total[1][t]++
-			}
-			weights[j][t] = float64(c-float64(k*less[t])) + float64((w-k)*smooth)
-		}
-	}
-	return total
-}
-
-// CrossLogs adds to sums, for each lane, weights[j]*log(max(means[j]-less,
-// smooth)) over all j; smooth is a normal number above 0.
-func CrossLogs(sums *Lanes, means, weights []Lanes, less *Lanes, smooth float64) {
-	if len(means) == 0 {
-		return
-	}
-	_ = weights[len(means)-1]
-	if crossLogsVec(sums, means, weights, less, smooth) {
-		return
-	}
-	for j := range means {
-		for t := range 4 {
-			sums[t] += float64(weights[j][t] * log64(max(means[j][t]-less[t], smooth)))
-		}
+// Logs sets dst[i] to the natural logarithm of src[i], which is a normal number
+// above 0; dst may be src.
+func Logs(dst, src []float64) {
+	src = src[:len(dst)]
+	for i := logsVec(dst, src); i < len(dst); i++ {
+		dst[i] = log64(src[i])
 	}
 }
 

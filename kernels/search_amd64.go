@@ -2,20 +2,14 @@
 
 package kernels
 
-func groupMeansVec(means, weights []Lanes, counts, filled []float64, width int, less *Lanes, smooth float64, total *[2]Lanes) bool {
-	if level == Generic {
-		return false
+// logsVec computes the first logarithms and returns how many they are.
+func logsVec(dst, src []float64) int {
+	count := len(dst) &^ 3
+	if level == Generic || count == 0 {
+		return 0
 	}
-	groupMeansAVX2(&means[0], &weights[0], &counts[0], &filled[0], len(means), width, less, smooth, total)
-	return true
-}
-
-func crossLogsVec(sums *Lanes, means, weights []Lanes, less *Lanes, smooth float64) bool {
-	if level == Generic {
-		return false
-	}
-	crossLogsAVX2(sums, &means[0], &weights[0], len(means), less, smooth)
-	return true
+	logsAVX2(&dst[0], &src[0], count)
+	return count
 }
 
 // quantCostVec adds what the first elements cost and returns how many they are.

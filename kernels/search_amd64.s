@@ -4,130 +4,62 @@
 
 #include "textflag.h"
 
-// func groupMeansAVX2(means *[4]float64, weights *[4]float64, counts *float64, filled *float64, groups int, width int, less *[4]float64, smooth float64, total *[2][4]float64)
+// func logsAVX2(dst *float64, src *float64, count int)
 // Requires: AVX, AVX2
-TEXT ·groupMeansAVX2(SB), NOSPLIT, $0-72
-	MOVQ         means+0(FP), AX
-	MOVQ         weights+8(FP), CX
-	MOVQ         counts+16(FP), DX
-	MOVQ         filled+24(FP), BX
-	MOVQ         groups+32(FP), SI
-	MOVQ         width+40(FP), DI
-	MOVQ         less+48(FP), R8
-	VMOVUPD      (R8), Y0
-	VBROADCASTSD smooth+56(FP), Y1
-	MOVQ         total+64(FP), R8
-	VMOVUPD      k3ff0000000000000<>+0(SB), Y3
-	VXORPD       X2, X2, X2
-	VCVTSI2SDQ   DI, X2, X2
-	VBROADCASTSD X2, Y2
-	SHLQ         $0x03, DI
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VMOVUPD      (DX), Y7
-	VMOVUPD      (BX), Y8
+TEXT ·logsAVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ count+16(FP), DX
 
 loop1:
-	ADDQ     DI, DX
-	ADDQ     DI, BX
-	VMOVUPD  (DX), Y9
-	VMOVUPD  (BX), Y10
-	VSUBPD   Y7, Y9, Y11
-	VSUBPD   Y8, Y10, Y12
-	VMOVAPD  Y9, Y7
-	VMOVAPD  Y10, Y8
-	VDIVPD   Y12, Y11, Y9
-	VROUNDPD $0x09, Y9, Y9
-	VCMPPD   $0x11, Y12, Y4, Y10
-	VANDPD   Y10, Y9, Y9
-	VCMPPD   $0x11, Y9, Y4, Y10
-	VANDPD   Y3, Y10, Y10
-	VADDPD   Y9, Y5, Y5
-	VADDPD   Y10, Y6, Y6
-	VMOVUPD  Y9, (AX)
-	VMULPD   Y0, Y12, Y9
-	VSUBPD   Y9, Y11, Y9
-	VSUBPD   Y12, Y2, Y10
-	VMULPD   Y1, Y10, Y10
-	VADDPD   Y10, Y9, Y9
-	VMOVUPD  Y9, (CX)
-	ADDQ     $0x00000020, AX
-	ADDQ     $0x00000020, CX
-	DECQ     SI
-	JNE      loop1
-	VMOVUPD  Y5, (R8)
-	VMOVUPD  Y6, 32(R8)
-	VZEROUPPER
-	RET
-
-DATA k3ff0000000000000<>+0(SB)/8, $0x3ff0000000000000
-DATA k3ff0000000000000<>+8(SB)/8, $0x3ff0000000000000
-DATA k3ff0000000000000<>+16(SB)/8, $0x3ff0000000000000
-DATA k3ff0000000000000<>+24(SB)/8, $0x3ff0000000000000
-GLOBL k3ff0000000000000<>(SB), RODATA|NOPTR, $32
-
-// func crossLogsAVX2(sums *[4]float64, means *[4]float64, weights *[4]float64, groups int, less *[4]float64, smooth float64)
-// Requires: AVX, AVX2
-TEXT ·crossLogsAVX2(SB), NOSPLIT, $0-48
-	MOVQ         sums+0(FP), AX
-	MOVQ         means+8(FP), CX
-	MOVQ         weights+16(FP), DX
-	MOVQ         groups+24(FP), BX
-	MOVQ         less+32(FP), SI
-	VMOVUPD      (SI), Y0
-	VBROADCASTSD smooth+40(FP), Y1
-	VMOVUPD      (AX), Y2
-
-loop2:
-	VMOVUPD   (CX), Y3
-	VSUBPD    Y0, Y3, Y3
-	VMAXPD    Y1, Y3, Y3
-	VPSRLQ    $0x34, Y3, Y4
-	VPOR      k4330000000000000<>+0(SB), Y4, Y4
-	VSUBPD    k43300000000003ff<>+0(SB), Y4, Y4
-	VANDPD    k000fffffffffffff<>+0(SB), Y3, Y3
-	VORPD     k3ff0000000000000<>+0(SB), Y3, Y3
-	VCMPPD    $0x1e, k3ff6a09e667f3bcd<>+0(SB), Y3, Y5
-	VMULPD    k3fe0000000000000<>+0(SB), Y3, Y6
-	VBLENDVPD Y5, Y6, Y3, Y3
-	VANDPD    k3ff0000000000000<>+0(SB), Y5, Y5
-	VADDPD    Y5, Y4, Y4
-	VSUBPD    k3ff0000000000000<>+0(SB), Y3, Y3
-	VADDPD    k4000000000000000<>+0(SB), Y3, Y5
-	VDIVPD    Y5, Y3, Y5
-	VMULPD    Y5, Y5, Y6
-	VMOVUPD   k3fc2f112df3e5244<>+0(SB), Y7
-	VMULPD    Y6, Y7, Y7
-	VADDPD    k3fc39a09d078c69f<>+0(SB), Y7, Y7
-	VMULPD    Y6, Y7, Y7
-	VADDPD    k3fc7466496cb03de<>+0(SB), Y7, Y7
-	VMULPD    Y6, Y7, Y7
-	VADDPD    k3fcc71c51d8e78af<>+0(SB), Y7, Y7
-	VMULPD    Y6, Y7, Y7
-	VADDPD    k3fd2492494229359<>+0(SB), Y7, Y7
-	VMULPD    Y6, Y7, Y7
-	VADDPD    k3fd999999997fa04<>+0(SB), Y7, Y7
-	VMULPD    Y6, Y7, Y7
-	VADDPD    k3fe5555555555593<>+0(SB), Y7, Y7
-	VMULPD    Y6, Y7, Y7
-	VMULPD    Y3, Y3, Y6
-	VMULPD    k3fe0000000000000<>+0(SB), Y6, Y6
-	VADDPD    Y6, Y7, Y7
-	VMULPD    Y5, Y7, Y5
-	VMULPD    k3dea39ef35793c76<>+0(SB), Y4, Y7
-	VADDPD    Y7, Y5, Y5
-	VSUBPD    Y5, Y6, Y5
-	VSUBPD    Y3, Y5, Y3
-	VMULPD    k3fe62e42fee00000<>+0(SB), Y4, Y4
-	VSUBPD    Y3, Y4, Y3
-	VMULPD    (DX), Y3, Y3
-	VADDPD    Y3, Y2, Y2
+	CMPQ      DX, $0x00000004
+	JL        end2
+	VMOVUPD   (CX), Y0
+	VPSRLQ    $0x34, Y0, Y1
+	VPOR      k4330000000000000<>+0(SB), Y1, Y1
+	VSUBPD    k43300000000003ff<>+0(SB), Y1, Y1
+	VANDPD    k000fffffffffffff<>+0(SB), Y0, Y0
+	VORPD     k3ff0000000000000<>+0(SB), Y0, Y0
+	VCMPPD    $0x1e, k3ff6a09e667f3bcd<>+0(SB), Y0, Y2
+	VMULPD    k3fe0000000000000<>+0(SB), Y0, Y3
+	VBLENDVPD Y2, Y3, Y0, Y0
+	VANDPD    k3ff0000000000000<>+0(SB), Y2, Y2
+	VADDPD    Y2, Y1, Y1
+	VSUBPD    k3ff0000000000000<>+0(SB), Y0, Y0
+	VADDPD    k4000000000000000<>+0(SB), Y0, Y2
+	VDIVPD    Y2, Y0, Y2
+	VMULPD    Y2, Y2, Y3
+	VMOVUPD   k3fc2f112df3e5244<>+0(SB), Y4
+	VMULPD    Y3, Y4, Y4
+	VADDPD    k3fc39a09d078c69f<>+0(SB), Y4, Y4
+	VMULPD    Y3, Y4, Y4
+	VADDPD    k3fc7466496cb03de<>+0(SB), Y4, Y4
+	VMULPD    Y3, Y4, Y4
+	VADDPD    k3fcc71c51d8e78af<>+0(SB), Y4, Y4
+	VMULPD    Y3, Y4, Y4
+	VADDPD    k3fd2492494229359<>+0(SB), Y4, Y4
+	VMULPD    Y3, Y4, Y4
+	VADDPD    k3fd999999997fa04<>+0(SB), Y4, Y4
+	VMULPD    Y3, Y4, Y4
+	VADDPD    k3fe5555555555593<>+0(SB), Y4, Y4
+	VMULPD    Y3, Y4, Y4
+	VMULPD    Y0, Y0, Y3
+	VMULPD    k3fe0000000000000<>+0(SB), Y3, Y3
+	VADDPD    Y3, Y4, Y4
+	VMULPD    Y2, Y4, Y2
+	VMULPD    k3dea39ef35793c76<>+0(SB), Y1, Y4
+	VADDPD    Y4, Y2, Y2
+	VSUBPD    Y2, Y3, Y2
+	VSUBPD    Y0, Y2, Y0
+	VMULPD    k3fe62e42fee00000<>+0(SB), Y1, Y1
+	VSUBPD    Y0, Y1, Y0
+	VMOVUPD   Y0, (AX)
+	ADDQ      $0x00000020, AX
 	ADDQ      $0x00000020, CX
-	ADDQ      $0x00000020, DX
-	DECQ      BX
-	JNE       loop2
-	VMOVUPD   Y2, (AX)
+	SUBQ      $0x00000004, DX
+	JMP       loop1
+
+end2:
 	VZEROUPPER
 	RET
 
@@ -148,6 +80,12 @@ DATA k000fffffffffffff<>+8(SB)/8, $0x000fffffffffffff
 DATA k000fffffffffffff<>+16(SB)/8, $0x000fffffffffffff
 DATA k000fffffffffffff<>+24(SB)/8, $0x000fffffffffffff
 GLOBL k000fffffffffffff<>(SB), RODATA|NOPTR, $32
+
+DATA k3ff0000000000000<>+0(SB)/8, $0x3ff0000000000000
+DATA k3ff0000000000000<>+8(SB)/8, $0x3ff0000000000000
+DATA k3ff0000000000000<>+16(SB)/8, $0x3ff0000000000000
+DATA k3ff0000000000000<>+24(SB)/8, $0x3ff0000000000000
+GLOBL k3ff0000000000000<>(SB), RODATA|NOPTR, $32
 
 DATA k3ff6a09e667f3bcd<>+0(SB)/8, $0x3ff6a09e667f3bcd
 DATA k3ff6a09e667f3bcd<>+8(SB)/8, $0x3ff6a09e667f3bcd

@@ -2,12 +2,6 @@
 
 package kernels
 
-func groupMeansVec(means, weights []Lanes, counts, filled []float64, width int, less *Lanes, smooth float64, total *[2]Lanes) bool {
-	return false
-}
-
-func crossLogsVec(sums *Lanes, means, weights []Lanes, less *Lanes, smooth float64) bool {
-	return false
-}
+func logsVec(dst, src []float64) int { return 0 }
 
 func quantCostVec(sums *Lanes, x, n []float64, step, lo, hi float64, magnitudes bool) int { return 0 }

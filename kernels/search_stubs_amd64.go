@@ -4,15 +4,10 @@
 
 package kernels
 
-// groupMeansAVX2 is groupMeans of groups > 0.
+// logsAVX2 is logs; count is a positive multiple of 4.
 //
 //go:noescape
-func groupMeansAVX2(means *[4]float64, weights *[4]float64, counts *float64, filled *float64, groups int, width int, less *[4]float64, smooth float64, total *[2][4]float64)
-
-// crossLogsAVX2 is crossLogs of groups > 0.
-//
-//go:noescape
-func crossLogsAVX2(sums *[4]float64, means *[4]float64, weights *[4]float64, groups int, less *[4]float64, smooth float64)
+func logsAVX2(dst *float64, src *float64, count int)
 
 // quantCostSquaresAVX2 is quantCost of squares; count is a positive multiple of 4.
 //

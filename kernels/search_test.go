@@ -22,68 +22,25 @@ func TestLog64(t *testing.T) {
 	}
 }
 
-// TestGroups compares with the definition, and every level with the portable
-// form, bit by bit.
-func TestGroups(t *testing.T) {
+// TestLogs compares every level with the portable form, bit by bit.
+func TestLogs(t *testing.T) {
 	r := random(12)
-	type result struct {
-		means, weights []Lanes
-		total          [2]Lanes
-		sums           Lanes
-	}
-	for _, groups := range []int{0, 1, 2, 5, 128} {
-		for _, width := range []int{1, 2, 7, 31} {
-			bins := groups*width + 3
-			counts, filled := guarded[float64](t, bins+1), guarded[float64](t, bins+1)
-			each := make([]float64, bins)
-			for i := range bins {
-				if r.IntN(3) > 0 {
-					each[i] = float64(r.IntN(1 << r.IntN(40)))
-				}
-				counts[i+1], filled[i+1] = counts[i]+each[i], filled[i]
-				if each[i] > 0 {
-					filled[i+1]++
-				}
-			}
-			less := Lanes{0, 1e-4, 0.3, 1.5}
-			var portable *result
-			compute := func() *result {
-				c := &result{means: guarded[Lanes](t, groups), weights: guarded[Lanes](t, groups), sums: Lanes{1, 2, 3, 4}}
-				c.total = GroupMeans(c.means, c.weights, counts[:bins+1], filled, width, &less, 1e-4)
-				CrossLogs(&c.sums, c.means, c.weights, &less, 1e-4)
-				return c
-			}
-			func() {
-				defer func(l Level) { level = l }(level)
-				level = Generic
-				portable = compute()
-			}()
-			for j, m := range portable.means {
-				for lane := range 4 {
-					var sum, full float64
-					for _, c := range each[lane+j*width : lane+(j+1)*width] {
-						sum += c
-						if c > 0 {
-							full++
-						}
-					}
-					want := 0.0
-					if full > 0 {
-						want = math.Floor(sum / full)
-					}
-					weight := sum - full*less[lane] + (float64(width)-full)*1e-4
-					if m[lane] != want || math.Abs(portable.weights[j][lane]-weight) > 1e-9*(1+sum) {
-						t.Fatalf("%d groups of %d: group %d, window %d: %v %v, want %v %v", groups, width, j, lane, m[lane], portable.weights[j][lane], want, weight)
-					}
-				}
-			}
-			eachLevel(t, func(t *testing.T) {
-				got := compute()
-				if !slices.Equal(got.means, portable.means) || !slices.Equal(got.weights, portable.weights) || got.total != portable.total || got.sums != portable.sums {
-					t.Fatalf("%d groups of %d:\n got %v\nwant %v", groups, width, got, portable)
-				}
-			})
+	for n := range 20 {
+		x, want := guarded[float64](t, n), make([]float64, n)
+		for i := range x {
+			x[i] = math.Ldexp(1+r.Float64(), r.IntN(2000)-1000)
+			want[i] = log64(x[i])
 		}
+		eachLevel(t, func(t *testing.T) {
+			got := guarded[float64](t, n)
+			if Logs(got, x); !slices.Equal(got, want) {
+				t.Fatalf("%d logarithms: %v, want %v", n, got, want)
+			}
+			copy(got, x)
+			if Logs(got, got); !slices.Equal(got, want) {
+				t.Fatalf("%d logarithms in place: %v, want %v", n, got, want)
+			}
+		})
 	}
 }
 
@@ -139,14 +96,7 @@ func TestAddColumns(t *testing.T) {
 }
 
 func BenchmarkSearch(b *testing.B) {
-	const groups, width = 128, 16
-	counts, filled := make([]float64, groups*width+4), make([]float64, groups*width+4)
-	for i := range counts {
-		counts[i], filled[i] = float64(1000*i), float64(i)
-	}
-	means, weights := make([]Lanes, groups), make([]Lanes, groups)
-	less, sums := Lanes{}, Lanes{}
-	x, n := make([]float64, 2048), make([]float64, 2048)
+	x, n, logs := make([]float64, 2048), make([]float64, 2048), make([]float64, 2048)
 	for i := range x {
 		x[i], n[i] = float64(i)/100, 3
 	}
@@ -154,8 +104,7 @@ func BenchmarkSearch(b *testing.B) {
 		name string
 		f    func()
 	}{
-		{"GroupMeans", func() { GroupMeans(means, weights, counts, filled, width, &less, 1e-4) }},
-		{"CrossLogs", func() { CrossLogs(&sums, means, weights, &less, 1e-4) }},
+		{"Logs", func() { Logs(logs, n) }},
 		{"QuantCost", func() { QuantCost(x, n, 0.07, 0, 17, false) }},
 	} {
 		b.Run(c.name, func(b *testing.B) {

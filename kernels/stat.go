@@ -128,35 +128,46 @@ type BlockStats struct {
 	Squares, Magnitudes float64
 }
 
-// BlockMoments returns the statistics of rows of 16 finite elements.
-func BlockMoments(src []float32) BlockStats {
+// Extrema returns the extrema of all columns.
+func (b *BlockStats) Extrema() Extrema {
+	e := NoExtrema()
+	for k := range BlockSize {
+		e.Min, e.Max = min(e.Min, b.Min[k]), max(e.Max, b.Max[k])
+	}
+	return e
+}
+
+// BlockMoments returns the statistics of rows of 16 elements, at least one, and
+// whether all elements are finite; if not, the statistics are undefined.
+func BlockMoments(src []float32) (b BlockStats, finite bool) {
+	if finite = blockExtrema(&b.Min, &b.Max, src); !finite {
+		return b, false
+	}
 	var s [3][16]float64
 	addMoments(src, &s)
-	b := BlockStats{Sum: s[0], Squares: foldLanes(&s[1]), Magnitudes: foldLanes(&s[2])}
-	// Many rows side by side take few calls.
-	var lows, highs [64 * BlockSize]float32
-	n := min(len(lows), len(src))
-	copy(lows[:n], src)
-	copy(highs[:n], src)
-	for src = src[n:]; len(src) > 0; {
-		part := src[:min(len(src), n)]
-		src = src[len(part):]
-		for i := minMaxColumnsVec(ptr(lows[:]), ptr(highs[:]), ptr(part), len(part)); i < len(part); i++ {
-			lows[i], highs[i] = min(lows[i], part[i]), max(highs[i], part[i])
+	b.Sum, b.Squares, b.Magnitudes = s[0], foldLanes(&s[1]), foldLanes(&s[2])
+	return b, true
+}
+
+func blockExtrema(low, high *[BlockSize]float32, src []float32) (finite bool) {
+	if done, finite := blockExtremaVec(low, high, src); !done {
+		copy(low[:], src)
+		copy(high[:], src)
+		for i, x := range src {
+			if x-x != 0 {
+				return false
+			}
+			k := i % BlockSize
+			low[k], high[k] = min(low[k], x), max(high[k], x)
 		}
-	}
-	for k := range BlockSize {
-		b.Min[k], b.Max[k] = lows[k], highs[k]
-	}
-	for i := BlockSize; i < n; i++ {
-		k := i % BlockSize
-		b.Min[k], b.Max[k] = min(b.Min[k], lows[i]), max(b.Max[k], highs[i])
+	} else if !finite {
+		return false
 	}
 	for k := range BlockSize { // +0 for -0
-		b.Min[k] += 0
-		b.Max[k] += 0
+		low[k] += 0
+		high[k] += 0
 	}
-	return b
+	return true
 }
 
 // foldLanes adds lanes j and j+8, then j+4, j+2, j+1.

@@ -39,6 +39,19 @@ func minMaxColumnsVec(low, high, src *float32, n int) int {
 	return n
 }
 
+func blockExtremaVec(low, high *[BlockSize]float32, src []float32) (done, finite bool) {
+	var zero float32
+	switch level {
+	case Generic:
+		return false, false
+	case AVX2:
+		zero = blockExtremaAVX2(low, high, &src[0], len(src))
+	default:
+		zero = blockExtremaAVX512(low, high, &src[0], len(src))
+	}
+	return true, zero == 0
+}
+
 func momentsVec(src *float32, n int, sums *[3][16]float64) int {
 	n &^= 15
 	switch level {

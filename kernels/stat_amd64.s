@@ -203,6 +203,86 @@ end8:
 	VZEROUPPER
 	RET
 
+// func blockExtremaAVX2(low *[16]float32, high *[16]float32, src *float32, n int) (zero float32)
+// Requires: AVX, FMA3, SSE
+TEXT ·blockExtremaAVX2(SB), NOSPLIT, $0-36
+	MOVQ    low+0(FP), AX
+	MOVQ    high+8(FP), CX
+	MOVQ    src+16(FP), DX
+	MOVQ    n+24(FP), BX
+	VXORPS  Y0, Y0, Y0
+	VMOVUPS (DX), Y1
+	VMOVUPS (DX), Y2
+	VXORPS  Y3, Y3, Y3
+	VMOVUPS 32(DX), Y4
+	VMOVUPS 32(DX), Y5
+	VXORPS  Y6, Y6, Y6
+	VMOVUPS (DX), Y7
+	VMOVUPS (DX), Y8
+	VXORPS  Y9, Y9, Y9
+	VMOVUPS 32(DX), Y9
+	VMOVUPS 32(DX), Y10
+	VXORPS  Y11, Y11, Y11
+
+loop9:
+	CMPQ        BX, $0x00000020
+	JL          end10
+	VMOVUPS     (DX), Y11
+	VMINPS      Y11, Y1, Y1
+	VMAXPS      Y11, Y2, Y2
+	VFMADD231PS Y11, Y0, Y3
+	VMOVUPS     32(DX), Y11
+	VMINPS      Y11, Y4, Y4
+	VMAXPS      Y11, Y5, Y5
+	VFMADD231PS Y11, Y0, Y6
+	VMOVUPS     64(DX), Y11
+	VMINPS      Y11, Y7, Y7
+	VMAXPS      Y11, Y8, Y8
+	VFMADD231PS Y11, Y0, Y3
+	VMOVUPS     96(DX), Y11
+	VMINPS      Y11, Y9, Y9
+	VMAXPS      Y11, Y10, Y10
+	VFMADD231PS Y11, Y0, Y6
+	ADDQ        $0x00000080, DX
+	SUBQ        $0x00000020, BX
+	JMP         loop9
+
+end10:
+loop11:
+	CMPQ        BX, $0x00000010
+	JL          end12
+	VMOVUPS     (DX), Y11
+	VMINPS      Y11, Y1, Y1
+	VMAXPS      Y11, Y2, Y2
+	VFMADD231PS Y11, Y0, Y3
+	VMOVUPS     32(DX), Y11
+	VMINPS      Y11, Y4, Y4
+	VMAXPS      Y11, Y5, Y5
+	VFMADD231PS Y11, Y0, Y6
+	ADDQ        $0x00000040, DX
+	SUBQ        $0x00000010, BX
+	JMP         loop11
+
+end12:
+	VMINPS       Y7, Y1, Y1
+	VMAXPS       Y8, Y2, Y2
+	VMINPS       Y9, Y4, Y4
+	VMAXPS       Y10, Y5, Y5
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      Y2, (CX)
+	VMOVUPS      Y4, 32(AX)
+	VMOVUPS      Y5, 32(CX)
+	VADDPS       Y3, Y6, Y3
+	VEXTRACTF128 $0x01, Y3, X0
+	VADDPS       X3, X0, X0
+	VPSHUFD      $0x4e, X0, X1
+	VADDPS       X0, X1, X1
+	VPSHUFD      $0xb1, X1, X0
+	VADDPS       X1, X0, X0
+	MOVSS        X0, zero+32(FP)
+	VZEROUPPER
+	RET
+
 // func momentsAVX2(src *float32, n int, sums *[3][16]float64)
 // Requires: AVX, AVX2, FMA3
 TEXT ·momentsAVX2(SB), NOSPLIT, $0-24
@@ -236,9 +316,9 @@ TEXT ·momentsAVX2(SB), NOSPLIT, $0-24
 	VPCMPEQD Y12, Y12, Y12
 	VPSRLQ   $0x01, Y12, Y12
 
-loop9:
+loop13:
 	CMPQ        CX, $0x00000010
-	JL          end10
+	JL          end14
 	VCVTPS2PD   (AX), Y13
 	VADDPD      Y13, Y0, Y0
 	VFMADD231PD Y13, Y13, Y4
@@ -261,9 +341,9 @@ loop9:
 	VADDPD      Y13, Y11, Y11
 	ADDQ        $0x00000040, AX
 	SUBQ        $0x00000010, CX
-	JMP         loop9
+	JMP         loop13
 
-end10:
+end14:
 	VMOVUPD Y0, (DX)
 	VMOVUPD Y1, 32(DX)
 	VMOVUPD Y2, 64(DX)
@@ -294,9 +374,9 @@ TEXT ·sumsAVX2(SB), NOSPLIT, $0-24
 	VMOVUPD 64(DX), Y2
 	VMOVUPD 96(DX), Y3
 
-loop11:
+loop15:
 	CMPQ      CX, $0x00000010
-	JL        end12
+	JL        end16
 	VCVTPS2PD (AX), Y4
 	VADDPD    Y4, Y0, Y0
 	VCVTPS2PD 16(AX), Y4
@@ -307,9 +387,9 @@ loop11:
 	VADDPD    Y4, Y3, Y3
 	ADDQ      $0x00000040, AX
 	SUBQ      $0x00000010, CX
-	JMP       loop11
+	JMP       loop15
 
-end12:
+end16:
 	VMOVUPD Y0, (DX)
 	VMOVUPD Y1, 32(DX)
 	VMOVUPD Y2, 64(DX)
@@ -325,15 +405,15 @@ TEXT ·laneSumsAVX2(SB), NOSPLIT, $0-24
 	MOVQ    sums+16(FP), DX
 	VMOVUPS (DX), Y0
 
-loop13:
+loop17:
 	CMPQ   CX, $0x00000008
-	JL     end14
+	JL     end18
 	VADDPS (AX), Y0, Y0
 	ADDQ   $0x00000020, AX
 	SUBQ   $0x00000008, CX
-	JMP    loop13
+	JMP    loop17
 
-end14:
+end18:
 	VMOVUPS Y0, (DX)
 	VZEROUPPER
 	RET
@@ -347,17 +427,17 @@ TEXT ·laneSquaresAVX2(SB), NOSPLIT, $0-32
 	VBROADCASTSS mean+16(FP), Y0
 	VMOVUPS      (DX), Y1
 
-loop15:
+loop19:
 	CMPQ        CX, $0x00000008
-	JL          end16
+	JL          end20
 	VMOVUPS     (AX), Y2
 	VSUBPS      Y0, Y2, Y2
 	VFMADD231PS Y2, Y2, Y1
 	ADDQ        $0x00000020, AX
 	SUBQ        $0x00000008, CX
-	JMP         loop15
+	JMP         loop19
 
-end16:
+end20:
 	VMOVUPS Y1, (DX)
 	VZEROUPPER
 	RET
@@ -371,9 +451,9 @@ TEXT ·binsAVX2(SB), NOSPLIT, $64-32
 	VBROADCASTSS inverse+24(FP), Y0
 	VBROADCASTSS offset+28(FP), Y1
 
-loop17:
+loop21:
 	CMPQ      DX, $0x00000010
-	JL        end18
+	JL        end22
 	VMOVUPS   (CX), Y2
 	VMULPS    Y0, Y2, Y3
 	VCMPPS    $0x11, k00000000<>+0(SB), Y2, Y2
@@ -436,9 +516,9 @@ loop17:
 	INCW      14(AX)(BX*1)
 	ADDQ      $0x00000040, CX
 	SUBQ      $0x00000010, DX
-	JMP       loop17
+	JMP       loop21
 
-end18:
+end22:
 	VZEROUPPER
 	RET
 
@@ -460,9 +540,9 @@ TEXT ·countListAVX2(SB), NOSPLIT, $0-24
 	MOVQ list+8(FP), CX
 	MOVQ n+16(FP), DX
 
-loop19:
+loop23:
 	CMPQ DX, $0x00000008
-	JL   end20
+	JL   end24
 	MOVQ (CX), BX
 	MOVL BX, SI
 	SHRQ $0x20, BX
@@ -485,9 +565,9 @@ loop19:
 	INCW 14(AX)(BX*1)
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000008, DX
-	JMP  loop19
+	JMP  loop23
 
-end20:
+end24:
 	RET
 
 // func foldBinsAVX2(counts *uint64, private *[8]uint16, n int)
@@ -500,9 +580,9 @@ TEXT ·foldBinsAVX2(SB), NOSPLIT, $0-24
 	VPCMPEQW Y0, Y0, Y0
 	VPSRLW   $0x0f, Y0, Y0
 
-loop21:
+loop25:
 	CMPQ         DX, $0x00000004
-	JL           end22
+	JL           end26
 	VMOVUPS      (CX), Y2
 	VMOVUPS      32(CX), Y3
 	VMOVDQU      Y1, (CX)
@@ -519,9 +599,9 @@ loop21:
 	ADDQ         $0x00000020, AX
 	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000004, DX
-	JMP          loop21
+	JMP          loop25
 
-end22:
+end26:
 	VZEROUPPER
 	RET
 
@@ -532,18 +612,18 @@ TEXT ·addColumnsAVX2(SB), NOSPLIT, $0-24
 	MOVQ src+8(FP), CX
 	MOVQ n+16(FP), DX
 
-loop23:
+loop27:
 	CMPQ      DX, $0x00000004
-	JL        end24
+	JL        end28
 	VCVTPS2PD (CX), Y0
 	VADDPD    (AX), Y0, Y0
 	VMOVUPD   Y0, (AX)
 	ADDQ      $0x00000010, CX
 	ADDQ      $0x00000020, AX
 	SUBQ      $0x00000004, DX
-	JMP       loop23
+	JMP       loop27
 
-end24:
+end28:
 	VZEROUPPER
 	RET
 
@@ -748,6 +828,84 @@ end8:
 	VZEROUPPER
 	RET
 
+// func blockExtremaAVX512(low *[16]float32, high *[16]float32, src *float32, n int) (zero float32)
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·blockExtremaAVX512(SB), NOSPLIT, $0-36
+	MOVQ    low+0(FP), AX
+	MOVQ    high+8(FP), CX
+	MOVQ    src+16(FP), DX
+	MOVQ    n+24(FP), BX
+	VXORPS  Z0, Z0, Z0
+	VMOVUPS (DX), Z1
+	VMOVUPS (DX), Z2
+	VXORPS  Z3, Z3, Z3
+	VMOVUPS (DX), Z4
+	VMOVUPS (DX), Z5
+	VXORPS  Z6, Z6, Z6
+	VMOVUPS (DX), Z7
+	VMOVUPS (DX), Z8
+	VXORPS  Z9, Z9, Z9
+	VMOVUPS (DX), Z9
+	VMOVUPS (DX), Z10
+	VXORPS  Z11, Z11, Z11
+
+loop9:
+	CMPQ        BX, $0x00000040
+	JL          end10
+	VMOVUPS     (DX), Z11
+	VMINPS      Z11, Z1, Z1
+	VMAXPS      Z11, Z2, Z2
+	VFMADD231PS Z11, Z0, Z3
+	VMOVUPS     64(DX), Z11
+	VMINPS      Z11, Z4, Z4
+	VMAXPS      Z11, Z5, Z5
+	VFMADD231PS Z11, Z0, Z6
+	VMOVUPS     128(DX), Z11
+	VMINPS      Z11, Z7, Z7
+	VMAXPS      Z11, Z8, Z8
+	VFMADD231PS Z11, Z0, Z3
+	VMOVUPS     192(DX), Z11
+	VMINPS      Z11, Z9, Z9
+	VMAXPS      Z11, Z10, Z10
+	VFMADD231PS Z11, Z0, Z6
+	ADDQ        $0x00000100, DX
+	SUBQ        $0x00000040, BX
+	JMP         loop9
+
+end10:
+loop11:
+	CMPQ        BX, $0x00000010
+	JL          end12
+	VMOVUPS     (DX), Z11
+	VMINPS      Z11, Z1, Z1
+	VMAXPS      Z11, Z2, Z2
+	VFMADD231PS Z11, Z0, Z3
+	ADDQ        $0x00000040, DX
+	SUBQ        $0x00000010, BX
+	JMP         loop11
+
+end12:
+	VMINPS        Z4, Z1, Z1
+	VMAXPS        Z5, Z2, Z2
+	VMINPS        Z7, Z1, Z1
+	VMAXPS        Z8, Z2, Z2
+	VMINPS        Z9, Z1, Z1
+	VMAXPS        Z10, Z2, Z2
+	VMOVUPS       Z1, (AX)
+	VMOVUPS       Z2, (CX)
+	VADDPS        Z3, Z6, Z3
+	VEXTRACTF64X4 $0x01, Z3, Y0
+	VADDPS        Y3, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0xb1, X0, X1
+	VADDPS        X0, X1, X1
+	MOVSS         X1, zero+32(FP)
+	VZEROUPPER
+	RET
+
 // func momentsAVX512(src *float32, n int, sums *[3][16]float64)
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·momentsAVX512(SB), NOSPLIT, $0-24
@@ -769,9 +927,9 @@ TEXT ·momentsAVX512(SB), NOSPLIT, $0-24
 	VPTERNLOGD $0xff, Z6, Z6, Z6
 	VPSRLQ     $0x01, Z6, Z6
 
-loop9:
+loop13:
 	CMPQ        CX, $0x00000010
-	JL          end10
+	JL          end14
 	VCVTPS2PD   (AX), Z7
 	VADDPD      Z7, Z0, Z0
 	VFMADD231PD Z7, Z7, Z2
@@ -784,9 +942,9 @@ loop9:
 	VADDPD      Z7, Z5, Z5
 	ADDQ        $0x00000040, AX
 	SUBQ        $0x00000010, CX
-	JMP         loop9
+	JMP         loop13
 
-end10:
+end14:
 	VMOVUPD Z0, (DX)
 	VMOVUPD Z1, 64(DX)
 	VMOVUPD Z2, 128(DX)
@@ -807,18 +965,18 @@ TEXT ·sumsAVX512(SB), NOSPLIT, $0-24
 	VMOVUPD (DX), Z0
 	VMOVUPD 64(DX), Z1
 
-loop11:
+loop15:
 	CMPQ      CX, $0x00000010
-	JL        end12
+	JL        end16
 	VCVTPS2PD (AX), Z2
 	VADDPD    Z2, Z0, Z0
 	VCVTPS2PD 32(AX), Z2
 	VADDPD    Z2, Z1, Z1
 	ADDQ      $0x00000040, AX
 	SUBQ      $0x00000010, CX
-	JMP       loop11
+	JMP       loop15
 
-end12:
+end16:
 	VMOVUPD Z0, (DX)
 	VMOVUPD Z1, 64(DX)
 	VZEROUPPER
@@ -834,9 +992,9 @@ TEXT ·binsListAVX512(SB), NOSPLIT, $0-40
 	VBROADCASTSS offset+28(FP), Z1
 	MOVQ         AX, BX
 
-loop13:
+loop17:
 	CMPQ          DX, $0x00000010
-	JL            end14
+	JL            end18
 	VMOVUPS       (CX), Z2
 	VMULPS        Z0, Z2, Z3
 	VCMPPS.BCST   $0x11, k00000000<>+0(SB), Z2, K1
@@ -854,9 +1012,9 @@ loop13:
 	LEAQ          (AX)(SI*4), AX
 	ADDQ          $0x00000040, CX
 	SUBQ          $0x00000010, DX
-	JMP           loop13
+	JMP           loop17
 
-end14:
+end18:
 	SUBQ BX, AX
 	SHRQ $0x02, AX
 	MOVQ AX, length+32(FP)

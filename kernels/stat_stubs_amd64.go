@@ -19,6 +19,11 @@ func minMaxFiniteAVX2(src *float32, n int) (low float32, high float32, nans int,
 //go:noescape
 func minMaxColumnsAVX2(low *float32, high *float32, src *float32, n int)
 
+// blockExtremaAVX2 sets low and high to the extrema of 16 columns, and returns 0, or NaN where an element is NaN or infinite; n is a multiple of 16, and not 0.
+//
+//go:noescape
+func blockExtremaAVX2(low *[16]float32, high *[16]float32, src *float32, n int) (zero float32)
+
 // momentsAVX2 adds element i, its square and its magnitude to lane i%16 of the sums; n is a multiple of 16.
 //
 //go:noescape
@@ -73,6 +78,11 @@ func minMaxFiniteAVX512(src *float32, n int) (low float32, high float32, nans in
 //
 //go:noescape
 func minMaxColumnsAVX512(low *float32, high *float32, src *float32, n int)
+
+// blockExtremaAVX512 sets low and high to the extrema of 16 columns, and returns 0, or NaN where an element is NaN or infinite; n is a multiple of 16, and not 0.
+//
+//go:noescape
+func blockExtremaAVX512(low *[16]float32, high *[16]float32, src *float32, n int) (zero float32)
 
 // momentsAVX512 adds element i, its square and its magnitude to lane i%16 of the sums; n is a multiple of 16.
 //

@@ -266,6 +266,49 @@ func TestHistogramWide(t *testing.T) {
 	}
 }
 
+// TestBlockMoments compares with the statistics of the columns, one by one.
+func TestBlockMoments(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		r := random(15)
+		for rows := 1; rows < 12; rows++ {
+			x, check := zoned[float32](rows*BlockSize, rows)
+			finite(r, x)
+			got, ok := BlockMoments(x)
+			check(t)
+			if !ok {
+				t.Fatalf("%d rows of finite elements: not finite", rows)
+			}
+			all, squares, magnitudes := MinMax(x), 0.0, 0.0
+			for k := range BlockSize {
+				var column []float32
+				sum := 0.0
+				for i := k; i < len(x); i += BlockSize {
+					column = append(column, x[i])
+					sum += float64(x[i])
+					squares += float64(x[i]) * float64(x[i])
+					magnitudes += math.Abs(float64(x[i]))
+				}
+				if e := MinMax(column); got.Min[k] != e.Min || got.Max[k] != e.Max || got.Sum[k] != sum ||
+					math.Signbit(float64(got.Min[k])) != math.Signbit(float64(e.Min)) || math.Signbit(float64(got.Max[k])) != math.Signbit(float64(e.Max)) {
+					t.Fatalf("%d rows, column %d: %v, %v, %v, want %v, %v", rows, k, got.Min[k], got.Max[k], got.Sum[k], e, sum)
+				}
+			}
+			if e := got.Extrema(); e != all || math.Abs(got.Squares-squares) > 1e-12*squares || math.Abs(got.Magnitudes-magnitudes) > 1e-12*magnitudes {
+				t.Fatalf("%d rows: %v, %v, %v, want %v, %v, %v", rows, e, got.Squares, got.Magnitudes, all, squares, magnitudes)
+			}
+			for _, bad := range []float32{nan, inf, -inf} {
+				i := r.IntN(len(x))
+				old := x[i]
+				x[i] = bad
+				if _, ok := BlockMoments(x); ok {
+					t.Fatalf("%d rows: element %d of %v is finite", rows, i, bad)
+				}
+				x[i] = old
+			}
+		}
+	})
+}
+
 func BenchmarkStat(b *testing.B) {
 	src := make([]float32, 1<<18)
 	finite(random(1), src)
@@ -288,6 +331,7 @@ func BenchmarkStat(b *testing.B) {
 		{"MinMaxColumns", func() { MinMaxChannels(lows, highs, src, 1) }},
 		{"MinMaxRows", func() { MinMaxChannels(lows, highs, src, 64) }},
 		{"Moments", func() { Moments(src) }},
+		{"BlockMoments", func() { BlockMoments(src) }},
 		{"Histogram", func() { Histogram(counts, src, -7, -2048) }},
 		{"HistogramRelu", func() { Histogram(counts, relu, -7, -2048) }},
 		{"HistogramFine", func() { Histogram(counts, src, -8, -2048) }},

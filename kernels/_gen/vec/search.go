@@ -13,8 +13,7 @@ import (
 func search(c *build.Context) {
 	g := &gen{Context: c, consts: map[uint32]Mem{}}
 	d := &doubles{gen: g, known: map[uint64]Mem{}}
-	d.groupMeans()
-	d.crossLogs()
+	d.logs()
 	d.quantCost("quantCostSquares", "squares")
 	d.quantCost("quantCostMagnitudes", "magnitudes")
 }
@@ -60,76 +59,12 @@ func (d *doubles) two(f func(...Op), a V, b Op) V {
 	return r
 }
 
-func (d *doubles) groupMeans() {
-	d.fn("groupMeans", "func(means, weights *[4]float64, counts, filled *float64, groups, width int, less *[4]float64, smooth float64, total *[2][4]float64)",
-		"is groupMeans of groups > 0.")
-	means, weights := d.param("means"), d.param("weights")
-	counts, filled := d.param("counts"), d.param("filled")
-	groups, width := d.param("groups"), d.param("width")
-	less := d.loadPD(Mem{Base: d.param("less")})
-	smooth := d.broadcast64("smooth")
-	total := d.param("total")
-	bins, one := d.reg(), d.loadPD(d.num(1))
-	x := d.XMM()
-	d.VXORPD(x, x, x)
-	d.VCVTSI2SDQ(width, x, x)
-	d.VBROADCASTSD(x, bins)
-	d.SHLQ(U8(3), width)
-	zero := d.zero()
-	sum, some := d.zero(), d.zero()
-	c0, k0 := d.loadPD(Mem{Base: counts}), d.loadPD(Mem{Base: filled})
-	top := d.label("loop")
-	d.Label(top)
-	d.ADDQ(width, counts)
-	d.ADDQ(width, filled)
-	c1, k1 := d.loadPD(Mem{Base: counts}), d.loadPD(Mem{Base: filled})
-	c, k := d.two(d.VSUBPD, c1, c0), d.two(d.VSUBPD, k1, k0)
-	d.VMOVAPD(c1, c0)
-	d.VMOVAPD(k1, k0)
-	q := d.two(d.VDIVPD, c, k)
-	d.VROUNDPD(U8(8|down), q, q)
-	full := d.reg()
-	d.VCMPPD(U8(lt), k, zero, full) // 0 < k
-	d.VANDPD(full, q, q)
-	positive := d.reg()
-	d.VCMPPD(U8(lt), q, zero, positive)
-	d.VANDPD(one, positive, positive)
-	d.VADDPD(q, sum, sum)
-	d.VADDPD(positive, some, some)
-	d.VMOVUPD(q, Mem{Base: means})
-	w := d.two(d.VSUBPD, c, d.two(d.VMULPD, k, less))
-	none := d.two(d.VMULPD, d.two(d.VSUBPD, bins, k), smooth)
-	d.VADDPD(none, w, w)
-	d.VMOVUPD(w, Mem{Base: weights})
-	d.ADDQ(U32(32), means)
-	d.ADDQ(U32(32), weights)
-	d.DECQ(groups)
-	d.JNE(LabelRef(top))
-	d.VMOVUPD(sum, Mem{Base: total})
-	d.VMOVUPD(some, Mem{Base: total, Disp: 32})
-	d.ret()
-}
-
-func (d *doubles) crossLogs() {
-	d.fn("crossLogs", "func(sums *[4]float64, means, weights *[4]float64, groups int, less *[4]float64, smooth float64)",
-		"is crossLogs of groups > 0.")
-	sums, means, weights := d.param("sums"), d.param("means"), d.param("weights")
-	groups := d.param("groups")
-	less := d.loadPD(Mem{Base: d.param("less")})
-	smooth := d.broadcast64("smooth")
-	acc := d.loadPD(Mem{Base: sums})
-	top := d.label("loop")
-	d.Label(top)
-	q := d.loadPD(Mem{Base: means})
-	x := d.two(d.VMAXPD, d.two(d.VSUBPD, q, less), smooth)
-	l := d.log(x)
-	d.VMULPD(Mem{Base: weights}, l, l)
-	d.VADDPD(l, acc, acc)
-	d.ADDQ(U32(32), means)
-	d.ADDQ(U32(32), weights)
-	d.DECQ(groups)
-	d.JNE(LabelRef(top))
-	d.VMOVUPD(acc, Mem{Base: sums})
+func (d *doubles) logs() {
+	d.fn("logs", "func(dst, src *float64, count int)", "is logs; count is a positive multiple of 4.")
+	dst, src, count := d.param("dst"), d.param("src"), d.param("count")
+	d.each(count, 4, func() {
+		d.VMOVUPD(d.log(d.loadPD(Mem{Base: src})), Mem{Base: dst})
+	}, stream{dst, 8}, stream{src, 8})
 	d.ret()
 }
 

@@ -20,6 +20,7 @@ func stat(c *build.Context) {
 		g.minMax()
 		g.minMaxFinite()
 		g.minMaxColumns()
+		g.blockExtrema()
 		g.moments()
 		g.sums()
 		if !g.z {
@@ -113,6 +114,40 @@ func (g *gen) minMaxColumns() {
 		g.VMOVUPS(l, Mem{Base: low})
 		g.VMOVUPS(h, Mem{Base: high})
 	}, stream{src, 4}, stream{low, 4}, stream{high, 4})
+	g.ret()
+}
+
+// blockExtrema is minMax by column of 16.
+func (g *gen) blockExtrema() {
+	g.fn("blockExtrema", "func(low, high *[16]float32, src *float32, n int) (zero float32)",
+		"sets low and high to the extrema of 16 columns, and returns 0, or NaN where an element is NaN or infinite; n is a multiple of 16, and not 0.")
+	low, high, src, n := g.param("low"), g.param("high"), g.param("src"), g.param("n")
+	each := 16 / g.lanes() // vectors of a row
+	var l, h, sum [4]V
+	zero := g.zero()
+	for i := range 4 {
+		l[i], h[i], sum[i] = g.load(g.at(src, i%each)), g.load(g.at(src, i%each)), g.zero()
+	}
+	for _, vectors := range []int{4, each} {
+		g.each(n, vectors*g.lanes(), func() {
+			for i := range vectors {
+				v := g.load(g.at(src, i))
+				g.VMINPS(v, l[i], l[i])
+				g.VMAXPS(v, h[i], h[i])
+				g.VFMADD231PS(v, zero, sum[i%2])
+			}
+		}, stream{src, 4})
+	}
+	for i := each; i < 4; i++ {
+		g.VMINPS(l[i], l[i%each], l[i%each])
+		g.VMAXPS(h[i], h[i%each], h[i%each])
+	}
+	for i := range each {
+		g.VMOVUPS(l[i], g.at(low, i))
+		g.VMOVUPS(h[i], g.at(high, i))
+	}
+	g.VADDPS(sum[0], sum[1], sum[0])
+	g.Store(g.fold(g.VADDPS, sum[0]), g.ReturnIndex(0))
 	g.ret()
 }
 
