@@ -64,8 +64,9 @@ func (p *Pool) Begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.active.Store(true)
+	seen := p.seq.Load() // a loop may have begun before a worker runs
 	for ; p.alive < p.extra; p.alive++ {
-		go p.work()
+		go p.work(seen)
 	}
 }
 
@@ -76,10 +77,10 @@ func (p *Pool) End() {
 	}
 }
 
-func (p *Pool) work() {
+// work takes part in the loops after the first seen ones.
+func (p *Pool) work(seen uint32) {
 	debug.SetPanicOnFault(true) // a mapped file may be cut short
-	seen := p.seq.Load()
-	var since time.Time // when the pool became idle
+	var since time.Time         // when the pool became idle
 	for idle := 0; ; idle++ {
 		if s := p.seq.Load(); s != seen {
 			seen = s

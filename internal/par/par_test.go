@@ -1,8 +1,10 @@
 package par
 
 import (
+	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestForCoversEveryIndexOnce(t *testing.T) {
@@ -46,4 +48,20 @@ func TestForRaisesPanicInCaller(t *testing.T) {
 		}
 	})
 	t.Fatal("no panic reached the caller")
+}
+
+// TestEachIsParallel: the first loop of a pool already has all its workers.
+func TestEachIsParallel(t *testing.T) {
+	for k := 0; k < 20 && !t.Failed(); k++ {
+		var begun atomic.Int32
+		Each(2, 2, func(int) {
+			begun.Add(1)
+			for start := time.Now(); begun.Load() < 2; runtime.Gosched() {
+				if time.Since(start) > time.Minute {
+					t.Error("a piece waited in vain for the other to begin")
+					return
+				}
+			}
+		})
+	}
 }
