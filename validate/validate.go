@@ -152,6 +152,15 @@ func domainName(d string) string {
 // types infers the types of a copy of m from its inputs and constants alone,
 // holds them against the operators' constraints, and against what m declares.
 func types(m *graph.Model) error {
+	for g := range m.Scopes() {
+		for _, list := range [][]*graph.Value{g.Inputs(), g.Outputs(), g.ValueInfo} {
+			for _, v := range list {
+				if v.Graph() != nil && v.Type.Kind != graph.KindUnknown && !whole(v.Type) {
+					return graph.ValueError("check", v, errors.New("its declared type does not say of what elements"))
+				}
+			}
+		}
+	}
 	c := m.Clone()
 	declared := make([]graph.Type, m.NumValues())
 	for g := range c.Scopes() {
@@ -252,6 +261,21 @@ func (s *schema) types(n *graph.Node) error {
 	return nil
 }
 
+// whole reports whether a type says what its elements are, down to the
+// innermost.
+func whole(t graph.Type) bool {
+	inner := t.Inner != nil && whole(*t.Inner)
+	switch t.Kind {
+	case graph.KindTensor, graph.KindSparseTensor:
+		return t.Elem != tensor.Undefined
+	case graph.KindSequence, graph.KindOptional:
+		return inner
+	case graph.KindMap:
+		return inner && t.Elem != tensor.Undefined
+	}
+	return t.Kind == graph.KindOpaque
+}
+
 // typeName writes a type without its shape as schemas do; it is empty where
 // the type is not wholly known.
 func typeName(t graph.Type) string {
@@ -270,7 +294,7 @@ func typeName(t graph.Type) string {
 		return "seq(" + inner + ")"
 	case t.Kind == graph.KindOptional:
 		return "optional(" + inner + ")"
-	case t.Kind == graph.KindMap && strings.HasPrefix(inner, "tensor("):
+	case t.Kind == graph.KindMap && t.Elem != tensor.Undefined && strings.HasPrefix(inner, "tensor("):
 		return "map(" + t.Elem.String() + "," + strings.TrimSuffix(strings.TrimPrefix(inner, "tensor("), ")") + ")"
 	}
 	return ""

@@ -8,6 +8,7 @@ import (
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
+	"github.com/onnxq/onnxq/tensor"
 )
 
 func TestModel(t *testing.T) {
@@ -73,6 +74,36 @@ func TestNoType(t *testing.T) {
 	m.Graph.First().Attrs[0].NoType = true
 	if err := Model(m, Options{Domains: []string{"f"}}); err == nil || !strings.Contains(err.Error(), `attribute "ax" has no type`) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestDeclared declares types that do not say of what elements, which ONNX
+// Runtime refuses; no type at all it accepts.
+func TestDeclared(t *testing.T) {
+	float := graph.TensorType(tensor.Float32, nil)
+	for name, typ := range map[string]graph.Type{
+		"tensor":   graph.TensorType(tensor.Undefined, graph.ShapeOf(2)),
+		"sparse":   {Kind: graph.KindSparseTensor},
+		"sequence": {Kind: graph.KindSequence},
+		"optional": {Kind: graph.KindOptional, Inner: &graph.Type{Kind: graph.KindSequence, Inner: &graph.Type{}}},
+		"map":      {Kind: graph.KindMap, Elem: tensor.Int64},
+		"keys":     {Kind: graph.KindMap, Inner: &float},
+	} {
+		m, err := graph.Parse("<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[2] x) => (y) <float[2] z> { z = Neg(x)\n y = Neg(z) }")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Model(m, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range []*graph.Value{m.Graph.Outputs()[0], m.Graph.ValueInfo[0]} {
+			was := v.Type
+			v.Type = typ
+			if err := Model(m, Options{}); err == nil || !strings.Contains(err.Error(), "of what elements") {
+				t.Errorf("%s: %v", name, err)
+			}
+			v.Type = was
+		}
 	}
 }
 
