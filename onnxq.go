@@ -887,6 +887,9 @@ func (q *quantization) run(ctx context.Context) (*Result, *ContractError, error)
 			return nil, nil, err
 		}
 	}
+	if q.result != nil && slices.ContainsFunc(q.passes, func(c passes.Change) bool { return c.Pass == passes.WidenHalves && c.Count > 0 }) {
+		passes.StoreHalves(q.result)
+	}
 	res := &Result{
 		Plan: found.Plan, Table: found.Table, Mode: found.Plan.Mode, Target: found.Plan.Target,
 		Passes: q.passes, Notes: found.Notes, Measured: q.measured,

@@ -230,6 +230,54 @@ func TestWeightForms(t *testing.T) {
 	check(t, files)
 }
 
+// TestHalvesStayHalves quantizes a model in float16 whose largest constant is no
+// weight: it takes no more bytes than it did, and the weight is in few bits.
+func TestHalvesStayHalves(t *testing.T) {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["": 17]>
+g (float16[256,64] x) => (float16[256,64] y)
+<float16[64,64] w = {...}, float16[256,64] mask = {...}>
+{
+  h = MatMul (x, w)
+  y = Add (h, mask)
+}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(3, 3))
+	x := tensor.New(tensor.Float16, 256, 64)
+	consts := []*tensor.Tensor{x}
+	for _, v := range m.Graph.Initializers() {
+		consts = append(consts, v.Const)
+	}
+	for _, c := range consts {
+		row := make([]float32, c.Len())
+		for i := range row {
+			row[i] = float32(r.NormFloat64()) / 8
+		}
+		tensor.Write(c, 0, row)
+	}
+	in := map[string]ops.Data{"x": x}
+	want := outputs(t, executor.Embedded{}, m, in)
+	for i, o := range []onnxq.Options{{Weights: "i4"}, {Mode: onnxq.Weights}} {
+		q, res, err := onnxq.QuantizeModel(t.Context(), m, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if was, is := onnxfile.Size(m), onnxfile.Size(q); res.Stored() != 1 || is > was-3000 {
+			t.Errorf("%d weights stored in few bits, %d bytes of %d", res.Stored(), is, was)
+		}
+		got := outputs(t, executor.Embedded{}, q, in)
+		if off := relative(got[0], want[0]); off > loss("i4") {
+			t.Errorf("the output is off by %.3f", off)
+		}
+		path := filepath.Join(t.TempDir(), fmt.Sprintf("%d.onnx", i))
+		if err := onnxfile.Save(t.Context(), q, path, onnxfile.SaveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		compareWithRuntime(t, "halves", path, in, got, tensor.Float16)
+	}
+}
+
 var runtimeEngine executor.Engine
 
 func compareWithRuntime(t *testing.T, label, path string, in map[string]ops.Data, got [][]float32, elem tensor.DType) {

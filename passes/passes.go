@@ -69,6 +69,9 @@ type Change struct {
 	Count int    `json:"count"`
 }
 
+// WidenHalves names the pass of Options.Widen.
+const WidenHalves = "widen-halves"
+
 var prepare = []Pass{
 	{Name: "free-dimensions", Run: freeDimensions, untyped: true,
 		Does: "Takes declared sizes of 0 or less for unknown."},
@@ -78,7 +81,7 @@ var prepare = []Pass{
 		Does: "Puts the bodies of local functions in the place of their calls and drops the functions."},
 	{Name: "lift-constants", Run: liftConstants, After: []string{"inline-functions"},
 		Does: "Turns Constant nodes into initializers of the same graph."},
-	{Name: "widen-halves", Run: widenHalves, After: []string{"lift-constants"},
+	{Name: WidenHalves, Run: widenHalves, After: []string{"lift-constants"},
 		Does: "Makes what is computed in float16 float32, between casts of inputs and outputs, where that is asked for; models that hold quantization or operators of other domains stay as they are."},
 	{Name: "fold-constants", Run: foldConstants, After: []string{"widen-halves"},
 		Does: "Computes deterministic nodes whose inputs are constant, or whose integer result follows from shapes, unless the result would outgrow the budget. DequantizeLinear is left alone."},

@@ -1,6 +1,7 @@
 package passes
 
 import (
+	"math"
 	"slices"
 
 	"github.com/onnxq/onnxq/graph"
@@ -110,4 +111,64 @@ func widenHalves(s *State) error {
 		s.Changes++
 	}
 	return nil
+}
+
+// halvesFrom is the number of elements from which a Cast takes less in a file than
+// their other halves.
+const halvesFrom = 200
+
+// StoreHalves stores constants of float32 whose elements are all numbers of
+// float16 as such, behind a Cast that runtimes compute once. It undoes for what
+// has stayed float what Options.Widen does to the size of a model, and returns the
+// number of constants. Those that operators on codes, or of other domains, read
+// stay as they are.
+func StoreHalves(m *graph.Model) int {
+	count := 0
+	for g := range m.Scopes() {
+		if g.Function() != nil {
+			continue
+		}
+		for _, v := range slices.Clone(g.Initializers()) {
+			if v.Const == nil || v.Const.DType() != tensor.Float32 || v.Const.Len() < halvesFrom || v.IsInput() || len(v.Uses()) == 0 {
+				continue
+			}
+			if slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
+				return u.Node == nil || u.Node.Op.Domain != graph.OnnxDomain || isQuantization(u.Node.Op.Type)
+			}) {
+				continue
+			}
+			half, ok := halves(v.Const)
+			if !ok {
+				continue
+			}
+			name := v.Name()
+			h := g.NewInitializer(name+"_f16", half)
+			w := g.NewValue(m.UniqueName(name+"_f32"), v.Type)
+			v.ReplaceUses(w)
+			g.InsertAfter(g.NewNode(graph.OpKey{Type: "Cast"}, m.UniqueNodeName(name+"_f32"), []*graph.Value{h}, []*graph.Value{w}, graph.Int("to", int64(tensor.Float32))), nil)
+			g.RemoveInitializers(func(x *graph.Value) bool { return x == v })
+			count++
+		}
+	}
+	return count
+}
+
+// halves returns the elements of t in float16; ok is false if one is no number of
+// that type.
+func halves(t *tensor.Tensor) (half *tensor.Tensor, ok bool) {
+	const piece = 1 << 16
+	x := tensor.As[float32](t)
+	half = tensor.New(tensor.Float16, t.Shape()...)
+	back := make([]float32, min(piece, len(x)))
+	for at := 0; at < len(x); at += piece {
+		part := x[at:min(at+piece, len(x))]
+		tensor.Write(half, at, part)
+		tensor.Read(half, at, back[:len(part)])
+		for i, v := range part {
+			if math.Float32bits(v) != math.Float32bits(back[i]) {
+				return nil, false
+			}
+		}
+	}
+	return half, true
 }
