@@ -19,7 +19,7 @@ type Benchmark struct {
 	MedianMS float64  `json:"median_ms"`
 	MinMS    float64  `json:"min_ms"`
 	MaxMS    float64  `json:"max_ms"`
-	PeakRSS  int64    `json:"peak_rss_bytes"` // of the process, before operators were timed
+	PeakRSS  int64    `json:"peak_rss_bytes"` // of the process, before operators were timed; 0 where the system does not tell
 	Ops      []OpCost `json:"ops"`
 }
 

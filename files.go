@@ -65,9 +65,9 @@ func PrintPasses(w io.Writer) error {
 // becomes of a run that does not get to its end.
 type CalibrateOptions struct {
 	Options
-	// Shard of Shards is the part of the samples to take: those whose place,
-	// counted without what is held out, is Shard modulo Shards. With Shards 0
-	// it is all of them.
+	// Shard of Shards, counted from 0, is the part of the samples to take: those
+	// whose place, counted without what is held out, is Shard modulo Shards. With
+	// Shards 0 it is all of them.
 	Shard, Shards int
 	// Resume takes up an earlier run with the same output, model, samples and
 	// options that was stopped. There need not be one.
@@ -254,7 +254,8 @@ func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, 
 	return src.Len() - len(src.Skipped()), nil
 }
 
-// Summary says what is in a model.
+// Summary says what is in a model. Nodes, operators and constants are those of
+// all its graphs, which are Scopes, nested ones and functions included.
 type Summary struct {
 	IRVersion int64         `json:"ir_version"`
 	Producer  string        `json:"producer"`
@@ -294,7 +295,7 @@ type OpCount struct {
 // DTypeBytes is what the constants of one element type take.
 type DTypeBytes struct {
 	DType string `json:"dtype"`
-	Count int    `json:"count"`
+	Count int    `json:"count"` // of constants
 	Bytes int64  `json:"bytes"`
 }
 

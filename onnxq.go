@@ -2,8 +2,10 @@
 // a model with QuantizeLinear/DequantizeLinear comes out that is about a
 // quarter of the size and that ONNX Runtime runs on integers.
 //
-// Quantize does the whole job. The stages that it consists of can be called
-// one by one: Load, Prepare, MakePlan, Calibrate, Apply and Compare.
+// Quantize does the whole job from file to file, QuantizeModel in memory. The
+// stages can be called one by one: Load, Prepare, MakePlan and Calibrate; then
+// QuantizeModel with the plan and the table as Options.Plan and Options.Table,
+// and Compare.
 package onnxq
 
 import (
@@ -129,7 +131,7 @@ type Options struct {
 
 	Activations string // storage type: u8 (default), i8, u16, i16, or none: then Mode is Weights
 	// Weights is the storage type of weights: i8 (default) or u8; in mode Weights
-	// any of quant.ParseStorage.
+	// any that quant.Storages lists.
 	Weights string
 	// Block is the number of elements that share a scale, in mode Weights: 0 is
 	// 32 for types of at most 4 bits and else one scale for each output channel,
@@ -150,8 +152,12 @@ type Options struct {
 	// is used only where it lowers the error on calibration samples.
 	Algorithms []Algorithm
 
-	Include, Exclude []string // globs over node names, or op:TYPE
-	Ranges           map[string][2]float64
+	// Include and Exclude are globs over node names, or op:TYPE. With Include only
+	// those nodes are quantized, and what moves codes between them; Exclude wins.
+	Include, Exclude []string
+	// Ranges fixes the range, least and greatest value, of tensors by name, in
+	// place of the calibrated one.
+	Ranges map[string][2]float64
 
 	Plan *qdq.Plan // instead of making one
 	// Table holds statistics of the calibration samples, collected before.
@@ -222,8 +228,9 @@ type Options struct {
 	process   *exec.Memory
 	path      string // of the model
 
-	// Progress is called with the stage and how much of it is done. It may be
-	// called from several goroutines, one at a time.
+	// Progress is called with the stage ("calibrate", "measure", "compare", "run",
+	// "bench" or "metric") and how much of it is done. The total may grow on the
+	// way. It may be called from several goroutines, one at a time.
 	Progress func(stage string, done, total int) `json:"-"`
 }
 
@@ -535,24 +542,26 @@ func suggest(m *graph.Model, err error) error {
 
 // Result says what Quantize did. Its JSON form is that of `quantize --json`.
 type Result struct {
+	// Nodes counts those of the prepared model, Quantized those of them that are
+	// quantized; Float lists the others.
 	Nodes     int         `json:"nodes"`
 	Quantized int         `json:"quantized"`
 	Float     []FloatNode `json:"float"`
-	BytesIn   int64       `json:"bytes_in"`
+	BytesIn   int64       `json:"bytes_in"` // files, with external data
 	BytesOut  int64       `json:"bytes_out"`
 	// Weight bytes count the constants that reach a weight port, with the
 	// scales and zero points of the quantized ones.
 	WeightBytesIn  int64        `json:"weight_bytes_in"`
 	WeightBytesOut int64        `json:"weight_bytes_out"`
 	Weights        []WeightSize `json:"weights"`
-	// Int8MACs is the share of multiply-adds that run on 8-bit integers.
+	// Int8MACs is the share of multiply-adds that run on 8-bit integers, 0 to 1.
 	Int8MACs float64       `json:"int8_macs_share"`
 	SQNR     *float64      `json:"sqnr_db"` // of the worst output; nil without samples or if exact
 	Outputs  []eval.Output `json:"outputs"`
 	// Measured says on which samples the outputs were compared.
 	Measured string          `json:"measured_on"`
 	Seconds  float64         `json:"seconds"`
-	PeakRSS  int64           `json:"peak_rss_bytes"`
+	PeakRSS  int64           `json:"peak_rss_bytes"` // of the process; 0 where the system does not tell
 	Mode     string          `json:"mode"`
 	Target   string          `json:"target"`
 	Notes    []string        `json:"notes,omitempty"`
@@ -568,11 +577,11 @@ type Result struct {
 
 // FloatNode is a node that stays float.
 type FloatNode struct {
-	Node  string `json:"node"`
+	Node  string `json:"node"` // as graph.Node.Label
 	Op    string `json:"op"`
-	Scope string `json:"scope"`
+	Scope string `json:"scope"` // as graph.Graph.Scope
 	Why   string `json:"why"`
-	// MACs is its share of the model's multiply-adds, 0 where it has none.
+	// MACs is its share of the model's multiply-adds, 0 to 1.
 	MACs float64 `json:"macs_share"`
 }
 

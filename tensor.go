@@ -50,7 +50,7 @@ const exact = 1000
 
 // QuantizeTensor quantizes t along axis (counted from the end if negative) as
 // the options on weights say, and as other schemes do. bits, if not 0, is the
-// width of the integer type to take in place of Options.Weights.
+// width of the integer type to take in place of Options.Weights: 2, 3, 4 or 8.
 func QuantizeTensor(ctx context.Context, t *tensor.Tensor, axis, bits int, o Options) (*TensorResult, error) {
 	if bits != 0 {
 		if bits != 2 && bits != 3 && bits != 4 && bits != 8 {

@@ -30,8 +30,8 @@ type CollectOptions struct {
 	// Model identifies the model, and Settings the run, in the table.
 	Model    string
 	Settings TableOptions
-	// Shard of Shards is what src holds of Total samples; with Shards 0 it
-	// holds all.
+	// Shard of Shards, counted from 0, is what src holds of Total samples; with
+	// Shards 0 it holds all.
 	Shard, Shards, Total int
 	// Measured holds the Index of each sample that decisions will be measured
 	// on, sorted, and Sources how the samples were named; both go into the

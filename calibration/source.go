@@ -34,6 +34,7 @@ type Input struct {
 	Optional bool
 }
 
+// String returns the element type and the shape, such as "float[?,3]".
 func (in Input) String() string {
 	if in.Shape == nil {
 		return in.DType.String() + "[...]"
@@ -111,6 +112,7 @@ func (e *DataError) Error() string {
 	return b.String() + ": " + e.Err.Error()
 }
 
+// Unwrap returns the cause.
 func (e *DataError) Unwrap() error { return e.Err }
 
 // printable quotes a name that a terminal could not show.
@@ -127,6 +129,7 @@ type MissingError struct {
 	Has    []string // what the sample holds
 }
 
+// Error names the inputs, and what the sample holds instead.
 func (e *MissingError) Error() string {
 	quoted := make([]string, len(e.Inputs))
 	for i, n := range e.Inputs {

@@ -76,7 +76,7 @@ type Table struct {
 	Options TableOptions
 	Total   int             // samples of all shards, those skipped included
 	Shards  int             // 1 for a table of everything
-	Have    []int           // the shards that this table covers, sorted
+	Have    []int           // the shards that this table covers, counted from 0, sorted
 	Samples []TableSample   // those that entered, by Index
 	Skipped []SkippedSample // by Index
 	Values  map[string]*Stats

@@ -206,7 +206,10 @@ func (l *layer) store(w, b []float32) {
 	n.SetInput(2, n.Graph().NewInitializer(base, tensor.Of(b)))
 }
 
-// FoldBehind multiplies the node that alone reads n's output into n.
+// FoldBehind multiplies the node that alone reads the output of n, a Conv,
+// ConvTranspose or Gemm of constant weight, into weight and bias, if that is a
+// BatchNormalization or a constant Mul, Div, Add or Sub per channel, and reports
+// whether it did.
 func FoldBehind(n *graph.Node) bool {
 	l := layerOf(n)
 	if l == nil || n.Output(0) == nil {
@@ -330,9 +333,9 @@ func batchNormAffine(n *graph.Node, channels int) *channelAffine {
 }
 
 // FoldBefore multiplies the BatchNormalization, or constant Mul, Div, Add or Sub
-// per channel, that makes the input of n, a
-// Conv, into n. A shift before padding would be wrong at the border, where the
-// padded value is 0.
+// per channel, that makes the input of n, a Conv, into n, and reports whether it
+// did. A shift before padding would be wrong at the border, where the padded
+// value is 0.
 func FoldBefore(n *graph.Node) bool {
 	if !isOp(n, "Conv") {
 		return false

@@ -177,7 +177,7 @@ func dimsOf(v *tensor.Tensor) ([]graph.Dim, bool) {
 // tensor of rank 0 or 1.
 func (t *Types) Dims(v *graph.Value) ([]graph.Dim, bool) { return t.dims(v) }
 
-// Infer finds the types of the values of g and of the graphs nested in it,
+// Infer finds the types of the values of the main graph and of those nested in it,
 // as far as the operator table knows them, and stores them in Value.Type.
 // Declared types stay where they are more exact. The error names the first
 // node whose inputs contradict its operator.

@@ -70,7 +70,7 @@ type Kernel func(c *Call) error
 // one out.
 type Call struct {
 	Ctx  context.Context
-	Pool *par.Pool
+	Pool *par.Pool // nil: the caller does everything itself
 	Ins  []Data
 	Outs []Data // filled by the kernel; nil entries for omitted outputs
 	Mem  Memory

@@ -264,7 +264,7 @@ func FormOpset(f targets.FormName, b *quant.Blocks, blocked bool) int {
 	return need
 }
 
-// WeightOpset returns the operator set that m needs on the target for the
+// WeightOpset returns the operator set that a model needs on the target for the
 // scheme b: that of the form which most matrices get. It is 1 where the form
 // does not depend on the operator set.
 func WeightOpset(t *targets.Target, b quant.Blocks) int {

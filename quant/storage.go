@@ -83,7 +83,8 @@ func Storages() []string {
 	return append(names, "kmeans:N")
 }
 
-// ParseStorage returns the storage type of the given name.
+// ParseStorage returns the storage type of the given name, one of those that
+// Storages lists.
 func ParseStorage(name string) (Storage, error) {
 	for _, s := range storages {
 		if s.Name == name {

@@ -20,7 +20,7 @@ type Cost struct {
 	Layout     float64 `json:"layout" yaml:"layout"`
 }
 
-// Rates are what kernels of one kind of arithmetic take.
+// Rates are what kernels of one kind of arithmetic take, in nanoseconds.
 type Rates struct {
 	// MAC is for each multiply-add of a product, whose output channels (of a
 	// group) count as the next multiple of Lanes; Thin for one of a product of

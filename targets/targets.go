@@ -160,7 +160,7 @@ func (r *Rule) Check(t *Target, n *graph.Node) string {
 // types are the storage types that kernels of some target take.
 var types = []quant.Type{quant.U8, quant.I8, quant.U16, quant.I16}
 
-// Type returns the storage type of the given name.
+// Type returns the storage type of the given name: u8, i8, u16 or i16.
 func Type(name string) (quant.Type, error) {
 	for _, t := range types {
 		if t.Name == name {

@@ -27,7 +27,7 @@ const (
 	ExternalNever                  // an error if the model is larger than 2 GiB - 1
 )
 
-// SaveOptions changes how a model is saved. The zero value is the default.
+// SaveOptions change how a model is saved. The zero value is the default.
 type SaveOptions struct {
 	External External
 	// MaxInline is the largest file that ExternalAuto writes without external

@@ -27,11 +27,12 @@ type BlockError struct {
 
 // GPTQ chooses codes and parameters of the weights that a plan stores in blocks
 // and that Conv, Gemm or MatMul nodes of a model read; rows of a Gather may be
-// looked up in them as well. They are those of quant.Compensate: weights are
-// taken in the order of the network, with the inputs that those before them give,
-// and stand in for what these have done to their inputs. Codes that do not lower
-// the error are left at the nearest ones. Or, where only the nearest are wanted,
-// parameters fit the weights with the mean squares of their inputs as importance.
+// looked up in them as well. They are those of quant.Blocks.Compensate: weights
+// are taken in the order of the network, with the inputs that those before them
+// give, and stand in for what these have done to their inputs. Codes that do not
+// lower the error are left at the nearest ones. Or, where only the nearest are
+// wanted, parameters fit the weights with the mean squares of their inputs as
+// importance.
 type GPTQ struct {
 	nearest bool
 	m       *graph.Model
