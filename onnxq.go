@@ -101,11 +101,13 @@ const (
 	HQQ    Algorithm = "hqq"
 	KQuant Algorithm = "kquant"
 	GPTQ   Algorithm = "gptq"
+	// AWQ is used only if it is named: behind GPTQ it gains little.
+	AWQ Algorithm = "awq"
 )
 
 // Algorithms returns the accuracy passes that there are.
 func Algorithms() []Algorithm {
-	return []Algorithm{Equalize, Smooth, BiasCorrection, Round, Clip, Split, HQQ, KQuant, GPTQ}
+	return []Algorithm{Equalize, Smooth, BiasCorrection, Round, Clip, Split, HQQ, KQuant, GPTQ, AWQ}
 }
 
 // Options say how a model is quantized. The zero value is the default of every
@@ -148,8 +150,8 @@ type Options struct {
 	PowerOfTwo           bool // scales are powers of two
 	ReduceRange          bool // weights use one bit less
 	PerTensor            bool // one scale per weight tensor instead of one per output channel
-	// Algorithms are the accuracy passes that may be used; nil means all. Each
-	// is used only where it lowers the error on calibration samples.
+	// Algorithms are the accuracy passes that may be used; nil means all but AWQ.
+	// Each is used only where it lowers the error on calibration samples.
 	Algorithms []Algorithm
 
 	// Include and Exclude are globs over node names, or op:TYPE. With Include only
@@ -462,6 +464,8 @@ func (o *Options) check() error {
 		return optionErrorf("mode float16 computes in f16 or bf16, not %s", o.Weights)
 	case o.Mode != Weights && o.Mode != Float16 && o.fewBits():
 		return optionErrorf("weights in %s are for mode weights: integer kernels read 8 bits with scales of float32, one for a channel or tensor", o.weightName())
+	case o.Mode != Weights && slices.Contains(o.Algorithms, AWQ):
+		return optionErrorf("algorithm %s is for mode weights", AWQ)
 	case o.Format == QOperator && !o.target().MSDomain:
 		return optionErrorf("%s reads QuantizeLinear and DequantizeLinear, not operators on codes", o.target().Name)
 	case o.Activations == NoActivations:

@@ -49,7 +49,7 @@ func (o *Options) weightName() string {
 // blocks returns the scheme of weights in mode Weights, or nil for that of one
 // symmetric scale for each channel of 8 bits or for float16.
 func (o *Options) blocks() *quant.Blocks {
-	if !o.fewBits() && o.Weights != "u8" || o.Weights == qdq.Float16 {
+	if !o.fewBits() && o.Weights != "u8" && !slices.Contains(o.Algorithms, AWQ) || o.Weights == qdq.Float16 {
 		return nil
 	}
 	b, err := o.scheme()
@@ -134,10 +134,57 @@ func (o *Options) fit(s quant.Storage) quant.Fit {
 // blockSamples is the number of calibration samples that GPTQ takes at most.
 const blockSamples = 128
 
+// visit calls f with n of the calibration samples.
+func (q *quantization) visit(n int) accuracy.Samples {
+	return func(ctx context.Context, f func(map[string]ops.Data) error) error {
+		return q.spread(ctx, q.calib, n, f)
+	}
+}
+
+// awqWorth is the factor by which the error of products has to fall where their
+// scaled inputs take a multiplication of their own.
+const awqWorth = 1.15
+
+// scaleChannels scales the inputs of weights in the prepared model, and tells
+// about it.
+func (q *quantization) scaleChannels(ctx context.Context, qo qdq.Options) (note string, err error) {
+	base := q.prepared.Clone()
+	plan, err := qdq.Annotate(base, q.o.target(), qo)
+	if err != nil || plan.Empty() {
+		return "", err
+	}
+	n := min(blockSamples, q.calib.Len())
+	scales, err := accuracy.AWQ(ctx, base, plan, q.visit(n), n, awqWorth, q.o.session())
+	if err != nil || len(scales) == 0 {
+		return "", err
+	}
+	q.prepared = base
+	var shares []float64
+	folded := 0
+	for _, s := range scales {
+		shares = append(shares, s.After/s.Before)
+		if s.Folded {
+			folded++
+		}
+	}
+	slices.Sort(shares)
+	return fmt.Sprintf("the channels of %d values scaled for weights to meet, %d of them by constants that were there: the squared error of products with the nearest codes is %.0f %% of what it was (median; %.0f to %.0f %%)",
+		len(scales), folded, 100*shares[len(shares)/2], 100*shares[0], 100*shares[len(shares)-1]), nil
+}
+
 // inBlocks quantizes weights alone, in blocks.
 func (q *quantization) inBlocks(ctx context.Context, qo qdq.Options) (*auto.Result, error) {
-	if slices.Contains(q.o.Algorithms, GPTQ) && q.calib == nil {
-		return nil, fmt.Errorf("algorithm %s: %w", GPTQ, ErrNoData)
+	for _, a := range []Algorithm{GPTQ, AWQ} {
+		if slices.Contains(q.o.Algorithms, a) && q.calib == nil {
+			return nil, fmt.Errorf("algorithm %s: %w", a, ErrNoData)
+		}
+	}
+	var scaled string
+	if slices.Contains(q.o.Algorithms, AWQ) {
+		var err error
+		if scaled, err = q.scaleChannels(ctx, qo); err != nil {
+			return nil, err
+		}
 	}
 	if q.o.BitsPerWeight > 0 {
 		var err error
@@ -152,15 +199,12 @@ func (q *quantization) inBlocks(ctx context.Context, qo qdq.Options) (*auto.Resu
 	res := &auto.Result{Plan: plan}
 	way := auto.Way{}
 	var errs []accuracy.BlockError
-	if q.calib != nil && q.calib.Len() > 0 && (q.o.Algorithms == nil || len(q.o.Algorithms) > 0) {
+	if q.calib != nil && q.calib.Len() > 0 && (q.o.allows(GPTQ) || qo.Blocks.Fit != quant.Cover) {
 		count := min(blockSamples, q.calib.Len())
 		way.Round = func(params []quant.Params) (int, error) {
-			visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
-				return q.spread(ctx, q.calib, count, f)
-			}
 			layers := auto.Layers{
 				Runner: q.o.Runner, Parts: q.o.parts(), Work: q.o.Work, Session: q.o.session(),
-				Samples: visit, Count: count, Blocks: true, Nearest: !q.o.allows(GPTQ),
+				Samples: q.visit(count), Count: count, Blocks: true, Nearest: !q.o.allows(GPTQ),
 			}
 			var n int
 			var err error
@@ -171,6 +215,9 @@ func (q *quantization) inBlocks(ctx context.Context, qo qdq.Options) (*auto.Resu
 	res.Model, res.Notes, _, err = auto.Apply(ctx, q.prepared, plan, nil, way)
 	if err != nil {
 		return nil, suggest(q.original, err)
+	}
+	if scaled != "" {
+		res.Notes = append(res.Notes, scaled)
 	}
 	if len(errs) > 0 {
 		var shares []float64

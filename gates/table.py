@@ -19,6 +19,7 @@ ap.add_argument('--cache', default='bin/table.json')
 ap.add_argument('-o', default='docs/schemes.md')
 ap.add_argument('--pairs', type=int, default=9)
 ap.add_argument('--lock', default='', help='a file to lock while times are measured')
+ap.add_argument('--no-times', action='store_true', help='measure no times')
 ap.add_argument('--retime', action='store_true', help='measure the times of what is known once more')
 A = ap.parse_args()
 ZOO = os.path.join(A.shared, 'zoo')
@@ -52,6 +53,9 @@ SCHEMES = [
     ('', 'Algorithms, each with `--mode static --method minmax`', None),
     *[(a, f'`--algorithm {a}`', passes(a)) for a in ('equalize', 'smooth', 'bias-correction', 'round')],
     ('all', 'all of them, where they help', ['--mode', 'static', '--method', 'minmax']),
+    ('', 'Algorithms of weights alone, each with `--weights i4 --granularity block:32`', None),
+    *[('w-' + a, f'`--algorithm {a}`', ['--mode', 'weights', '--weights', 'i4', '--granularity', 'block:32', '--algorithm', a])
+      for a in ('none', 'clip', 'awq', 'awq,clip', 'gptq', 'awq,gptq', 'clip,gptq', 'awq,clip,gptq')],
 ]
 
 known = json.load(open(A.cache)) if os.path.exists(A.cache) else {}
@@ -67,11 +71,11 @@ def measure(name, flags, work, old=None):
         e = None if old else metric(ZOO, name, out)
         files = sorted(glob.glob(f'{ZOO}/{name}/calib/*.npz'))[:4]
         feeds = [dict(np.load(f)) for f in files]
-        lock = open(A.lock, 'w') if A.lock else None
+        lock = open(A.lock, 'w') if A.lock and not A.no_times else None
         if lock:
             import fcntl
             fcntl.flock(lock, fcntl.LOCK_EX)
-        s = speed(src, out, feeds, A.pairs)
+        s = None if A.no_times else speed(src, out, feeds, A.pairs)
         if lock: lock.close()
         if old: return {**old, 'speed': s}
     except Exception as x:
@@ -112,7 +116,7 @@ def page():
                     continue
                 db = 'exact' if r['sqnr'] is None else f'{r["sqnr"]:.1f}'
                 a = '' if not agree else f' {r["agree"]:.3f} |' if r.get('agree') is not None else ' – |'
-                out.append(f'| {label} | {r["value"]:.4f} |{a} {db} | {r["bytes"]:.3f} | {100 * r["macs"]:.0f} % | {r["speed"]:.2f} |')
+                out.append(f'| {label} | {r["value"]:.4f} |{a} {db} | {r["bytes"]:.3f} | {100 * r["macs"]:.0f} % | {"–" if r["speed"] is None else format(r["speed"], ".2f")} |')
         out.append('')
     open(A.o, 'w').write('\n'.join(out))
 

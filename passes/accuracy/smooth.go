@@ -4,7 +4,6 @@ import (
 	"math"
 
 	"github.com/onnxq/onnxq/graph"
-	"github.com/onnxq/onnxq/tensor"
 )
 
 // Smooth moves the difficulty of activations with outlier channels into the
@@ -117,19 +116,11 @@ func smooth(g *graph.Graph, x *graph.Value, wants func(*graph.Node) bool, bounds
 	if !(after*worth < before) {
 		return false
 	}
-	m := g.Model()
 	inverse := make([]float32, k)
 	for c, s := range scale {
 		inverse[c] = float32(1 / s)
 	}
-	factor := g.NewInitializer(x.Name()+"_smooth", tensor.Of(inverse))
-	y := g.NewValue(m.UniqueName(x.Name()+"_smoothed"), x.Type)
-	mul := g.NewNode(graph.OpKey{Type: "Mul"}, m.UniqueNodeName(x.Name()+"_smooth"), []*graph.Value{x, factor}, []*graph.Value{y})
-	behind := x.DefNode()
-	if x.Graph() != g {
-		behind = nil // captured: before everything else
-	}
-	g.InsertAfter(mul, behind)
+	y := scaled(g, x, inverse, "_smooth")
 	for _, n := range readers {
 		w := floats(n.Input(1))
 		_, channel := rowOf(n)
