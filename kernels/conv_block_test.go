@@ -208,8 +208,9 @@ func testRandomBlockConv(t *testing.T, r *rand.Rand, pool *par.Pool) {
 			k, d, st = 1, 1, 1
 		}
 		s.Kernel, s.Dilation, s.Stride = append(s.Kernel, k), append(s.Dilation, d), append(s.Stride, st)
-		s.PadBegin, s.PadEnd = append(s.PadBegin, r.IntN(k)), append(s.PadEnd, r.IntN(k))
-		spatial = append(spatial, (k-1)*d+1+r.IntN(most))
+		lead, trail, size := randomAxis(r, k, d, most)
+		s.PadBegin, s.PadEnd = append(s.PadBegin, lead), append(s.PadEnd, trail)
+		spatial = append(spatial, size)
 	}
 	if r.IntN(3) == 0 {
 		s.Clip, s.Min, s.Max = true, 0, 6
@@ -219,6 +220,11 @@ func testRandomBlockConv(t *testing.T, r *rand.Rand, pool *par.Pool) {
 	}
 	if s.Groups == 1 || s.Cin > s.Groups {
 		transposed = r.IntN(3) == 0
+	}
+	for i, k := range s.Kernel {
+		if transposed {
+			s.PadBegin[i], s.PadEnd[i], spatial[i] = min(s.PadBegin[i], k-1), min(s.PadEnd[i], k-1), max(spatial[i], (k-1)*s.Dilation[i]+1)
+		}
 	}
 	testBlockConv(t, r, pool, s, spatial, planar, transposed)
 }

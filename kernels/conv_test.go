@@ -134,6 +134,21 @@ func TestConvRandomShapes(t *testing.T) {
 	})
 }
 
+// randomAxis returns the padding and the size of an axis of an input under a
+// kernel of k elements: at times windows lie wholly in the padding, or the input
+// is smaller than the kernel.
+func randomAxis(r *rand.Rand, k, dilation, most int) (lead, trail, size int) {
+	extent := (k-1)*dilation + 1
+	lead, trail, size = r.IntN(k), r.IntN(k), extent+r.IntN(most)
+	if r.IntN(4) == 0 {
+		lead, trail = r.IntN(extent+5), r.IntN(extent+5)
+	}
+	if r.IntN(4) == 0 {
+		size = max(1, extent-lead-trail) + r.IntN(2)
+	}
+	return lead, trail, size
+}
+
 // testRandomConv tests a convolution, at times a transposed one, that r chooses.
 func testRandomConv(t *testing.T, r *rand.Rand, pool *par.Pool) {
 	t.Helper()
@@ -160,13 +175,13 @@ func testRandomConv(t *testing.T, r *rand.Rand, pool *par.Pool) {
 			k, d, st = 1, 1, 1
 		}
 		s.Kernel, s.Dilation, s.Stride = append(s.Kernel, k), append(s.Dilation, d), append(s.Stride, st)
-		lead, trail := r.IntN(k), r.IntN(k)
+		lead, trail, size := randomAxis(r, k, d, most)
 		if transposed {
 			s.OutPad = append(s.OutPad, r.IntN(st))
-			lead, trail = lead/2, trail/2
+			lead, trail, size = min(lead, k-1)/2, min(trail, k-1)/2, max(size, (k-1)*d+1)
 		}
 		s.PadBegin, s.PadEnd = append(s.PadBegin, lead), append(s.PadEnd, trail)
-		spatial = append(spatial, (k-1)*d+1+r.IntN(most))
+		spatial = append(spatial, size)
 	}
 	work := 1 // multiply-adds for a pair of channels, as many as the definition takes
 	for i, n := range spatial {

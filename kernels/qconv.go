@@ -83,11 +83,12 @@ func (q *qIm2row) pack(dst []byte, ld, m0, m int) {
 				src := image[(z*q.in[1]+y)*q.in[2]*q.channels:]
 				if q.runs.joined {
 					lo, hi := min(max(0, -x0), ax.kernel), max(0, min(ax.kernel, q.in[2]-x0))
-					if lo >= hi {
-						lo, hi = 0, 0
+					if lo >= hi { // wholly in the padding, where x0 may lie behind the last row
+						fillBytes(line, q.zero)
+						continue
 					}
 					fillBytes(line[:lo*q.channels], q.zero)
-					copy(line[lo*q.channels:hi*q.channels], src[max(0, x0+lo)*q.channels:])
+					copy(line[lo*q.channels:hi*q.channels], src[(x0+lo)*q.channels:])
 					fillBytes(line[hi*q.channels:], q.zero)
 					continue
 				}

@@ -105,8 +105,9 @@ func testRandomQConv(t *testing.T, r *rand.Rand, pool *par.Pool) {
 		}
 		taps *= k
 		s.Kernel, s.Dilation, s.Stride = append(s.Kernel, k), append(s.Dilation, d), append(s.Stride, st)
-		s.PadBegin, s.PadEnd = append(s.PadBegin, r.IntN(k)), append(s.PadEnd, r.IntN(k))
-		spatial = append(spatial, (k-1)*d+1+r.IntN(most))
+		lead, trail, size := randomAxis(r, k, d, most)
+		s.PadBegin, s.PadEnd = append(s.PadBegin, lead), append(s.PadEnd, trail)
+		spatial = append(spatial, size)
 	}
 	n, pixels := 1+r.IntN(2), 1
 	for _, d := range spatial {
