@@ -631,6 +631,11 @@ func Quantize(ctx context.Context, in, out string, o Options) (result *Result, e
 	if err := onnxfile.CheckDestination(m, out, save); err != nil {
 		return nil, err
 	}
+	if o.Report != "" {
+		if err := checkReport(o.Report, in, out); err != nil {
+			return nil, err
+		}
+	}
 	info, err := os.Stat(in)
 	if err != nil {
 		return nil, err

@@ -60,13 +60,24 @@ func (d *Difference) fill(p *report.Report) {
 	p.Samples, p.Values, p.Unmatched, p.Errors, p.Tensors, p.Weights = d.Samples, d.Values, d.Unmatched, d.Nodes, d.Tensors, d.Weights
 }
 
-func writeReport(path string, p *report.Report, models ...string) error {
+// checkReport reports why a report could not be written to path.
+func checkReport(path string, models ...string) error {
 	if info, err := os.Stat(path); err == nil {
 		for _, m := range models {
 			if other, err := os.Stat(m); err == nil && os.SameFile(info, other) {
 				return optionErrorf("the report would replace the model %s", m)
 			}
 		}
+	}
+	if err := atomicfile.Check(path); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	return nil
+}
+
+func writeReport(path string, p *report.Report, models ...string) error {
+	if err := checkReport(path, models...); err != nil {
+		return err
 	}
 	if err := atomicfile.Write(path, 0o666, p.WriteHTML); err != nil {
 		return fmt.Errorf("report: %w", err)

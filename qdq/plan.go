@@ -166,10 +166,10 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 	dec.DisallowUnknownFields()
 	p := &Plan{}
 	if err := dec.Decode(p); err != nil {
-		return nil, fmt.Errorf("plan: %w", err)
+		return nil, fmt.Errorf("not a plan: %w", err)
 	}
 	if p.Format != "onnxq-plan" || p.Version != PlanVersion {
-		return nil, fmt.Errorf("plan: format %q version %d, want \"onnxq-plan\" version %d", p.Format, p.Version, PlanVersion)
+		return nil, fmt.Errorf("not a plan that this version reads: format %q version %d, want \"onnxq-plan\" version %d", p.Format, p.Version, PlanVersion)
 	}
 	return p, nil
 }

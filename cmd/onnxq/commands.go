@@ -23,6 +23,7 @@ import (
 	"github.com/onnxq/onnxq/internal/demo"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/passes"
+	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
@@ -191,7 +192,11 @@ func printResult(w io.Writer, in, out string, r *onnxq.Result, verbose bool) {
 		row("note", "%s", n)
 	}
 	if r.Plan.Empty() {
-		row("note", "nothing can be quantized: the output is the input, byte for byte")
+		text := "nothing can be quantized"
+		if slices.ContainsFunc(r.Plan.Nodes, func(n qdq.NodePlan) bool { return n.How == qdq.Kept }) {
+			text = "the model is quantized already, and nothing else can be"
+		}
+		row("note", "%s: the output is the input, byte for byte", text)
 	}
 	printReasons(row, r, verbose)
 	if verbose {
@@ -759,7 +764,7 @@ func (e *env) benchCommand() *cli.Command {
 			}
 			runs := c.Int("runs")
 			if runs < 0 || runs == 0 && c.IsSet("runs") {
-				return usagef("--runs is %d, which is too little", runs)
+				return usagef("--runs is %d, want at least 1", runs)
 			}
 			if len(o.Data) == 0 {
 				o.Data = []string{"random:1"}

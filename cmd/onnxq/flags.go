@@ -18,6 +18,7 @@ import (
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/exec/ort"
 	"github.com/onnxq/onnxq/graph/onnxfile"
+	"github.com/onnxq/onnxq/internal/atomicfile"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
@@ -444,7 +445,7 @@ func parseRange(s string) (name string, lo, hi float64, err error) {
 			}
 		}
 	}
-	return "", 0, 0, usagef("--range %q is not NAME=MIN:MAX", s)
+	return "", 0, 0, usagef("--range %q is not NAME=MIN:MAX, with MIN not above MAX", s)
 }
 
 // parseBytes reads a size such as 500MiB, 2GB or 1000000; "" is 0.
@@ -489,17 +490,36 @@ func readTable(path string) (*calibration.Table, error) {
 	return t, err
 }
 
-// args returns exactly n positional arguments.
+// checkOutputs reports why a file that is written at the end could not be.
+func checkOutputs(c *cli.Context) error {
+	for _, flag := range []string{"json", "report"} {
+		if path := c.String(flag); path != "" && path != "-" {
+			if err := atomicfile.Check(path); err != nil {
+				return fmt.Errorf("--%s: %w", flag, err)
+			}
+		}
+	}
+	return nil
+}
+
+// args returns the positional arguments, one for each of the names.
 func args(c *cli.Context, names ...string) ([]string, error) {
 	got := c.Args().Slice()
 	name := commandName(c)
 	switch {
 	case len(got) == len(names):
-		return got, nil
+		return got, checkOutputs(c)
 	case len(got) < len(names):
 		return nil, usagef("%s: %s is missing; see onnxq %[1]s --help", name, names[len(got)])
 	case len(names) == 0:
 		return nil, usagef("%s takes no arguments, but there is %q", name, got[0])
+	}
+	var subcommands []string
+	for _, s := range c.Command.Subcommands {
+		subcommands = append(subcommands, s.Name)
+	}
+	if like := meant(got[0], subcommands); like != "" {
+		return nil, usagef("%s has no command %q%s; see onnxq %[1]s --help", name, got[0], like)
 	}
 	hint := "see onnxq " + name + " --help"
 	if slices.ContainsFunc(c.Command.Flags, func(f cli.Flag) bool { return f.Names()[0] == "data" }) {

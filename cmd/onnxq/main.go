@@ -203,7 +203,13 @@ func newApp(e *env) *cli.App {
 		HideHelpCommand:           true,
 		DisableSliceFlagSeparator: true,
 		ExitErrHandler:            func(*cli.Context, error) {},
-		OnUsageError:              func(_ *cli.Context, err error, _ bool) error { return usagef("%s; see onnxq --help", flagText(err)) },
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
+			text := flagText(err)
+			if flag, ok := strings.CutPrefix(text, "unknown flag --"); ok {
+				text += meant("--"+flag, []string{"--help", "--version"})
+			}
+			return usagef("%s; see onnxq --help", text)
+		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				name := c.Args().First()
@@ -325,6 +331,9 @@ func reorder(app *cli.App, args []string) []string {
 	var flags []cli.Flag
 	for at := 0; at >= 0; {
 		c := find(commands, rest[at])
+		if c == nil && len(out) == 1 {
+			return args[:2] // no command: what flags there are does not matter
+		}
 		if c == nil {
 			break
 		}

@@ -242,11 +242,7 @@ func CheckDestination(m *graph.Model, path string, opt SaveOptions) error {
 	if err := checkDestination(originOf(m), path, opt); err != nil {
 		return err
 	}
-	f, err := atomicfile.Create(path, 0o666)
-	if err != nil {
-		return err
-	}
-	return f.Close()
+	return atomicfile.Check(path)
 }
 
 // Copy writes the file that m was loaded from to path, byte for byte. A model

@@ -269,8 +269,8 @@ func TestSaveDestinations(t *testing.T) {
 		opt  SaveOptions
 		want string
 	}{
-		{filepath.Join(dir, "missing", "m.onnx"), SaveOptions{}, "no such file"},
-		{filepath.Join(dir, "missing", "m.onnx"), SaveOptions{External: ExternalAlways}, "no such file"},
+		{filepath.Join(dir, "missing", "m.onnx"), SaveOptions{}, "there is no folder"},
+		{filepath.Join(dir, "missing", "m.onnx"), SaveOptions{External: ExternalAlways}, "there is no folder"},
 		{dir, SaveOptions{}, "directory"},
 		{link, SaveOptions{External: ExternalAlways}, "symbolic link"},
 	} {

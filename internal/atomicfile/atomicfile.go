@@ -64,6 +64,9 @@ func Create(path string, perm fs.FileMode) (*File, error) {
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, &fs.PathError{Op: "write", Path: path, Err: noFolder(dir)}
+		}
 		if err != nil {
 			return nil, renamed(err, name, path)
 		}
@@ -76,6 +79,22 @@ func Create(path string, perm fs.FileMode) (*File, error) {
 		return &File{File: f, dest: dest}, nil
 	}
 	return nil, &fs.PathError{Op: "write", Path: path, Err: errors.New("no free temporary name in the folder")}
+}
+
+// noFolder is the error about a destination whose folder is missing.
+type noFolder string
+
+func (f noFolder) Error() string { return "there is no folder " + string(f) }
+
+func (f noFolder) Unwrap() error { return fs.ErrNotExist }
+
+// Check returns the error of Create, and leaves nothing behind.
+func Check(path string) error {
+	f, err := Create(path, 0o666)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // Commit syncs the file, puts it in the place of the destination and closes
