@@ -177,7 +177,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.split, s.smooth, s.biases, s.relief, s.dynamic, s.store, s.clipped, s.rounded} {
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.split, s.smooth, s.again, s.biases, s.relief, s.dynamic, s.store, s.clipped, s.rounded} {
 		next, err := step(ctx, best)
 		if err != nil {
 			return nil, err
@@ -743,7 +743,7 @@ func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error)
 		next := c.variant()
 		next.base = c.base.Clone()
 		count := accuracy.Equalize(next.base, boundsOf(c.table), strength)
-		if count == 0 || !s.afford(next) {
+		if count == 0 {
 			break
 		}
 		var err error
@@ -806,7 +806,7 @@ func (s *search) split(ctx context.Context, c *candidate) (*candidate, error) {
 	next := c.variant()
 	next.base = c.base.Clone()
 	count := accuracy.Split(next.base, boundsOf(c.table), splitShare)
-	if count == 0 || !s.afford(next) {
+	if count == 0 {
 		return c, nil
 	}
 	return s.rescaled(ctx, c, next, splitGain, fmt.Sprintf("split %d outlier channels", count))
@@ -969,31 +969,21 @@ func (s *search) smooth(ctx context.Context, c *candidate) (*candidate, error) {
 	next := c.variant()
 	next.base = c.base.Clone()
 	count := accuracy.Smooth(next.base, func(n *graph.Node) bool { return quantized[n.ID] }, boundsOf(c.table), smoothAlpha, smoothWorth)
-	if count == 0 || !s.afford(next) {
+	if count == 0 {
 		return c, nil
 	}
 	return s.rescaled(ctx, c, next, smoothGain, fmt.Sprintf("smoothed the channels of %d values", count))
 }
 
-// rescaled compares c with next, whose activations have other ranges, under
-// every method that the search may choose.
+// rescaled compares c with next, whose activations have other ranges.
 func (s *search) rescaled(ctx context.Context, c, next *candidate, gain float64, note string) (*candidate, error) {
+	if s.left < 0 {
+		return c, nil
+	}
 	if err := s.calibrate(ctx, next, s.o.Unseen); err != nil {
 		return nil, err
 	}
-	if err := s.build(ctx, next); err != nil || next.empty() {
-		return c, err
-	}
-	if err := s.measure(ctx, next); err != nil {
-		return nil, err
-	}
-	found := next.found
-	next, err := s.ranges(ctx, next)
-	if err != nil || next.score < c.score+gain {
-		return c, err
-	}
-	next.found = append(found, fmt.Sprintf("%s, ranges by %s: score %.1f → %.1f dB on calibration samples", note, next.method, c.score, next.score))
-	return next, nil
+	return s.better(ctx, c, next, gain, note)
 }
 
 // methods are what ranges tries.
@@ -1023,6 +1013,14 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 		}
 	}
 	return best, nil
+}
+
+// again tries other methods once more where passes have changed the ranges.
+func (s *search) again(ctx context.Context, c *candidate) (*candidate, error) {
+	if c.base == s.float {
+		return c, nil
+	}
+	return s.ranges(ctx, c)
 }
 
 // variant returns a candidate like c that has not been built yet.

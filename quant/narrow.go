@@ -1,8 +1,7 @@
 package quant
 
 import (
-	"math"
-
+	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -25,38 +24,38 @@ func (p *Params) Narrow(t *tensor.Tensor, importance func(i int) float64) int {
 	data := tensor.As[float32](t)
 	outer, channels, inner := split(t.Shape(), p.Axis)
 	lo, hi := float64(p.Type.Min), float64(p.Type.Max)
+	var x, weights []float64
 	changed := 0
 	for c := range channels {
 		if p.Zero[c] != 0 {
 			continue
 		}
-		each := func(f func(i int)) {
-			for o := range outer {
-				at := (o*channels + c) * inner
-				for i := at; i < at+inner; i++ {
-					f(i)
-				}
+		x = x[:0]
+		var top, squares float64
+		for o := range outer {
+			for _, v := range data[(o*channels+c)*inner:][:inner] {
+				v := float64(v)
+				x = append(x, v)
+				top = max(top, v, -v)
+				squares += float64(v * v)
 			}
 		}
-		var top, squares, n float64
-		each(func(i int) {
-			v := math.Abs(float64(data[i]))
-			top, squares, n = math.Max(top, v), squares+v*v, n+1
-		})
-		if top*top*n <= peaked*peaked*squares {
+		if top*top*float64(len(x)) <= peaked*peaked*squares {
 			continue
 		}
-		loss := func(scale float64) float64 {
-			sum := 0.0
-			each(func(i int) {
-				v := float64(data[i])
-				d := v - math.Max(lo, math.Min(hi, math.RoundToEven(v/scale)))*scale
-				if d *= d; importance != nil {
-					d *= importance(i)
+		weights = weights[:0]
+		for o := range outer {
+			at := (o*channels + c) * inner
+			for i := at; i < at+inner; i++ {
+				w := 1.0
+				if importance != nil {
+					w = importance(i)
 				}
-				sum += d
-			})
-			return sum
+				weights = append(weights, w)
+			}
+		}
+		loss := func(scale float64) float64 {
+			return kernels.QuantCost(x, weights, scale, lo*scale, hi*scale, false)
 		}
 		full := float64(p.Scale[c])
 		best, least := full, loss(full)

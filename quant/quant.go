@@ -181,23 +181,12 @@ func Ranges(t *tensor.Tensor, axis int) ([]Range, error) {
 	data := tensor.As[float32](t)
 	outer, channels, inner := split(t.Shape(), axis)
 	out := make([]Range, channels)
-	bad := 0
-	for o := range outer {
-		for c := range channels {
-			r := &out[c]
-			row := data[(o*channels+c)*inner:][:inner]
-			for _, x := range row {
-				v := float64(x)
-				if v-v != 0 {
-					bad++
-					continue
-				}
-				r.Min, r.Max = math.Min(r.Min, v), math.Max(r.Max, v)
-			}
-		}
+	lows, highs := make([]float32, channels), make([]float32, channels)
+	if nans, infs := kernels.MinMaxChannels(lows, highs, data[:outer*channels*inner], inner); nans+infs > 0 {
+		return nil, fmt.Errorf("%w (%d of %d elements)", ErrNotFinite, nans+infs, len(data))
 	}
-	if bad > 0 {
-		return nil, fmt.Errorf("%w (%d of %d elements)", ErrNotFinite, bad, len(data))
+	for c := range out {
+		out[c] = Range{Min: min(0, float64(lows[c])), Max: max(0, float64(highs[c]))}
 	}
 	return out, nil
 }

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/internal/par"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
@@ -20,17 +21,22 @@ func Clip(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds) 
 	if err != nil {
 		return 0, err
 	}
-	count := 0
-	for i, v := range values {
+	changed := make([]int, len(values))
+	par.Each(0, len(values), func(i int) {
+		v := values[i]
 		e := &plan.Tensors[i]
 		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || e.PowerOfTwo || params[i].Codes != nil || floats(v) == nil || len(params[i].Scale) == 0 {
-			continue
+			return
 		}
 		var importance func(int) float64
 		if n := v.OnlyUse(); n != nil && n.Input(1) == v {
 			importance = importanceOf(n, bounds)
 		}
-		count += params[i].Narrow(v.Const, importance)
+		changed[i] = params[i].Narrow(v.Const, importance)
+	})
+	count := 0
+	for _, n := range changed {
+		count += n
 	}
 	return count, nil
 }

@@ -202,6 +202,9 @@ type moments struct {
 // at least.
 const momentRows = 256
 
+// drawRows is the number of rows that a thread draws at a time.
+const drawRows = 32
+
 // flush adds the rows that wait. square is room for k×k elements.
 func (s *moments) flush(pool *par.Pool, square []float32) {
 	square = square[:s.k*s.k]
@@ -261,18 +264,20 @@ func collectMoments(ctx context.Context, m, other *graph.Model, list []*moments,
 	}
 	pool := par.New(o.Threads)
 	square := make([]float32, most)
-	err = samples(ctx, func(feeds map[string]ops.Data) error {
-		err := own.run(ctx, feeds, func(i int, t *tensor.Tensor) {
-			for g := range list[i].rows {
-				list[i].rows[g] = list[i].draw(list[i].rows[g], t, g)
+	draw := func(d *drawer, ctx context.Context, feeds map[string]ops.Data, rows func(*moments) [][]float32) error {
+		return d.run(ctx, feeds, func(i int, t *tensor.Tensor) {
+			pool.Begin()
+			defer pool.End()
+			of := rows(list[i])
+			for g := range of {
+				of[g] = list[i].draw(pool, of[g], t, g)
 			}
 		})
+	}
+	err = samples(ctx, func(feeds map[string]ops.Data) error {
+		err := draw(own, ctx, feeds, func(s *moments) [][]float32 { return s.rows })
 		if err == nil && second != nil {
-			err = second.run(ctx, feeds, func(i int, t *tensor.Tensor) {
-				for g := range list[i].others {
-					list[i].others[g] = list[i].draw(list[i].others[g], t, g)
-				}
-			})
+			err = draw(second, ctx, feeds, func(s *moments) [][]float32 { return s.others })
 		}
 		if err != nil {
 			return err
@@ -304,7 +309,7 @@ func (s *moments) align() {
 }
 
 // draw appends to dst at most limit inputs of group g in x, evenly spaced.
-func (s *moments) draw(dst []float32, x *tensor.Tensor, g int) []float32 {
+func (s *moments) draw(pool *par.Pool, dst []float32, x *tensor.Tensor, g int) []float32 {
 	data, err := tensor.Float32s(x)
 	if err != nil {
 		return dst
@@ -359,38 +364,41 @@ func (s *moments) draw(dst []float32, x *tensor.Tensor, g int) []float32 {
 			step *= shape[2+a]
 		}
 	}
-	at := make([]int, d)
 	start := len(dst)
 	dst = slices.Grow(dst, take*s.k)[:start+take*s.k]
-	for i := range take {
-		row := dst[start+i*s.k:][:s.k]
-		rest, offset, step, whole := i*positions/take, 0, 1, true
-		for a := d - 1; a >= 0; a-- {
-			at[a] = rest%out[a]*w.stride[a] - begin[a]
-			rest /= out[a]
-			offset += at[a] * step
-			step *= shape[2+a]
-			whole = whole && at[a] >= 0 && at[a]+(w.kernel[a]-1)*w.dilation[a] < shape[2+a]
-		}
-		offset += (rest*shape[1] + g*channels) * plane
-		for t := range taps {
-			inside := whole
-			if !whole {
-				inside = true
-				for a := range d {
-					pos := at[a] + tap[t*d+a]
-					inside = inside && pos >= 0 && pos < shape[2+a]
+	pool.For(take, drawRows, func(first, end int) {
+		at := make([]int, d)
+		for i := first; i < end; i++ {
+			row := dst[start+i*s.k:][:s.k]
+			rest, offset, step, whole := i*positions/take, 0, 1, true
+			for a := d - 1; a >= 0; a-- {
+				at[a] = rest%out[a]*w.stride[a] - begin[a]
+				rest /= out[a]
+				offset += at[a] * step
+				step *= shape[2+a]
+				whole = whole && at[a] >= 0 && at[a]+(w.kernel[a]-1)*w.dilation[a] < shape[2+a]
+			}
+			offset += (rest*shape[1] + g*channels) * plane
+			for t := range taps {
+				inside := whole
+				if !whole {
+					inside = true
+					for a := range d {
+						pos := at[a] + tap[t*d+a]
+						inside = inside && pos >= 0 && pos < shape[2+a]
+					}
+				}
+				if !inside {
+					for c := range channels {
+						row[c*taps+t] = 0
+					}
+					continue
+				}
+				for c, from := 0, offset+far[t]; c < channels; c, from = c+1, from+plane {
+					row[c*taps+t] = data[from]
 				}
 			}
-			from := offset + far[t]
-			for c := range channels {
-				x := float32(0)
-				if inside {
-					x = data[from+c*plane]
-				}
-				row[c*taps+t] = x
-			}
 		}
-	}
+	})
 	return dst
 }

@@ -40,11 +40,31 @@ func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.P
 		return err
 	}
 	list = slices.DeleteFunc(list, func(p product) bool { return !slices.Contains(layers, p.tensor) })
-	pool := par.New(o.Threads)
-	return inTurn(ctx, m, nil, list, minRows, samples, count, o, func(i int, sums []*moments) error {
-		return list[i].round(ctx, pool, &params[list[i].tensor], sums[0])
+	return inTurn(ctx, m, nil, list, minRows, samples, count, o, func(first int, sums [][]*moments) error {
+		return each(o.Threads, len(sums), func(i int) int { return list[first+i].work() }, func(i int) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			p := &list[first+i]
+			return p.round(ctx, &params[p.tensor], sums[i][0])
+		})
 	})
 }
+
+// each calls f for all i of [0, n) on the given number of threads, those of the
+// most work first, and returns the error of the least i.
+func each(threads, n int, work func(i int) int, f func(i int) error) error {
+	order, errs := make([]int, n), make([]error, n)
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(work(b), work(a)) })
+	par.Each(threads, n, func(k int) { errs[order[k]] = f(order[k]) })
+	return cmp.Or(errs...)
+}
+
+// work is about what rounding p takes, in multiply-adds.
+func (p *product) work() int { return p.groups * p.k * p.k * (p.k + p.n) }
 
 // Layers lists the weights that Round chooses codes for, by their index in
 // plan.Tensors. Each is rounded by itself.
@@ -57,10 +77,10 @@ func Layers(m *graph.Model, plan *qdq.Plan) ([]int, error) {
 	return out, err
 }
 
-// inTurn calls f with the index of each product of list and the second moments of
-// its inputs, of as many at a time as memory allows; see collectMoments. At least
+// inTurn calls f with the second moments of the inputs of products of list, from
+// the first on, of as many at a time as memory allows; see collectMoments. At least
 // the given number of rows is drawn from the samples, if there are as many.
-func inTurn(ctx context.Context, m, other *graph.Model, list []product, rows int, samples Samples, count int, o exec.SessionOptions, f func(i int, sums []*moments) error) error {
+func inTurn(ctx context.Context, m, other *graph.Model, list []product, rows int, samples Samples, count int, o exec.SessionOptions, f func(first int, sums [][]*moments) error) error {
 	done := 0
 	for len(list) > 0 {
 		var all []*moments
@@ -86,13 +106,8 @@ func inTurn(ctx context.Context, m, other *graph.Model, list []product, rows int
 		if err := collectMoments(ctx, m, other, all, samples, o); err != nil {
 			return err
 		}
-		for i := range of {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := f(done+i, of[i]); err != nil {
-				return err
-			}
+		if err := f(done, of); err != nil {
+			return err
 		}
 		done += len(of)
 		list = list[len(of):]
@@ -101,16 +116,14 @@ func inTurn(ctx context.Context, m, other *graph.Model, list []product, rows int
 }
 
 // round sets the codes of the weight of p.
-func (p *product) round(ctx context.Context, pool *par.Pool, q *quant.Params, sums *moments) error {
-	pool.Begin()
-	defer pool.End()
+func (p *product) round(ctx context.Context, q *quant.Params, sums *moments) error {
 	w := tensor.As[float32](p.weight.Const)
 	codes := tensor.New(q.Type.DType, p.weight.Const.Shape()...)
 	k, n := p.k, p.n
 	columns := make([]float32, k*n) // [k][n], inputs in the order of rounding
 	scale, zero := make([]float32, n), make([]int32, n)
 	for g := range p.groups {
-		order, factor, err := factor(ctx, pool, sums.sums[g], k)
+		order, factor, err := factor(ctx, sums.sums[g], k)
 		if err != nil {
 			return err
 		}
@@ -132,7 +145,7 @@ func (p *product) round(ctx context.Context, pool *par.Pool, q *quant.Params, su
 			}
 			scale[o], zero[o] = q.Scale[c], q.Zero[c]
 		}
-		out := feedback(pool, columns, factor, scale, zero, float32(q.Type.Min), float32(q.Type.Max), k, n)
+		out := feedback(columns, factor, scale, zero, float32(q.Type.Min), float32(q.Type.Max), k, n)
 		for r, i := range order {
 			for o := range n {
 				codes.Bytes()[index(i, o)] = byte(out[r*n+o])
@@ -146,21 +159,21 @@ func (p *product) round(ctx context.Context, pool *par.Pool, q *quant.Params, su
 // factor returns the order in which k inputs are rounded and the strictly upper
 // triangle U of the factors of h, in that order: h = (U+I)·D·(U+I)ᵀ. Damping
 // makes h positive definite. The error is that of the context.
-func factor(ctx context.Context, pool *par.Pool, h []float32, k int) (order []int, u []float32, err error) {
+func factor(ctx context.Context, h []float32, k int) (order []int, u []float32, err error) {
 	order = make([]int, k)
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(h[b*k+b], h[a*k+a]) })
 	p, _ := quant.Damped(h, order, damping)
-	u, _, err = quant.Factor(ctx, pool, p, k)
+	u, _, err = quant.Factor(ctx, nil, p, k)
 	return order, u, err
 }
 
 // feedback rounds the k×n matrix w row by row to codes, adding to each row what
 // the errors of the rows before it ask for: code[r] = round(w[r] + Σ u[j][r]·e[j])
 // with e[j] = w[j] - value of code[j]. scale and zero belong to the columns.
-func feedback(pool *par.Pool, w, u, scale []float32, zero []int32, lo, hi float32, k, n int) []int32 {
+func feedback(w, u, scale []float32, zero []int32, lo, hi float32, k, n int) []int32 {
 	target := slices.Clone(w)
 	errs := make([]float32, k*n)
 	codes := make([]int32, k*n)
@@ -191,7 +204,7 @@ func feedback(pool *par.Pool, w, u, scale []float32, zero []int32, lo, hi float3
 		rest := k - end
 		push = slices.Grow(push[:0], rest*n)[:rest*n]
 		// Rows end… of the target get uᵀ times the errors of this block.
-		kernels.Gemm(pool, rest, n, end-at, kernels.Matrix{Data: u[at*k+end:], Ld: k, Trans: true}, kernels.Matrix{Data: errs[at*n:], Ld: n}, push, n, nil)
+		kernels.Gemm(nil, rest, n, end-at, kernels.Matrix{Data: u[at*k+end:], Ld: k, Trans: true}, kernels.Matrix{Data: errs[at*n:], Ld: n}, push, n, nil)
 		kernels.Binary(kernels.Add, target[end*n:], target[end*n:], push)
 	}
 	return codes

@@ -52,7 +52,7 @@ func TestFeedback(t *testing.T) {
 		for i := range scale {
 			scale[i] = 0.2
 		}
-		order, u, err := factor(t.Context(), nil, h, k)
+		order, u, err := factor(t.Context(), h, k)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func TestFeedback(t *testing.T) {
 		for a, i := range order {
 			copy(p[a*n:(a+1)*n], w[i*n:(i+1)*n])
 		}
-		codes := feedback(nil, p, u, scale, zero, -127, 127, k, n)
+		codes := feedback(p, u, scale, zero, -127, 127, k, n)
 		loss := func(code func(a, o int) float64) float64 {
 			total := 0.0
 			for i := range rows {
@@ -107,7 +107,7 @@ func TestFeedbackDegenerate(t *testing.T) {
 				h[a*k+b] = fill(a, b)
 			}
 		}
-		order, u, err := factor(t.Context(), nil, h, k)
+		order, u, err := factor(t.Context(), h, k)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func TestFeedbackDegenerate(t *testing.T) {
 				t.Fatalf("%s: factor holds %g", name, x)
 			}
 		}
-		for i, c := range feedback(nil, w, u, scale, zero, -127, 127, k, n) {
+		for i, c := range feedback(w, u, scale, zero, -127, 127, k, n) {
 			if name != "ones" && name != "huge" && float64(c) != math.RoundToEven(float64(w[i])) {
 				t.Errorf("%s: code %d of %g", name, c, w[i])
 			}
@@ -184,7 +184,7 @@ func TestRows(t *testing.T) {
 		wt := tensor.As[float32](w.Const)
 		for g := range p.groups {
 			all := moments{origin: p.inputs[0], groups: p.groups, k: p.k, limit: 1 << 20}
-			rows := all.draw(nil, x, g)
+			rows := all.draw(nil, nil, x, g)
 			count := len(rows) / p.k
 			if count != positions {
 				t.Fatalf("%s: %d patches of %d", text, count, positions)
@@ -209,7 +209,7 @@ func TestRows(t *testing.T) {
 				}
 			}
 			all.limit = 3
-			if few := len(all.draw(nil, x, g)) / p.k; few != 3 {
+			if few := len(all.draw(nil, nil, x, g)) / p.k; few != 3 {
 				t.Errorf("%s: %d patches, 3 asked for", text, few)
 			}
 		}
