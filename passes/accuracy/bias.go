@@ -156,10 +156,21 @@ func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean, after []flo
 		return nil, nil
 	}
 	shift := make([]float64, shape[axis])
-	for i := range a {
-		at := [2]int{i / shape[1], i % shape[1]}
-		c := at[1-axis]
-		shift[at[axis]] += float64(float64(b[i])*after[c]) - float64(float64(a[i])*mean[c])
+	columns := shape[1]
+	for r := range shape[0] {
+		a, b := a[r*columns:][:columns], b[r*columns:][:columns]
+		if axis == 0 {
+			sum := 0.0
+			for c, x := range a {
+				sum += float64(float64(b[c])*after[c]) - float64(float64(x)*mean[c])
+			}
+			shift[r] = sum
+			continue
+		}
+		x, y := mean[r], after[r]
+		for c, w := range a {
+			shift[c] += float64(float64(b[c])*y) - float64(float64(w)*x)
+		}
 	}
 	return shift, nil
 }

@@ -268,10 +268,7 @@ func collectMoments(ctx context.Context, m, other *graph.Model, list []*moments,
 		return d.run(ctx, feeds, func(i int, t *tensor.Tensor) {
 			pool.Begin()
 			defer pool.End()
-			of := rows(list[i])
-			for g := range of {
-				of[g] = list[i].draw(pool, of[g], t, g)
-			}
+			list[i].draw(pool, rows(list[i]), t)
 		})
 	}
 	err = samples(ctx, func(feeds map[string]ops.Data) error {
@@ -308,97 +305,111 @@ func (s *moments) align() {
 	}
 }
 
-// draw appends to dst at most limit inputs of group g in x, evenly spaced.
-func (s *moments) draw(pool *par.Pool, dst []float32, x *tensor.Tensor, g int) []float32 {
+// draw appends to the rows of each group at most limit inputs of it in x, evenly
+// spaced.
+func (s *moments) draw(pool *par.Pool, rows [][]float32, x *tensor.Tensor) {
 	data, err := tensor.Float32s(x)
 	if err != nil {
-		return dst
+		return
 	}
 	shape := x.Shape()
 	if s.window.kernel == nil {
 		if len(shape) == 0 || shape[len(shape)-1] != s.k {
-			return dst
+			return
 		}
 		count := len(data) / s.k
 		take := min(count, s.limit)
-		for i := range take {
-			at := i * count / take * s.k
-			dst = append(dst, data[at:at+s.k]...)
+		for g := range rows {
+			for i := range take {
+				at := i * count / take * s.k
+				rows[g] = append(rows[g], data[at:at+s.k]...)
+			}
 		}
-		return dst
+		return
 	}
-	w := &s.window
-	d := len(w.kernel)
-	if len(shape) != d+2 || len(data) == 0 {
-		return dst
+	from, plane, ok := s.patches(shape)
+	if !ok || len(data) == 0 {
+		return
 	}
 	taps := 1
+	for _, k := range s.window.kernel {
+		taps *= k
+	}
+	channels, take := s.k/taps, len(from)/taps
+	dst := make([][]float32, len(rows))
+	for g := range rows {
+		n := len(rows[g])
+		rows[g] = slices.Grow(rows[g], take*s.k)[:n+take*s.k]
+		dst[g] = rows[g][n:]
+	}
+	parts := (take + drawRows - 1) / drawRows
+	pool.For(parts*len(rows), 1, func(task, _ int) {
+		g, first := task/parts, task%parts*drawRows
+		end := min(first+drawRows, take)
+		for c := range channels {
+			x := data[(g*channels+c)*plane:]
+			for i := first; i < end; i++ {
+				to := dst[g][i*s.k+c*taps:][:taps]
+				for t, p := range from[i*taps:][:taps] {
+					to[t] = 0
+					if p >= 0 {
+						to[t] = x[p]
+					}
+				}
+			}
+		}
+	})
+}
+
+// patches returns where the taps of each row lie that is drawn of a value of the
+// given shape, in its first channel, -1 for padding, and the elements of a
+// channel; ok is false where the shape does not fit.
+func (s *moments) patches(shape []int) (from []int, plane int, ok bool) {
+	w := &s.window
+	d := len(w.kernel)
+	if len(shape) != d+2 {
+		return nil, 0, false
+	}
+	taps, plane := 1, 1
 	out, begin := make([]int, d), make([]int, d)
 	positions := shape[0]
 	for i := range d {
 		taps *= w.kernel[i]
+		plane *= shape[2+i]
 		span := (w.kernel[i]-1)*w.dilation[i] + 1
 		var end int
 		begin[i], end = w.pads(i, shape[2+i])
 		padded := shape[2+i] + begin[i] + end
 		if padded < span {
-			return dst
+			return nil, 0, false
 		}
 		out[i] = (padded-span)/w.stride[i] + 1
 		positions *= out[i]
 	}
-	channels := s.k / taps
-	if channels*s.groups != shape[1] {
-		return dst
+	if s.k/taps*s.groups != shape[1] {
+		return nil, 0, false
 	}
-	plane := len(data) / (shape[0] * shape[1])
 	take := min(positions, s.limit)
-	// Where each tap lies from the first one, along each axis and in all.
-	tap, far := make([]int, taps*d), make([]int, taps)
-	for t := range taps {
-		step := 1
-		for a, r := d-1, t; a >= 0; a-- {
-			tap[t*d+a] = r % w.kernel[a] * w.dilation[a]
-			far[t] += tap[t*d+a] * step
-			r /= w.kernel[a]
-			step *= shape[2+a]
+	from = make([]int, take*taps)
+	at := make([]int, d)
+	for i := range take {
+		rest := i * positions / take
+		for a := d - 1; a >= 0; a-- {
+			at[a] = rest%out[a]*w.stride[a] - begin[a]
+			rest /= out[a]
+		}
+		for t := range taps {
+			offset, step, r := rest*shape[1]*plane, 1, t
+			for a := d - 1; a >= 0 && offset >= 0; a-- {
+				pos := at[a] + r%w.kernel[a]*w.dilation[a]
+				r /= w.kernel[a]
+				if offset += pos * step; pos < 0 || pos >= shape[2+a] {
+					offset = -1
+				}
+				step *= shape[2+a]
+			}
+			from[i*taps+t] = offset
 		}
 	}
-	start := len(dst)
-	dst = slices.Grow(dst, take*s.k)[:start+take*s.k]
-	pool.For(take, drawRows, func(first, end int) {
-		at := make([]int, d)
-		for i := first; i < end; i++ {
-			row := dst[start+i*s.k:][:s.k]
-			rest, offset, step, whole := i*positions/take, 0, 1, true
-			for a := d - 1; a >= 0; a-- {
-				at[a] = rest%out[a]*w.stride[a] - begin[a]
-				rest /= out[a]
-				offset += at[a] * step
-				step *= shape[2+a]
-				whole = whole && at[a] >= 0 && at[a]+(w.kernel[a]-1)*w.dilation[a] < shape[2+a]
-			}
-			offset += (rest*shape[1] + g*channels) * plane
-			for t := range taps {
-				inside := whole
-				if !whole {
-					inside = true
-					for a := range d {
-						pos := at[a] + tap[t*d+a]
-						inside = inside && pos >= 0 && pos < shape[2+a]
-					}
-				}
-				if !inside {
-					for c := range channels {
-						row[c*taps+t] = 0
-					}
-					continue
-				}
-				for c, from := 0, offset+far[t]; c < channels; c, from = c+1, from+plane {
-					row[c*taps+t] = data[from]
-				}
-			}
-		}
-	})
-	return dst
+	return from, plane, true
 }

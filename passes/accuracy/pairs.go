@@ -139,47 +139,74 @@ func (s *PairSums) find(port int, px, pw *quant.Params, bounds Bounds) bool {
 	// The bounds of the inputs of one output channel, a zero behind an odd number.
 	least, most := make([]float64, k+1), make([]float64, k+1)
 	last := -1
-	for o := range outs {
-		scale := float64(pw.Scale[0])
-		if pw.Axis >= 0 {
-			scale = float64(pw.Scale[o%len(pw.Scale)])
+	// Weights over their scale, of several output channels, since these may lie
+	// side by side; a zero behind an odd number.
+	var codes [pairBlock][]float64
+	for i := range codes {
+		codes[i] = make([]float64, k+1)
+	}
+	for first := 0; first < outs; first += pairBlock {
+		block := codes[:min(pairBlock, outs-first)]
+		var inverse [pairBlock]float64
+		for j := range block {
+			scale := pw.Scale[0]
+			if pw.Axis >= 0 {
+				scale = pw.Scale[(first+j)%len(pw.Scale)]
+			}
+			inverse[j] = 1 / float64(scale)
 		}
-		if first := group(o); first != last {
-			last = first
-			for j := range k {
-				least[j], most[j] = 0, 255
-				if lo != nil {
-					least[j], most[j] = lo[first+j%channels], hi[first+j%channels]
+		for i := range k {
+			for j, c := range block {
+				c[i] = float64(w[index(first+j, i)]) * inverse[j]
+			}
+		}
+		for j, c := range block {
+			o := first + j
+			if at := group(o); at != last {
+				last = at
+				for i := range k {
+					least[i], most[i] = 0, 255
+					if lo != nil {
+						least[i], most[i] = lo[at+i%channels], hi[at+i%channels]
+					}
 				}
 			}
+			s.Need[o] = s.channel(c, least, most, float64(pw.Type.Min), float64(pw.Type.Max))
 		}
-		// A product of codes, which are not negative, with c lies between those of
-		// the bounds, in the order of its sign.
-		product := func(j int) (low, high float64) {
-			c := max(float64(pw.Type.Min), min(float64(pw.Type.Max), float64(w[index(o, j)])/scale))
-			if c < 0 {
-				return most[j] * c, least[j] * c
-			}
-			return least[j] * c, most[j] * c
-		}
-		greatest := 0.0
-		for i := 0; i < k; i += 2 {
-			low, high := product(i)
-			if i+1 < k {
-				l, h := product(i + 1)
-				low, high = low+l, high+h
-			}
-			slack := half * (most[i] + most[i+1])
-			// What rounding adds to a sum does not shrink with the weights.
-			need := max(high/(math.MaxInt16-slack), low/(math.MinInt16+slack))
-			if need > 1 {
-				s.Over++
-			}
-			greatest = max(greatest, need)
-		}
-		s.Need[o] = greatest
 	}
 	return true
+}
+
+// pairBlock is the number of output channels that find reads together.
+const pairBlock = 16
+
+// channel returns the need of an output channel and counts its sums over 16
+// bits. c has the weights over their scale, which from and to bound, and least
+// and most what they are multiplied with, codes that are not negative; the
+// number of inputs, or one less, is even.
+func (s *PairSums) channel(c, least, most []float64, from, to float64) (need float64) {
+	product := func(i int) (low, high float64) {
+		up, down := min(c[i], to), 0.0
+		if up < 0 {
+			up, down = 0, max(up, from)
+		}
+		return float64(least[i]*up) + float64(most[i]*down), float64(most[i]*up) + float64(least[i]*down)
+	}
+	for i := 0; i+1 < len(c); i += 2 {
+		low, high := product(i)
+		l, h := product(i + 1)
+		low, high = low+l, high+h
+		// What rounding adds to a sum does not shrink with the weights.
+		slack := half * (most[i] + most[i+1])
+		above, below := math.MaxInt16-slack, math.MinInt16+slack
+		if high > above || low < below {
+			s.Over++
+		}
+		if high > need*above || low < need*below {
+			need = max(high/above, low/below)
+		}
+	}
+	return need
 }
 
 // codeBounds returns the codes that bound each channel of the activation of n,
