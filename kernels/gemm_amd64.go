@@ -52,8 +52,10 @@ func qKernel(l Level, t *qTile, words []int32, floats []float32) {
 	}
 	p := (*byte)(unsafe.Pointer(t))
 	switch {
+	case t.saturates && l == AVX2:
+		qgemmRowsSaturatingAVX2(p)
 	case t.saturates:
-		qgemmRowsSaturating(p)
+		qgemmRowsSaturatingAVX512(p)
 	case l == AVX2:
 		qgemmRowsAVX2(p)
 	case l == AVX512:

@@ -56,10 +56,10 @@ func gemmHalfAVX512(t *byte)
 //go:noescape
 func qgemmRowsAVX2(t *byte)
 
-// qgemmRowsSaturating computes the qTile t of at most 16 columns.
+// qgemmRowsSaturatingAVX2 computes the qTile t of at most 16 columns.
 //
 //go:noescape
-func qgemmRowsSaturating(t *byte)
+func qgemmRowsSaturatingAVX2(t *byte)
 
 // qgemmRowsAVX512 computes the qTile t of at most 32 columns.
 //
@@ -70,6 +70,11 @@ func qgemmRowsAVX512(t *byte)
 //
 //go:noescape
 func qgemmRowsVNNI(t *byte)
+
+// qgemmRowsSaturatingAVX512 computes the qTile t of at most 32 columns.
+//
+//go:noescape
+func qgemmRowsSaturatingAVX512(t *byte)
 
 // block8AVX2 computes the blockTile t of 8 channels.
 //

@@ -144,7 +144,10 @@ func PackQB(k, n int, b QMatrix, zero []int32, saturate bool) *PackedQB {
 
 // saturatingLevel is the level of saturating kernels at level l.
 func saturatingLevel(l Level) Level {
-	if l >= AVX2 {
+	switch {
+	case l >= AVX512:
+		return AVX512
+	case l == AVX2:
 		return AVX2
 	}
 	return Generic
@@ -250,7 +253,8 @@ type qTile struct {
 	buf           [16]byte
 	runs          []run // of a row's bytes: place in bytes, length in units
 	count         int   // of runs
-	saturates     bool  // whether pairs of products are added in 16 bits; assembly has a kernel for it
+	saturates     bool  // whether pairs of products are added in 16 bits; assembly has kernels for it
+	width         int   // of a panel in columns; kernels know theirs
 }
 
 // tileRows returns how many of m rows of a panel of the given width to compute at
@@ -274,11 +278,11 @@ const (
 // qTileGo is the specification of the integer tile kernels, for units of four
 // bytes. All integer arithmetic is modulo 2³².
 func qTileGo(t *qTile, words []int32, floats []float32) {
-	const nr = 16
 	flip := byte(t.flip[0])
 	for i := range t.rows {
-		var s [nr]int32
-		b := t.b
+		var sums [32]int32
+		nr, b := t.width, t.b
+		s := sums[:nr]
 		for _, r := range t.runs[:t.count] {
 			a := t.a[i*t.lda+r.off:]
 			for range r.n {
@@ -522,6 +526,7 @@ func (q *qJob) panels(t *qTile, m0, n0, nc int) {
 	if t.saturates = b.saturating && !q.a.Signed; b.saturating && q.a.Signed {
 		lv = Generic // exact, of the layout for saturating kernels
 	}
+	t.width = nr
 	for j := n0; j < n0+nc; j += nr {
 		t.columns = min(nr, n0+nc-j)
 		t.b = b.panels[j*(len(b.panels)/len(b.sums)):]

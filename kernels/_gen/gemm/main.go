@@ -20,6 +20,7 @@ func main() {
 	qgemmRows(avx2, qSaturating)
 	qgemmRows(avx512, qPairs)
 	qgemmRows(avx512, qQuads)
+	qgemmRows(avx512, qSaturating)
 	blockRows(avx2Narrow, 1)
 	blockRows(avx2, 2)
 	blockRows(avx512, 1)

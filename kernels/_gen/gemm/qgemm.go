@@ -53,6 +53,9 @@ func vpdpbusd(b, a, dst reg.VecPhysical) {
 	})
 }
 
+// wordOnes is the table of 16-bit ones.
+var wordOnes = Mem{Symbol: Symbol{Name: "wordOnes", Static: true}, Base: reg.StaticBase}
+
 // How a kernel of qgemmRows multiplies.
 const (
 	qPairs      = iota // units of two factors, 16 bits wide in B, or, at AVX2, in A
@@ -77,7 +80,7 @@ func qgemmRows(v isa, how int) {
 	case qQuads:
 		name = "VNNI"
 	case qSaturating:
-		name = "Saturating"
+		name = "Saturating" + name
 	}
 	unitB := 2 * v.bytes()                  // bytes of a unit of the panel
 	signed := how == qPairs && v.lanes == 8 // B is bytes, of which the kernel makes words
@@ -103,6 +106,9 @@ func qgemmRows(v isa, how int) {
 		SHRQ(Imm(16), ones)
 		KMOVW(ones.As32(), reg.K2)
 		VPBROADCASTD(Mem{Base: args, Disp: qFlip}, reg.Z31)
+		if how == qSaturating {
+			VPBROADCASTD(wordOnes, reg.Z30)
+		}
 	} else {
 		LEAQ(Mem{Symbol: Symbol{Name: "tailMask", Static: true}, Base: reg.StaticBase, Disp: 64}, mask)
 		SHLQ(Imm(2), n)
@@ -158,12 +164,15 @@ func qgemmRows(v isa, how int) {
 				a := rowAddr(ptrs, lda, i, unit*u)
 				switch {
 				case how == qSaturating:
-					ones := Mem{Symbol: Symbol{Name: "wordOnes", Static: true}, Base: reg.StaticBase}
-					VPBROADCASTD(a, spare[0])
+					ones, s, t := Op(wordOnes), spare[0], []reg.VecPhysical{spare[1], spare[1]}
+					if v.lanes == 16 {
+						ones, s, t = reg.Z30, spare[i%2], []reg.VecPhysical{spare[2], spare[3]}
+					}
+					VPBROADCASTD(a, s)
 					for j, b := range []reg.VecPhysical{b0, b1} {
-						VPMADDUBSW(b, spare[0], spare[1])
-						VPMADDWD(ones, spare[1], spare[1])
-						VPADDD(spare[1], acc(i, j), acc(i, j))
+						VPMADDUBSW(b, s, t[j])
+						VPMADDWD(ones, t[j], t[j])
+						VPADDD(t[j], acc(i, j), acc(i, j))
 					}
 				case how == qQuads:
 					s := spare[i%5]
