@@ -999,7 +999,17 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 		if m != c.method {
 			next := c.variant()
 			next.method = m
-			list = append(list, next)
+			same := false
+			for _, tried := range append([]*candidate{c}, list...) {
+				one, err := s.sameRanges(c, tried, next)
+				if err != nil {
+					return nil, err
+				}
+				same = same || one
+			}
+			if !same {
+				list = append(list, next)
+			}
 		}
 	}
 	if err := s.ahead(ctx, list, s.few(len(s.o.Samples))); err != nil {
@@ -1013,6 +1023,34 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 		}
 	}
 	return best, nil
+}
+
+// sameRanges reports whether two candidates, which differ from c in their methods
+// at most, have the same ranges.
+func (s *search) sameRanges(c, a, b *candidate) (bool, error) {
+	wa, wb := s.way(a), s.way(b)
+	ra, err := wa.rangesOf(c.base, c.plan, c.table)
+	if err != nil {
+		return false, err
+	}
+	rb, err := wb.rangesOf(c.base, c.plan, c.table)
+	if err != nil {
+		return false, err
+	}
+	values, err := c.plan.Values(c.base)
+	if err != nil {
+		return false, err
+	}
+	for i, v := range values {
+		if e := &c.plan.Tensors[i]; e.Kind == qdq.Activation && e.Range == nil {
+			x, why := ra(v, e)
+			y, whyNot := rb(v, e)
+			if x != y || why != whyNot {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 // again tries other methods once more where passes have changed the ranges.
