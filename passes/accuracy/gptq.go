@@ -165,17 +165,9 @@ func (s *GPTQ) each(ctx context.Context, other *graph.Model, list []blockProduct
 	for i := range list {
 		plain[i] = list[i].product
 	}
-	return inTurn(ctx, s.m, other, plain, maxRows, s.samples, s.count, s.o, func(first int, sums [][]*moments) error {
-		for i := range sums {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := f(ctx, &list[first+i], sums[i]); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return inTurn(ctx, s.m, other, plain, maxRows, s.samples, s.count, s.o, oneByOne(ctx, func(i int, sums []*moments) error {
+		return f(ctx, &list[i], sums)
+	}))
 }
 
 // fit finds the nearest codes of a product.

@@ -115,6 +115,21 @@ func inTurn(ctx context.Context, m, other *graph.Model, list []product, rows int
 	return nil
 }
 
+// oneByOne makes an f of inTurn from one of a single product.
+func oneByOne(ctx context.Context, f func(i int, sums []*moments) error) func(first int, sums [][]*moments) error {
+	return func(first int, sums [][]*moments) error {
+		for i := range sums {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := f(first+i, sums[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 // round sets the codes of the weight of p.
 func (p *product) round(ctx context.Context, q *quant.Params, sums *moments) error {
 	w := tensor.As[float32](p.weight.Const)
