@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,8 +43,9 @@ type calibrateArgs struct {
 	// their channels where these count.
 	Watch   map[string]*int        `json:"watch"`
 	Data    []string               `json:"data"`
-	Hash    string                 `json:"hash"`    // of the source
-	Samples string                 `json:"samples"` // as of calibration.Source.Indices
+	Listed  string                 `json:"listed,omitempty"` // a file of the task with what Source.Listed gave
+	Hash    string                 `json:"hash"`             // of the source
+	Samples string                 `json:"samples"`          // as of calibration.Source.Indices
 	Source  calibration.Options    `json:"source"`
 	State   []calibration.Feedback `json:"state,omitempty"`
 	Head    tableHead              `json:"head"`
@@ -171,13 +173,24 @@ func calibrateTasks(folder *job.Folder, files []string, m *graph.Model, src *cal
 		args.Head.Shards, args.Head.Total = 1, src.Len()
 	}
 	for _, spec := range o.Data {
-		if !strings.HasPrefix(spec, "random:") {
+		if !strings.HasPrefix(spec, "random:") && !calibration.IsURL(spec) {
 			var err error
 			if spec, err = filepath.Abs(spec); err != nil {
 				return nil, err
 			}
 		}
 		args.Data = append(args.Data, spec)
+	}
+	if listed := src.Listed(); len(listed) > 0 {
+		b, err := json.Marshal(listed)
+		if err != nil {
+			return nil, err
+		}
+		names, err := folder.Put(".json", func(path string) error { return os.WriteFile(path, b, 0o666) })
+		if err != nil {
+			return nil, err
+		}
+		args.Listed, files = names[0], slices.Concat(files, names)
 	}
 	for v := range calibration.Observable(m) {
 		if v.ID >= len(co.Watch) || !co.Watch[v.ID].Observe {

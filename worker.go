@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/onnxq/onnxq/auto"
@@ -21,6 +22,9 @@ import (
 // sources of the last tasks, so that a process is best served by one Worker. It
 // may be used by several goroutines. Close it.
 type Worker struct {
+	// Store has samples that are named by URL. It is set before the first task.
+	Store calibration.Store
+
 	threads  int
 	programs job.Cache[exec.Executable]
 	sources  job.Cache[*calibration.Source]
@@ -72,7 +76,7 @@ func (w *Worker) Do(ctx context.Context, t *job.Task) (err error) {
 			t.Result = b.Bytes()
 		}
 	case QuantizeTask:
-		t.Result, err = quantizeTask(ctx, t)
+		t.Result, err = w.quantize(ctx, t)
 	case auto.ScoreTask, auto.RoundTask:
 		t.Result, err = w.scorer.Do(ctx, t)
 	default:
@@ -84,14 +88,15 @@ func (w *Worker) Do(ctx context.Context, t *job.Task) (err error) {
 	return err
 }
 
-// quantizeTask is Quantize. What is wrong with a model, its samples or options
+// quantize does a QuantizeTask. What is wrong with a model, its samples or options
 // is a result, since it would be so again; what may be otherwise elsewhere, such
 // as a file that cannot be written, is an error.
-func quantizeTask(ctx context.Context, t *job.Task) ([]byte, error) {
+func (w *Worker) quantize(ctx context.Context, t *job.Task) ([]byte, error) {
 	var a quantizeArgs
 	if err := t.Decode(&a); err != nil {
 		return nil, err
 	}
+	a.Options.Source.Store = w.Store
 	res, err := Quantize(ctx, a.In, a.Out, a.Options)
 	var (
 		broken  *ContractError
@@ -133,7 +138,18 @@ func (w *Worker) Calibrate(ctx context.Context, t *job.Task) (table *calibration
 			return err
 		}
 		o := Options{Source: a.Source, State: a.State, Threads: w.threads, MaxBytes: a.Limits.MaxBytes, MaxSteps: a.Limits.MaxSteps}
-		open := func() (*calibration.Source, error) { return Open(ctx, prog.Model(), a.Data, o) }
+		open := func() (*calibration.Source, error) {
+			if o.Source.Store = w.Store; a.Listed != "" {
+				b, err := os.ReadFile(t.Path(a.Listed))
+				if err == nil {
+					err = json.Unmarshal(b, &o.Source.Listed)
+				}
+				if err != nil {
+					return nil, fmt.Errorf("%s: %w", t.Name, err)
+				}
+			}
+			return Open(ctx, prog.Model(), a.Data, o)
+		}
 		return w.sources.Use(string(key), open, func(src *calibration.Source) error {
 			if src.Hash() != a.Hash {
 				return &calibration.DataError{Path: a.Data[0], Err: fmt.Errorf("the samples are not those that the job was made for: names, sizes or order differ")}

@@ -5,7 +5,9 @@
 // onnxq.Worker of its process, which keeps the compiled program from element to
 // element; tables of parts of the samples are combined by MergeFn, other results
 // go back to the caller through files. A folder for these, of any Beam
-// filesystem, serves workers on other machines.
+// filesystem, serves workers on other machines. Models, samples and outputs are
+// paths that all workers see, or URLs of Beam filesystems that the program
+// imports.
 package beam
 
 import (
@@ -62,45 +64,67 @@ type element struct {
 	Result  string   `json:"result"`            // the file for the result
 }
 
-// results is the name behind a job's folder of the files of results.
-const results = "results"
+// scratch has the files of a pipeline besides those of tasks.
+type scratch struct {
+	*shared
+	dir     string   // a folder of any filesystem
+	own     bool     // it is of this machine and this pipeline alone
+	made    []string // files that have to be removed else
+	results int
+}
 
-// stage makes the elements of tasks, whose files it puts where workers find
-// them. Clean removes what it put there, and the results.
-func (e Engine) stage(ctx context.Context, tasks []job.Task) (list [][]byte, outs []string, clean func(), err error) {
-	var made []string
-	local := ""
-	clean = func() {
-		remove(context.WithoutCancel(ctx), made)
-		if local != "" {
-			os.RemoveAll(local)
-		}
+// begin makes a folder for the results of a pipeline. End it.
+func (e Engine) begin(ctx context.Context) (*scratch, error) {
+	h, err := enter(e.Threads, jobs)
+	if err != nil {
+		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			clean()
+	s := &scratch{shared: h, own: e.Staging == ""}
+	if s.dir, err = os.MkdirTemp("", "onnxq-beam-*"); err == nil && !s.own {
+		// Its name is one that no other job has.
+		err = os.Remove(s.dir)
+		s.dir = join(e.Staging, filepath.Base(s.dir))
+	}
+	if err != nil {
+		h.leave(jobs)
+		return nil, err
+	}
+	return s, nil
+}
+
+// result returns the file for the i-th result.
+func (s *scratch) result(i int) string {
+	s.results = max(s.results, i+1)
+	return join(s.dir, fmt.Sprintf("results/%d", i))
+}
+
+// end removes all files.
+func (s *scratch) end(ctx context.Context) {
+	if s.own {
+		os.RemoveAll(s.dir)
+	} else {
+		for i := range s.results {
+			s.made = append(s.made, s.result(i))
 		}
-	}()
+		s.files.remove(context.WithoutCancel(ctx), s.made)
+	}
+	s.leave(jobs)
+}
+
+// elements makes those of tasks, whose files it puts where workers find them.
+func (s *scratch) elements(ctx context.Context, tasks []job.Task) ([][]byte, error) {
+	var list [][]byte
 	done := map[string]bool{}
-	dir := e.Staging
-	if dir == "" {
-		if local, err = os.MkdirTemp("", "onnxq-beam-*"); err != nil {
-			return nil, nil, clean, err
-		}
-		dir = local
-	} else if dir, err = unique(dir); err != nil {
-		return nil, nil, clean, err
-	}
 	for i, t := range tasks {
-		x := element{Index: i, Task: t, Result: join(dir, fmt.Sprintf("%s/%d", results, i))}
-		if e.Staging != "" {
-			x.Staging = join(dir, filepath.Base(t.Dir))
+		x := element{Index: i, Task: t, Result: s.result(i)}
+		if !s.own {
+			x.Staging = join(s.dir, filepath.Base(t.Dir))
 			for _, f := range t.Files {
 				if to := join(x.Staging, f); !done[to] {
 					done[to] = true
-					made = append(made, to)
-					if err := upload(ctx, t.Path(f), to); err != nil {
-						return nil, nil, clean, err
+					s.made = append(s.made, to)
+					if err := s.files.upload(ctx, t.Path(f), to); err != nil {
+						return nil, err
 					}
 				}
 			}
@@ -108,37 +132,31 @@ func (e Engine) stage(ctx context.Context, tasks []job.Task) (list [][]byte, out
 		x.Task.Result = nil
 		b, err := json.Marshal(x)
 		if err != nil {
-			return nil, nil, clean, err
+			return nil, err
 		}
-		list, outs, made = append(list, b), append(outs, x.Result), append(made, x.Result)
+		list = append(list, b)
 	}
-	return list, outs, clean, nil
-}
-
-// unique returns a folder in dir that no other job has.
-func unique(dir string) (string, error) {
-	f, err := os.MkdirTemp("", "onnxq-beam-*")
-	if err != nil {
-		return "", err
-	}
-	return join(dir, filepath.Base(f)), os.Remove(f)
+	return list, nil
 }
 
 // Run is a job.Runner: it does the tasks in a pipeline.
 func (e Engine) Run(ctx context.Context, tasks []job.Task) error {
-	list, outs, clean, err := e.stage(ctx, tasks)
+	s, err := e.begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer clean()
-	p, s := beam.NewPipelineWithRoot()
-	col := beam.Reshuffle(s, beam.CreateList(s, list))
-	beam.ParDo0(s, &taskFn{Threads: e.Threads}, col)
+	defer s.end(ctx)
+	list, err := s.elements(ctx, tasks)
+	if err != nil {
+		return err
+	}
+	p, root := beam.NewPipelineWithRoot()
+	beam.ParDo0(root, &taskFn{Threads: e.Threads}, beam.Reshuffle(root, beam.CreateList(root, list)))
 	if err := run(ctx, p); err != nil {
 		return err
 	}
 	for i := range tasks {
-		if tasks[i].Result, err = read(ctx, outs[i]); err != nil {
+		if tasks[i].Result, err = s.files.read(ctx, s.result(i)); err != nil {
 			return err
 		}
 	}
@@ -156,8 +174,8 @@ func runner() string {
 	return "prism"
 }
 
-// here reports whether tasks are done in this process.
-func here() bool {
+// inProcess reports whether tasks are done in this process.
+func inProcess() bool {
 	kind := strings.ToLower(*jobopts.EnvironmentType)
 	return strings.HasPrefix(strings.ToLower(runner()), "prism") && (kind == "" || kind == "loopback")
 }
@@ -182,29 +200,38 @@ func run(ctx context.Context, p *beam.Pipeline) error {
 }
 
 // Calibrate does what onnxq.CalibrateFile does, in a pipeline: samples → tables
-// of parts → the table. Where out is not "" it is saved there, in any
-// filesystem.
-func (e Engine) Calibrate(ctx context.Context, model, out string, o onnxq.CalibrateOptions) (*calibration.Table, error) {
-	if o.Parts == 0 && here() {
+// of parts → the table. Where out is not "" it is saved there. All paths may be
+// of any Beam filesystem.
+func (e Engine) Calibrate(ctx context.Context, model, out string, o onnxq.CalibrateOptions) (t *calibration.Table, err error) {
+	if o.Parts == 0 && inProcess() {
 		o.Parts = partsHere
 	}
-	c, err := onnxq.NewCalibrateJob(ctx, model, o)
+	s, err := e.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end(ctx)
+	o.Source.Store = s.files
+	var c *onnxq.CalibrateJob
+	err = s.files.withModel(ctx, model, o.Limits, func(model string) error {
+		c, err = onnxq.NewCalibrateJob(ctx, model, o)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	list, outs, clean, err := e.stage(ctx, c.Tasks)
+	list, err := s.elements(ctx, c.Tasks)
 	if err != nil {
 		return nil, err
 	}
-	defer clean()
-	p, s := beam.NewPipelineWithRoot()
-	parts := beam.ParDo(s, &calibrateFn{taskFn{Threads: e.Threads}}, beam.Reshuffle(s, beam.CreateList(s, list)))
-	beam.ParDo0(s, &saveFn{outs[0]}, beam.Combine(s, &MergeFn{}, parts))
+	p, root := beam.NewPipelineWithRoot()
+	parts := beam.ParDo(root, &calibrateFn{taskFn{Threads: e.Threads}}, beam.Reshuffle(root, beam.CreateList(root, list)))
+	beam.ParDo0(root, &saveFn{taskFn{Threads: e.Threads}, s.result(0)}, beam.Combine(root, &MergeFn{}, parts))
 	if err := run(ctx, p); err != nil {
 		return nil, err
 	}
-	b, err := read(ctx, outs[0])
+	b, err := s.files.read(ctx, s.result(0))
 	if err != nil {
 		return nil, err
 	}
@@ -212,8 +239,7 @@ func (e Engine) Calibrate(ctx context.Context, model, out string, o onnxq.Calibr
 	if err != nil {
 		return nil, err
 	}
-	t, err := c.Table(part)
-	if err != nil {
+	if t, err = c.Table(part); err != nil {
 		return nil, err
 	}
 	if lacks := t.Lacks(); lacks != "" && o.Shards <= 1 {
@@ -222,55 +248,81 @@ func (e Engine) Calibrate(ctx context.Context, model, out string, o onnxq.Calibr
 	if out == "" {
 		return t, nil
 	}
-	return t, write(ctx, out, bytes.NewReader(b))
+	return t, s.files.write(ctx, out, bytes.NewReader(b))
 }
 
-// process is what the DoFns of this process share.
+// shared is what the DoFns and the jobs of a process have in common.
+type shared struct {
+	worker *onnxq.Worker
+	files  *files
+	// jobs and fns count its users. Runners do not tear down all DoFns, so that
+	// these keep it only in processes without jobs.
+	jobs, fns int
+}
+
 var process struct {
 	mu     sync.Mutex
-	worker *onnxq.Worker
-	cache  string // folder of copied files
-	users  int
+	shared *shared // nil without users
 }
+
+// enter takes part in what this process shares; the
+// first one says on how many threads tasks run, with 0 for one per processor.
+func enter(threads int, users func(*shared) *int) (*shared, error) {
+	process.mu.Lock()
+	defer process.mu.Unlock()
+	if process.shared == nil {
+		dir, err := os.MkdirTemp("", "onnxq-worker-*")
+		if err != nil {
+			return nil, err
+		}
+		if threads <= 0 {
+			threads = runtime.GOMAXPROCS(0)
+		}
+		s := &shared{worker: onnxq.NewWorker(threads), files: newFiles(dir)}
+		s.worker.Store = s.files
+		process.shared = s
+	}
+	*users(process.shared)++
+	return process.shared, nil
+}
+
+// leave ends what enter began; what is not used any more is removed.
+func (s *shared) leave(users func(*shared) *int) error {
+	process.mu.Lock()
+	defer process.mu.Unlock()
+	n := users(s)
+	if *n--; *n > 0 || s.jobs > 0 || process.shared != s {
+		return nil
+	}
+	process.shared = nil
+	s.worker.Close()
+	return s.files.close()
+}
+
+// The users of shared.
+func jobs(s *shared) *int { return &s.jobs }
+func fns(s *shared) *int  { return &s.fns }
 
 // taskFn does tasks and writes their results to files.
 type taskFn struct {
 	Threads int
-	worker  *onnxq.Worker
-	cache   string
+	shared  *shared
 }
 
-// Setup takes part in the Worker of this process.
-func (f *taskFn) Setup() error {
-	process.mu.Lock()
-	defer process.mu.Unlock()
-	if process.worker == nil {
-		dir, err := os.MkdirTemp("", "onnxq-worker-*")
-		if err != nil {
-			return err
-		}
-		n := f.Threads
-		if n <= 0 {
-			n = runtime.GOMAXPROCS(0)
-		}
-		process.worker, process.cache = onnxq.NewWorker(n), dir
-	}
-	process.users++
-	f.worker, f.cache = process.worker, process.cache
-	return nil
+// Setup takes part in what the process shares.
+func (f *taskFn) Setup() (err error) {
+	f.shared, err = enter(f.Threads, fns)
+	return err
 }
 
-// Teardown ends that; the last one removes what is kept.
+// Teardown ends that.
 func (f *taskFn) Teardown() error {
-	process.mu.Lock()
-	defer process.mu.Unlock()
-	if process.users--; process.users > 0 || process.worker == nil {
+	if f.shared == nil {
 		return nil
 	}
-	process.worker.Close()
-	err := os.RemoveAll(process.cache)
-	process.worker, process.cache = nil, ""
-	return err
+	s := f.shared
+	f.shared = nil
+	return s.leave(fns)
 }
 
 // open reads an element and gets the files of its task.
@@ -280,9 +332,9 @@ func (f *taskFn) open(ctx context.Context, b []byte) (*element, error) {
 		return nil, err
 	}
 	if x.Staging != "" {
-		x.Task.Dir = filepath.Join(f.cache, filepath.Base(x.Task.Dir))
+		x.Task.Dir = filepath.Join(f.shared.files.dir, filepath.Base(x.Task.Dir))
 		for _, name := range x.Task.Files {
-			if err := download(ctx, join(x.Staging, name), x.Task.Path(name)); err != nil {
+			if err := f.shared.files.download(ctx, join(x.Staging, name), x.Task.Path(name)); err != nil {
 				return nil, err
 			}
 		}
@@ -296,10 +348,10 @@ func (f *taskFn) ProcessElement(ctx context.Context, b []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := f.worker.Do(ctx, &x.Task); err != nil {
+	if err := f.shared.worker.Do(ctx, &x.Task); err != nil {
 		return err
 	}
-	return write(ctx, x.Result, bytes.NewReader(x.Task.Result))
+	return f.shared.files.write(ctx, x.Result, bytes.NewReader(x.Task.Result))
 }
 
 // calibrateFn does tasks that give tables.
@@ -311,7 +363,7 @@ func (f *calibrateFn) ProcessElement(ctx context.Context, b []byte, emit func(Pa
 	if err != nil {
 		return err
 	}
-	t, err := f.worker.Calibrate(ctx, &x.Task)
+	t, err := f.shared.worker.Calibrate(ctx, &x.Task)
 	if err != nil {
 		return err
 	}
@@ -320,7 +372,10 @@ func (f *calibrateFn) ProcessElement(ctx context.Context, b []byte, emit func(Pa
 }
 
 // saveFn writes a table to a file.
-type saveFn struct{ To string }
+type saveFn struct {
+	taskFn
+	To string
+}
 
 // ProcessElement writes one table.
 func (f *saveFn) ProcessElement(ctx context.Context, p Partial) error {
@@ -328,5 +383,5 @@ func (f *saveFn) ProcessElement(ctx context.Context, p Partial) error {
 	if err != nil {
 		return err
 	}
-	return write(ctx, f.To, bytes.NewReader(b))
+	return f.shared.files.write(ctx, f.To, bytes.NewReader(b))
 }

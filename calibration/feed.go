@@ -1,6 +1,7 @@
 package calibration
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -34,8 +35,8 @@ type opened struct {
 }
 
 // read loads, checks and converts the values of a sample.
-func (s *shared) read(sm *Sample) (Feed, error) {
-	op, err := sm.load()
+func (s *shared) read(ctx context.Context, sm *Sample) (Feed, error) {
+	op, err := sm.load(ctx)
 	if op.close != nil {
 		defer op.close()
 	}
@@ -346,7 +347,7 @@ func (s *shared) cutOf(f *field, in *Input) (cut, error) {
 
 // openRows cuts a file into samples along axis 0.
 func (o *opener) openRows(base Sample) ([]Sample, error) {
-	op, err := base.load()
+	op, err := base.load(o.ctx)
 	if op.close != nil {
 		defer op.close()
 	}
@@ -390,8 +391,8 @@ func (o *opener) openRows(base Sample) ([]Sample, error) {
 	samples := make([]Sample, n)
 	for k := range samples {
 		sm := row(base, k)
-		sm.load = func() (opened, error) {
-			op, err := load()
+		sm.load = func(ctx context.Context) (opened, error) {
+			op, err := load(ctx)
 			if err != nil {
 				return op, err
 			}

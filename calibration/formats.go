@@ -3,6 +3,7 @@ package calibration
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -18,16 +19,16 @@ import (
 )
 
 // openArrays opens a .npz, .npy or .safetensors file. Plain files are read
-// array by array, so limit bounds only what archives expand to.
-func openArrays(f file, limit int64) (opened, error) {
-	r, size, err := openRegular(f.path)
+// array by array, so the limit bounds only what archives expand to.
+func (o *opener) openArrays(ctx context.Context, f file) (opened, error) {
+	r, size, err := o.openFile(ctx, f.path)
 	if err != nil {
 		return opened{}, err
 	}
 	var op opened
 	switch f.kind {
 	case kindNpz:
-		op, err = npzFields(r, size, limit)
+		op, err = npzFields(r, size, o.opts.maxBytes())
 	case kindNpy:
 		var a *npy.Array
 		if a, err = npy.Open(r, size); err == nil {
@@ -188,8 +189,8 @@ func safetensorsFields(r io.ReaderAt, size int64) (opened, error) {
 	return op, nil
 }
 
-func (o *opener) readImage(path string) (opened, error) {
-	f, size, err := openRegular(path)
+func (o *opener) readImage(ctx context.Context, path string) (opened, error) {
+	f, size, err := o.openFile(ctx, path)
 	if err != nil {
 		return opened{}, err
 	}
@@ -212,7 +213,7 @@ func (o *opener) readImage(path string) (opened, error) {
 }
 
 // readProtos reads the files input_J.pb of a folder.
-func (o *opener) readProtos(f file) (opened, error) {
+func (o *opener) readProtos(ctx context.Context, f file) (opened, error) {
 	var op opened
 	var total int64
 	for _, j := range slices.Sorted(mapKeys(f.protos)) {
@@ -228,7 +229,7 @@ func (o *opener) readProtos(f file) (opened, error) {
 			}
 			return &DataError{Path: path, Input: in.Name, Err: err}
 		}
-		r, size, err := openRegular(path)
+		r, size, err := o.openFile(ctx, path)
 		if err != nil {
 			return opened{}, fail(err)
 		}
@@ -256,8 +257,8 @@ func (o *opener) readProtos(f file) (opened, error) {
 }
 
 // readLine reads one line of a .jsonl file.
-func (o *opener) readLine(path string, off, size int64) (opened, error) {
-	f, _, err := openRegular(path)
+func (o *opener) readLine(ctx context.Context, path string, off, size int64) (opened, error) {
+	f, _, err := o.openFile(ctx, path)
 	if err != nil {
 		return opened{}, err
 	}

@@ -74,15 +74,11 @@ func (o *opener) open(spec string) ([]Sample, error) {
 	case strings.HasPrefix(spec, "random:"):
 		return o.openRandom(spec)
 	}
-	info, err := os.Stat(spec)
-	if err != nil {
-		return nil, pathError(spec, err)
+	list := o.local
+	if IsURL(spec) {
+		list = o.stored
 	}
-	if info.IsDir() {
-		if err := o.walk(spec, "", []fs.FileInfo{info}); err != nil {
-			return nil, err
-		}
-	} else if err := o.single(spec, info); err != nil {
+	if err := list(spec); err != nil {
 		return nil, err
 	}
 	if err := o.oneKind(spec); err != nil {
@@ -94,7 +90,7 @@ func (o *opener) open(spec string) ([]Sample, error) {
 		if err := o.ctx.Err(); err != nil {
 			return nil, err
 		}
-		sms, err := o.openFile(f)
+		sms, err := o.samplesOf(f)
 		if err != nil {
 			var de *DataError
 			if !errors.As(err, &de) {
@@ -105,6 +101,20 @@ func (o *opener) open(spec string) ([]Sample, error) {
 		samples = append(samples, sms...)
 	}
 	return samples, nil
+}
+
+// local lists the files at a path.
+func (o *opener) local(spec string) error {
+	info, err := os.Stat(spec)
+	switch {
+	case err != nil:
+		return pathError(spec, err)
+	case info.IsDir():
+		return o.walk(spec, "", []fs.FileInfo{info})
+	case !info.Mode().IsRegular():
+		return &DataError{Path: spec, Err: errIrregular}
+	}
+	return o.single(spec, info.Size())
 }
 
 // pathError says what is wrong with a path without repeating it.
@@ -124,21 +134,31 @@ func pathError(path string, err error) *DataError {
 
 var errIrregular = errors.New("is not a regular file (a pipe, socket or device)")
 
-func (o *opener) single(spec string, info fs.FileInfo) error {
-	if !info.Mode().IsRegular() {
-		return &DataError{Path: spec, Err: errIrregular}
-	}
+// single takes one file of the given size.
+func (o *opener) single(spec string, size int64) error {
 	base := filepath.Base(spec)
 	if j, ok := protoIndex(base, "input_"); ok {
-		o.files = append(o.files, file{path: spec, rel: stem(base), kind: kindProto, size: info.Size(), protos: map[int]string{j: spec}})
+		o.files = append(o.files, file{path: spec, rel: stem(base), kind: kindProto, size: size, protos: map[int]string{j: spec}})
 		return nil
 	}
 	kind := kindOf[strings.ToLower(filepath.Ext(base))]
 	if kind == "" {
 		return &DataError{Path: spec, Err: errors.New("not a kind of data that is read: want " + supported)}
 	}
-	o.files = append(o.files, file{path: spec, rel: base, kind: kind, size: info.Size()})
+	o.files = append(o.files, file{path: spec, rel: base, kind: kind, size: size})
 	return nil
+}
+
+// kindIn returns the kind of a file in a folder by its name, "" if it is no data,
+// and J of input_J.pb; ok is false where it is passed over without a word.
+func kindIn(name string) (kind string, j int, ok bool) {
+	if _, out := protoIndex(name, "output_"); out || strings.HasPrefix(name, ".") {
+		return "", 0, false
+	}
+	if j, ok := protoIndex(name, "input_"); ok {
+		return kindProto, j, true
+	}
+	return kindOf[strings.ToLower(filepath.Ext(name))], 0, true
 }
 
 // protoIndex returns J of PREFIXJ.pb.
@@ -174,12 +194,8 @@ func (o *opener) walk(dir, rel string, above []fs.FileInfo) error {
 	for _, e := range entries {
 		name := e.Name()
 		p, r := filepath.Join(dir, name), path.Join(rel, name)
-		if strings.HasPrefix(name, ".") {
-			continue
-		}
-		kind := kindOf[strings.ToLower(filepath.Ext(name))]
-		j, isProto := protoIndex(name, "input_")
-		if _, out := protoIndex(name, "output_"); out {
+		kind, j, ok := kindIn(name)
+		if !ok {
 			continue
 		}
 		info, err := e.Info()
@@ -198,11 +214,11 @@ func (o *opener) walk(dir, rel string, above []fs.FileInfo) error {
 			if err := o.walk(p, r, append(above[:len(above):len(above)], info)); err != nil {
 				return err
 			}
-		case kind == "" && !isProto:
+		case kind == "":
 			o.others = append(o.others, r)
 		case !info.Mode().IsRegular():
 			return &DataError{Path: p, Err: errIrregular}
-		case isProto:
+		case kind == kindProto:
 			protos.protos[j] = p
 			protos.size += info.Size()
 		default:
@@ -293,8 +309,8 @@ func readAll(path string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// openFile lists the samples of one file.
-func (o *opener) openFile(f file) ([]Sample, error) {
+// samplesOf lists the samples of one file.
+func (o *opener) samplesOf(f file) ([]Sample, error) {
 	base := Sample{Name: stem(path.Base(f.rel)), Path: f.path, rel: f.rel, size: f.size}
 	if f.kind == kindProto {
 		base.Name = path.Base(f.rel)
@@ -306,14 +322,14 @@ func (o *opener) openFile(f file) ([]Sample, error) {
 		if err := o.fitRecipe(f.path); err != nil {
 			return nil, err
 		}
-		base.load = func() (opened, error) { return o.readImage(f.path) }
+		base.load = func(ctx context.Context) (opened, error) { return o.readImage(ctx, f.path) }
 	case kindProto:
 		if o.opts.ReadTensor == nil {
 			return nil, errors.New(".pb files are not read here")
 		}
-		base.load = func() (opened, error) { return o.readProtos(f) }
+		base.load = func(ctx context.Context) (opened, error) { return o.readProtos(ctx, f) }
 	default:
-		base.load = func() (opened, error) { return openArrays(f, o.opts.maxBytes()) }
+		base.load = func(ctx context.Context) (opened, error) { return o.openArrays(ctx, f) }
 		if o.opts.Batched {
 			return o.openRows(base)
 		}
@@ -329,7 +345,7 @@ func row(s Sample, k int) Sample {
 
 // openLines finds the lines of a .jsonl file.
 func (o *opener) openLines(f file, base Sample) ([]Sample, error) {
-	r, _, err := openRegular(f.path)
+	r, size, err := o.openFile(o.ctx, f.path)
 	if err != nil {
 		return nil, err
 	}
@@ -341,12 +357,12 @@ func (o *opener) openLines(f file, base Sample) ([]Sample, error) {
 		if !blank {
 			off, size := start, n
 			s := row(base, len(samples))
-			s.load = func() (opened, error) { return o.readLine(f.path, off, size) }
+			s.load = func(ctx context.Context) (opened, error) { return o.readLine(ctx, f.path, off, size) }
 			samples = append(samples, s)
 		}
 		start, n, blank = at, 0, true
 	}
-	br := bufio.NewReaderSize(r, 1<<18)
+	br := bufio.NewReaderSize(io.NewSectionReader(r, 0, size), 1<<18)
 	for {
 		part, err := br.ReadSlice('\n')
 		at += int64(len(part))
@@ -457,7 +473,7 @@ func (o *opener) openStream() ([]Sample, error) {
 		name := fmt.Sprintf("%06d", archives)
 		archives++
 		s := Sample{Name: name, Path: "-", rel: name, size: r.Size()}
-		s.load = func() (opened, error) { return npzFields(r, r.Size(), o.opts.maxBytes()) }
+		s.load = func(context.Context) (opened, error) { return npzFields(r, r.Size(), o.opts.maxBytes()) }
 		if !o.opts.Batched {
 			samples = append(samples, s)
 			continue

@@ -1,6 +1,7 @@
 package calibration
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -47,7 +48,7 @@ func (o *opener) openRandom(spec string) ([]Sample, error) {
 	for k := range samples {
 		name := fmt.Sprintf("%06d", k)
 		samples[k] = Sample{Name: name, Path: spec, Row: k, rel: name}
-		samples[k].load = func() (opened, error) {
+		samples[k].load = func(context.Context) (opened, error) {
 			op := opened{fields: append([]field{}, fields...)}
 			for i := range op.fields {
 				f := &op.fields[i]

@@ -73,6 +73,11 @@ type Options struct {
 	MaxBytes int64
 	// Stdin is read for the source "-".
 	Stdin io.Reader `json:"-"`
+	// Store has what sources name by URL.
+	Store Store `json:"-"`
+	// Listed has what Source.Listed gave for the same sources, so that they are
+	// not listed again.
+	Listed map[string][]StoredFile `json:"-"`
 	// ReadTensor reads a file of size bytes that is one TensorProto; nil where
 	// .pb files are not read.
 	ReadTensor func(r io.ReaderAt, size int64) (name string, t *tensor.Tensor, err error) `json:"-"`
@@ -165,7 +170,7 @@ type Sample struct {
 
 	rel  string
 	size int64
-	load func() (opened, error)
+	load func(ctx context.Context) (opened, error)
 }
 
 // Source is an ordered list of samples, each read when it is asked for. All
@@ -181,6 +186,7 @@ type shared struct {
 	opts   Options
 	hash   string
 	closer []io.Closer
+	listed map[string][]StoredFile
 	cache  wholeCache
 
 	mu    sync.Mutex
@@ -197,6 +203,7 @@ type shared struct {
 //   - a folder of such files or folders, all of one kind, at any depth, in
 //     bytewise order of the relative path; other files are noted, hidden ones
 //     and output_*.pb are not;
+//   - a URL ("s3://bucket/samples") of such a file or folder in Options.Store;
 //   - "-", a stream of .npz archives one behind the other;
 //   - "random:N", N samples of made-up values: about normally distributed for
 //     floating-point inputs, any value for those of 8 bits, and 0 or 1 for
@@ -308,9 +315,12 @@ func (s *Source) Load(ctx context.Context, i int) (Feed, error) {
 		return nil, err
 	}
 	sm := &s.samples[i]
-	feed, err := s.read(sm)
+	feed, err := s.read(ctx, sm)
 	if err == nil {
 		return feed, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
 	var de *DataError
 	if !errors.As(err, &de) {

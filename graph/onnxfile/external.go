@@ -94,6 +94,11 @@ func (l *loader) externalFile(loc, checksum string) (*mapping, error) {
 		if len(l.files) >= l.limits.Files {
 			return nil, &LimitError{"files", int64(l.limits.Files)}
 		}
+		if l.fetch != nil {
+			if err := l.fetch(filepath.ToSlash(clean)); err != nil {
+				return nil, fmt.Errorf("location %q: %w", loc, err)
+			}
+		}
 		if l.root == nil {
 			root, err := os.OpenRoot(l.dir)
 			if err != nil {

@@ -67,6 +67,13 @@ func WithLimits(lim Limits) Option {
 	return func(l *loader) { l.limits = lim.withDefaults() }
 }
 
+// WithFetch has f called with the name of each file of external data, relative to
+// the model's folder and within it, before that is opened for the first time, so
+// that f can put it there.
+func WithFetch(f func(name string) error) Option {
+	return func(l *loader) { l.fetch = f }
+}
+
 // Open loads the model in a file, which stays mapped until Model.Close.
 func Open(path string, opts ...Option) (*graph.Model, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|openNonblock, 0)
@@ -120,6 +127,7 @@ func Decode(b []byte, opts ...Option) (*graph.Model, error) {
 
 type loader struct {
 	limits Limits
+	fetch  func(name string) error // nil: all files are there
 	origin *origin
 	model  *graph.Model
 	dir    string // folder of the model; "" for a stream

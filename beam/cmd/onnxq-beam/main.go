@@ -1,6 +1,6 @@
 // Onnxq-beam calibrates and quantizes models in Apache Beam pipelines. The
-// flags of Beam choose the runner; prism in this process is the default. The
-// build tag nocloud leaves out the filesystems gs:// and s3:// and Dataflow.
+// flags of Beam choose the runner; prism in this process is the default. Models,
+// samples and outputs are paths, or URLs of Beam filesystems. The build tag nocloud leaves out the filesystems gs:// and s3:// and Dataflow.
 package main
 
 import (
@@ -12,19 +12,20 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 
 	beamsdk "github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/onnxq/onnxq"
 	"github.com/onnxq/onnxq/beam"
+	"github.com/onnxq/onnxq/calibration"
 )
 
 const usage = `usage:
   onnxq-beam calibrate --model MODEL --data SRC... -o TABLE.json [flags]   statistics of the samples
   onnxq-beam quantize  --model MODEL --data SRC... -o OUT [flags]          one model; the search is shared out
   onnxq-beam models    --model GLOB... --data SRC... -o FOLDER [flags]     each model by itself, under the same options
+Models, samples and outputs are paths, or URLs of Beam filesystems such as gs://bucket/samples.
 flags:
 `
 
@@ -36,7 +37,7 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 var (
 	modelFlag, dataFlag list
-	outFlag             = flag.String("o", "", "the `FILE` or folder to write; a table may be in any Beam filesystem")
+	outFlag             = flag.String("o", "", "the `FILE` or folder to write")
 	configFlag          = flag.String("config", "", "`FILE` with onnxq.Options as JSON")
 	partsFlag           = flag.Int("parts", 0, "`NUMBER` of parts that samples are cut into (0: 16, or 4 where all run in this process)")
 	stagingFlag         = flag.String("staging", "", "`FOLDER` that all workers reach, of any Beam filesystem, for files of tasks and results; needed where workers do not see the files of this machine")
@@ -45,7 +46,7 @@ var (
 
 func main() {
 	flag.Var(&modelFlag, "model", "`FILE` of a model, or a glob for models; may be repeated")
-	flag.Var(&dataFlag, "data", "`SRC` of samples as of onnxq calibrate, by a path that all workers see; may be repeated")
+	flag.Var(&dataFlag, "data", "`SRC` of samples as of onnxq calibrate, by a path that all workers see, or a URL; may be repeated")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
@@ -106,8 +107,7 @@ func do(ctx context.Context, w io.Writer, command string) error {
 		_, err = fmt.Fprintf(w, "%d values of %d samples → %s\n", len(t.Values), len(t.Samples), *outFlag)
 		return err
 	case "quantize":
-		o.Runner = e.Run
-		res, err := onnxq.Quantize(ctx, modelFlag[0], *outFlag, o)
+		res, err := e.Quantize(ctx, modelFlag[0], *outFlag, o)
 		if res != nil {
 			fmt.Fprintf(w, "%d of %d nodes are quantized → %s\n", res.Quantized, res.Nodes, *outFlag)
 		}
@@ -120,34 +120,16 @@ func do(ctx context.Context, w io.Writer, command string) error {
 
 // models quantizes each model that the globs name.
 func models(ctx context.Context, w io.Writer, e beam.Engine, o onnxq.Options) error {
-	var ins, outs []string
-	for _, glob := range modelFlag {
-		found, err := filepath.Glob(glob)
-		if err != nil || len(found) == 0 {
-			return fmt.Errorf("%s: no such model", glob)
-		}
-		ins = append(ins, found...)
-	}
-	if err := os.MkdirAll(*outFlag, 0o777); err != nil {
+	ins, outs, err := beam.Pair(ctx, modelFlag, *outFlag)
+	if err != nil {
 		return err
 	}
-	taken := map[string]string{}
-	for i, in := range ins {
-		var err error
-		if ins[i], err = filepath.Abs(in); err != nil {
+	if !calibration.IsURL(*outFlag) {
+		if err := os.MkdirAll(*outFlag, 0o777); err != nil {
 			return err
 		}
-		out, err := filepath.Abs(filepath.Join(*outFlag, filepath.Base(in)))
-		if err != nil {
-			return err
-		}
-		if taken[out] != "" {
-			return fmt.Errorf("%s and %s would both become %s", taken[out], in, out)
-		}
-		taken[out] = in
-		outs = append(outs, out)
 	}
-	results, err := e.Quantize(ctx, ins, outs, o)
+	results, err := e.Models(ctx, ins, outs, o)
 	if err != nil {
 		return err
 	}
