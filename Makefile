@@ -114,6 +114,6 @@ distributed: build
 	.cache/distributed/bin/python examples/ray/test.py
 	python3 examples/scale/scale.py measure --onnxq bin/onnxq --model models/digits/model.onnx --data models/digits/calib -o .cache/digits.json
 	python3 examples/scale/scale.py simulate --within 0.35 .cache/digits.json examples/scale/figures/*.json
-	for m in minilm gru_shakespeare; do d=$${ONNXQ_SHARED:-../shared}/zoo/$$m; \
+	for m in efficientnet_lite0 minilm gru_shakespeare; do d=$${ONNXQ_SHARED:-../shared}/zoo/$$m; \
 		if [ -d $$d ]; then python3 gates/beam.py --model $$d/model.onnx --data $$d/calib || exit 1; \
 		else echo "SKIPPED overhead on $$m: no $$d" >&2; fi; done
