@@ -178,7 +178,9 @@ type Options struct {
 	MinSQNR     *float64 // in dB, of the worst output
 	MinCoverage *float64 // percent of multiply-adds on integers
 	// MaxDrop is the relative loss that is allowed: of the number that Eval
-	// prints or, without Eval, of arg-max agreement.
+	// prints or, without Eval, of arg-max agreement. In mode Weights each weight
+	// then gets as few bits, of 2, 4 and 8 and at least those of Weights, as this
+	// and MinSQNR allow.
 	MaxDrop *float64
 	// Eval is a command that gets the path of a model as its last argument and
 	// prints a number, the metric to keep; it runs on the float model and on
@@ -225,6 +227,7 @@ type Options struct {
 	// the Result instead.
 	Note func(text string) `json:"-"`
 
+	unasked   bool // Mode is Weights for want of samples
 	profile   bool // measure operators
 	transient bool // as in exec.SessionOptions
 	process   *exec.Memory
@@ -765,7 +768,7 @@ func (q *quantization) close() {
 
 func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantization, error) {
 	if o.Mode == Auto && len(o.Data) == 0 && o.Table == nil && o.Plan == nil {
-		o.Mode = Weights
+		o.Mode, o.unasked = Weights, !o.fewBits()
 	}
 	o.settle()
 	q := &quantization{o: o, original: m, path: o.path}

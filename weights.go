@@ -40,7 +40,7 @@ func (o *Options) weightName() string {
 	switch {
 	case o.Weights != "":
 		return o.Weights
-	case o.BitsPerWeight > 0:
+	case o.BitsPerWeight > 0, o.spreads():
 		return "i4"
 	}
 	return weightCodes
@@ -49,7 +49,7 @@ func (o *Options) weightName() string {
 // blocks returns the scheme of weights in mode Weights, or nil for that of one
 // symmetric scale for each channel of 8 bits or for float16.
 func (o *Options) blocks() *quant.Blocks {
-	if !o.fewBits() && o.Weights != "u8" && !slices.Contains(o.Algorithms, AWQ) || o.Weights == qdq.Float16 {
+	if !o.fewBits() && !o.spreads() && o.Weights != "u8" && !slices.Contains(o.Algorithms, AWQ) || o.Weights == qdq.Float16 {
 		return nil
 	}
 	b, err := o.scheme()
@@ -192,6 +192,22 @@ func (q *quantization) inBlocks(ctx context.Context, qo qdq.Options) (*auto.Resu
 			return nil, err
 		}
 	}
+	code := q.coded
+	if q.o.spreads() {
+		code = q.asNeeded
+	}
+	res, err := code(ctx, qo)
+	if err != nil {
+		return nil, err
+	}
+	if scaled != "" {
+		res.Notes = append(res.Notes, scaled)
+	}
+	return res, nil
+}
+
+// coded quantizes the weights of the prepared model as qo says.
+func (q *quantization) coded(ctx context.Context, qo qdq.Options) (*auto.Result, error) {
 	plan, err := qdq.Annotate(q.prepared, q.o.target(), qo)
 	if err != nil || plan.Empty() {
 		return &auto.Result{Plan: plan}, err
@@ -215,9 +231,6 @@ func (q *quantization) inBlocks(ctx context.Context, qo qdq.Options) (*auto.Resu
 	res.Model, res.Notes, _, err = auto.Apply(ctx, q.prepared, plan, nil, way)
 	if err != nil {
 		return nil, suggest(q.original, err)
-	}
-	if scaled != "" {
-		res.Notes = append(res.Notes, scaled)
 	}
 	if len(errs) > 0 {
 		var shares []float64

@@ -70,7 +70,7 @@ func (e *env) quantizeCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "algorithm", Usage: "accuracy passes that may be used, as a list with commas: " + strings.Join(algorithmNames(), ", "), DefaultText: "all, where they help"},
 			&cli.Float64Flag{Name: "min-sqnr", Usage: "fail unless the worst output has at least `DB` of signal to noise"},
 			&cli.Float64Flag{Name: "min-coverage", Usage: "fail unless this `PERCENT` of multiply-adds runs on 8-bit integers"},
-			&cli.Float64Flag{Name: "max-drop", Usage: "fail if the number of --eval, or without it arg-max agreement, drops by more than `X`, such as 0.005", DefaultText: "0.005 of --eval"},
+			&cli.Float64Flag{Name: "max-drop", Usage: "fail if the number of --eval, or without it arg-max agreement, drops by more than `X`, such as 0.005; in mode weights, weights get as few of 2, 4 and 8 bits as keep this", DefaultText: "0.005 of --eval"},
 			&cli.StringFlag{Name: "eval", Usage: "a `COMMAND` that gets the path of a model and prints a number, the metric to keep"},
 			&cli.BoolFlag{Name: "eval-lower-is-better", Usage: "of the number that --eval prints less is better"},
 			&cli.StringFlag{Name: "prefer", Value: "balanced", Usage: "what counts in mode auto: speed, size, or balanced (few bytes, and no slower than float)"},
