@@ -28,14 +28,17 @@ type TensorResult struct {
 	Chosen TensorScheme `json:"chosen"`
 	// Codes, Values and Errors have one row for each line along the axis; Scales
 	// and Zeros one element for each block of a line.
-	Codes  [][]int          `json:"codes"`
-	Scales [][]float32      `json:"scales"`
-	Zeros  [][]int32        `json:"zero_points"`
-	Values [][]float32      `json:"values"`
-	Errors [][]float32      `json:"errors"`
-	Grid   []float32        `json:"codebook,omitempty"`
-	Others []TensorScheme   `json:"schemes"`
-	Counts []HistogramCount `json:"histogram"`
+	Codes  [][]int     `json:"codes"`
+	Scales [][]float32 `json:"scales"`
+	Zeros  [][]int32   `json:"zero_points"`
+	Values [][]float32 `json:"values"`
+	Errors [][]float32 `json:"errors"`
+	Grid   []float32   `json:"codebook,omitempty"`
+	// Offsets and Packed are of GridTensor: see quant.Gridded.
+	Offsets [][]float32      `json:"offsets,omitempty"`
+	Packed  [][]byte         `json:"packed,omitempty"`
+	Others  []TensorScheme   `json:"schemes"`
+	Counts  []HistogramCount `json:"histogram"`
 }
 
 // HistogramCount is the number of elements in the interval [From, To).
@@ -61,28 +64,9 @@ func QuantizeTensor(ctx context.Context, t *tensor.Tensor, axis, bits int, o Opt
 			o.Weights = fmt.Sprintf("u%d", bits)
 		}
 	}
-	if t.Rank() == 0 || t.Len() == 0 {
-		return nil, optionErrorf("%v has no lines to quantize", t)
-	}
-	if axis < 0 {
-		axis += t.Rank()
-	}
-	if axis < 0 || axis >= t.Rank() {
-		return nil, optionErrorf("the tensor %v has no axis %d", t, axis)
-	}
-	if o.PerTensor {
-		var err error
-		if t, err = t.Reshape([]int{1, t.Len()}); err != nil {
-			return nil, err
-		}
-		axis = 1
-	}
-	l, err := quant.LinesOf(t, axis)
+	l, axis, err := o.lines(t, axis)
 	if err != nil {
-		return nil, &OptionError{err}
-	}
-	if err := l.Finite(nil); err != nil {
-		return nil, &OptionError{fmt.Errorf("the tensor %w", err)}
+		return nil, err
 	}
 	b, err := o.scheme()
 	if err != nil {
@@ -91,7 +75,7 @@ func QuantizeTensor(ctx context.Context, t *tensor.Tensor, axis, bits int, o Opt
 	pool := par.New(o.Threads)
 	pool.Begin()
 	defer pool.End()
-	r := &TensorResult{DType: t.DType().String(), Shape: t.Shape(), Axis: axis}
+	r := &TensorResult{DType: t.DType().String(), Shape: l.T.Shape(), Axis: axis}
 	c, s, err := tryScheme(ctx, pool, l, b)
 	if err != nil {
 		return nil, err
@@ -106,7 +90,90 @@ func QuantizeTensor(ctx context.Context, t *tensor.Tensor, axis, bits int, o Opt
 		}
 		r.Others = append(r.Others, s)
 	}
+	for _, g := range quant.OfBits(b.Bits) {
+		on, err := g.Apply(l, nil)
+		if err != nil {
+			return nil, &OptionError{err}
+		}
+		r.Others = append(r.Others, gridScheme(g, l, on))
+	}
 	return r, nil
+}
+
+// GridTensor puts t on a grid along axis (counted from the end if negative), with
+// ranges as of quant.Grid, or nil. Of the options PerTensor counts.
+func GridTensor(t *tensor.Tensor, axis int, g quant.Grid, ranges *tensor.Tensor, o Options) (*TensorResult, error) {
+	l, axis, err := o.lines(t, axis)
+	if err != nil {
+		return nil, err
+	}
+	on, err := g.Apply(l, ranges)
+	if err != nil {
+		return nil, &OptionError{err}
+	}
+	r := &TensorResult{
+		DType: t.DType().String(), Shape: l.T.Shape(), Axis: axis, Chosen: gridScheme(g, l, on),
+		Codes: on.Codes, Values: on.Values, Scales: on.Scales, Offsets: on.Offsets, Zeros: [][]int32{}, Errors: [][]float32{},
+		Others: []TensorScheme{}, Counts: histogram(l),
+	}
+	for _, other := range quant.OfBits(g.Bits) {
+		if other != g {
+			on, err := other.Apply(l, nil)
+			if err != nil {
+				return nil, &OptionError{err}
+			}
+			r.Others = append(r.Others, gridScheme(other, l, on))
+		}
+	}
+	x := make([]float32, l.K)
+	for i, values := range on.Values {
+		l.Read(x, i, i+1)
+		errs := make([]float32, l.K)
+		for k, v := range x {
+			errs[k] = v - values[k]
+		}
+		r.Errors = append(r.Errors, errs)
+	}
+	if g.Bits == 1 {
+		r.Packed = on.PackSigns()
+	}
+	return r, nil
+}
+
+// gridScheme measures what a grid does to lines.
+func gridScheme(g quant.Grid, l quant.Lines, on *quant.Gridded) TensorScheme {
+	s := TensorScheme{Scheme: g.Name, Bits: on.Bits}
+	s.measure(l, func(dst []float32, line int) { copy(dst, on.Values[line]) })
+	return s
+}
+
+// lines takes t apart along an axis, which is counted from the end if negative,
+// and returns that of the lines.
+func (o *Options) lines(t *tensor.Tensor, axis int) (quant.Lines, int, error) {
+	if t.Rank() == 0 || t.Len() == 0 {
+		return quant.Lines{}, 0, optionErrorf("%v has no lines to quantize", t)
+	}
+	if axis < 0 {
+		axis += t.Rank()
+	}
+	if axis < 0 || axis >= t.Rank() {
+		return quant.Lines{}, 0, optionErrorf("the tensor %v has no axis %d", t, axis)
+	}
+	if o.PerTensor {
+		var err error
+		if t, err = t.Reshape([]int{1, t.Len()}); err != nil {
+			return quant.Lines{}, 0, err
+		}
+		axis = 1
+	}
+	l, err := quant.LinesOf(t, axis)
+	if err != nil {
+		return quant.Lines{}, 0, &OptionError{err}
+	}
+	if err := l.Finite(nil); err != nil {
+		return quant.Lines{}, 0, &OptionError{fmt.Errorf("the tensor %w", err)}
+	}
+	return l, axis, nil
 }
 
 // otherSchemes lists what a scheme is compared with: every type that takes its
@@ -153,11 +220,17 @@ func tryScheme(ctx context.Context, pool *par.Pool, l quant.Lines, b quant.Block
 	if err != nil {
 		return nil, s, err
 	}
+	s.measure(l, c.Decode)
+	return c, s, nil
+}
+
+// measure sets the errors of what decode gives for each line.
+func (s *TensorScheme) measure(l quant.Lines, decode func(dst []float32, line int)) {
 	x, back := make([]float32, l.K), make([]float32, l.K)
 	power := 0.0
 	for i := range l.N() {
 		l.Read(x, i, i+1)
-		c.Decode(back, i)
+		decode(back, i)
 		for k, v := range x {
 			d := math.Abs(float64(v) - float64(back[k]))
 			s.SSE += d * d
@@ -172,7 +245,6 @@ func tryScheme(ctx context.Context, pool *par.Pool, l quant.Lines, b quant.Block
 			s.SQNR = -exact
 		}
 	}
-	return c, s, nil
 }
 
 // fill sets what r says about the elements.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/onnxq/onnxq"
 	"github.com/onnxq/onnxq/calibration/npy"
+	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/tensor"
 	"github.com/urfave/cli/v2"
 )
@@ -17,6 +18,8 @@ func (e *env) tensorCommand() *cli.Command {
 		Flags: flagList([]cli.Flag{
 			&cli.IntFlag{Name: "bits", Usage: "integers of so many bits: 2, 3, 4 or 8", DefaultText: "as --weights says"},
 			&cli.IntFlag{Name: "axis", Value: -1, Usage: "the axis that blocks run along; the others have scales of their own"},
+			&cli.StringFlag{Name: "grid", Usage: "one of `GRID` in place of --weights, for inspection: " + strings.Join(quant.Grids(), ", "), DefaultText: "as --weights says"},
+			&cli.StringFlag{Name: "ranges", Usage: "with --grid dimension:B: the least and the greatest value of each place of a line, `FILE.npy` of the shape (2, dim)", DefaultText: "those of the tensor"},
 			&cli.IntFlag{Name: "threads", Usage: "threads to use", DefaultText: "one per processor"},
 			&cli.StringSliceFlag{Name: "algorithm", Usage: "how scales are found: none, clip, hqq or kquant", DefaultText: "none"},
 		}, weightFlags(), jsonFlag(), limitFlag(), quietFlag()),
@@ -37,7 +40,14 @@ func (e *env) tensorCommand() *cli.Command {
 				return err
 			}
 			defer done()
-			r, err := onnxq.QuantizeTensor(c.Context, t, c.Int("axis"), c.Int("bits"), o)
+			var r *onnxq.TensorResult
+			if c.IsSet("grid") {
+				r, err = gridTensor(c, t, o)
+			} else if c.IsSet("ranges") {
+				err = usagef("--ranges goes with --grid dimension:B")
+			} else {
+				r, err = onnxq.QuantizeTensor(c.Context, t, c.Int("axis"), c.Int("bits"), o)
+			}
 			if err != nil {
 				return err
 			}
@@ -49,6 +59,28 @@ func (e *env) tensorCommand() *cli.Command {
 			return e.printTensor(c, r)
 		},
 	}
+}
+
+// gridTensor puts t on the grid of --grid.
+func gridTensor(c *cli.Context, t *tensor.Tensor, o onnxq.Options) (*onnxq.TensorResult, error) {
+	for _, other := range []string{"bits", "weights", "weight-zero", "scale-type", "algorithm", "power-of-two"} {
+		if c.IsSet(other) {
+			return nil, usagef("--grid takes the place of --%s", other)
+		}
+	}
+	g, err := quant.ParseGrid(c.String("grid"))
+	if err != nil {
+		return nil, usagef("--grid: %v", err)
+	}
+	var ranges *tensor.Tensor
+	if path := c.String("ranges"); path != "" {
+		var done func()
+		if ranges, done, err = openTensor(path, o); err != nil {
+			return nil, err
+		}
+		defer done()
+	}
+	return onnxq.GridTensor(t, c.Int("axis"), g, ranges, o)
 }
 
 // openTensor reads FILE.npy, or the constant NAME of MODEL.onnx:NAME, which is
