@@ -8,6 +8,9 @@
 // filesystem, serves workers on other machines. Models, samples and outputs are
 // paths that all workers see, or URLs of Beam filesystems that the program
 // imports.
+//
+// As with every pipeline, a program parses its flags and calls Init of Beam's own
+// package first: in processes that are workers that does not return.
 package beam
 
 import (

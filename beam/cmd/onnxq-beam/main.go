@@ -109,13 +109,18 @@ func do(ctx context.Context, w io.Writer, command string) error {
 	case "quantize":
 		res, err := e.Quantize(ctx, modelFlag[0], *outFlag, o)
 		if res != nil {
-			fmt.Fprintf(w, "%d of %d nodes are quantized → %s\n", res.Quantized, res.Nodes, *outFlag)
+			fmt.Fprintf(w, "%s → %s\n", done(res), *outFlag)
 		}
 		return err
 	case "models":
 		return models(ctx, w, e, o)
 	}
 	return fmt.Errorf("%q is none of calibrate, quantize, models", command)
+}
+
+// done says what was done to a model.
+func done(r *onnxq.Result) string {
+	return fmt.Sprintf("%d of %d nodes are quantized, %d bytes are %d", r.Quantized, r.Nodes, r.BytesIn, r.BytesOut)
 }
 
 // models quantizes each model that the globs name.
@@ -140,7 +145,7 @@ func models(ctx context.Context, w io.Writer, e beam.Engine, o onnxq.Options) er
 			fmt.Fprintf(w, "%s: %s\n", ins[i], r.Error)
 			continue
 		}
-		fmt.Fprintf(w, "%s: %d of %d nodes are quantized → %s\n", ins[i], r.Result.Quantized, r.Result.Nodes, outs[i])
+		fmt.Fprintf(w, "%s: %s → %s\n", ins[i], done(r.Result), outs[i])
 	}
 	if failed > 0 {
 		return fmt.Errorf("%d of %d models failed", failed, len(ins))
