@@ -104,11 +104,12 @@ func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 	groups := float64(max(n.Int("group", 1), 1))
 	outs, channels := float64(shape[0]), float64(shape[1])
 	taps := float64(depth(n)) / channels
+	x := float64(k.size(n.Input(0))) * r.Input
 	if channels == 1 && groups > 1 {
-		return y*taps*r.DepthMAC + y*r.DepthOutput
+		return x + y*taps*r.DepthMAC + y*r.DepthOutput
 	}
 	places := y / outs
-	t := groups*r.Product(places, channels*taps, outs/groups) + y*r.Output
+	t := x + groups*r.Product(places, channels*taps, outs/groups) + y*r.Output
 	if taps > 1 {
 		t += places * groups * taps * (r.Patch + channels*r.PatchElement)
 	}
