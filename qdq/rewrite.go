@@ -535,7 +535,9 @@ func (w *rewriter) dequantize(n *graph.Node, v, codes *graph.Value, scale, zero 
 
 // lookup makes n gather codes and dequantizes what it gathered. The table has
 // rank 2 and, unless per tensor, a scale for each column, which is the last
-// axis of what is gathered.
+// axis of what is gathered. A Transpose that follows moves codes, and a Shape
+// reads theirs: runtimes that move a Transpose before the dequantization add
+// another pair to it, which is slow for a scale of each column.
 func (w *rewriter) lookup(n *graph.Node) error {
 	v, y, g := n.Input(0), n.Output(0), n.Graph()
 	p := w.params[v.ID]
@@ -550,19 +552,41 @@ func (w *rewriter) lookup(n *graph.Node) error {
 	rows := g.NewValue(w.m.UniqueName(base(y.Name())+"_q"), graph.TensorType(p.Type.DType, y.Type.Shape))
 	gather := g.NewNode(n.Op, w.m.UniqueNodeName(n.Label()+"_q"), in, []*graph.Value{rows}, n.Attrs...)
 	g.InsertBefore(gather, n)
-	axis := -1
-	var attrs []*graph.Attr
-	if p.Axis >= 0 {
-		attrs = []*graph.Attr{graph.Int("axis", int64(axis))}
-	}
 	sc := v.Graph().NewInitializer(base(v.Name())+"_scale", p.ScaleTensor())
 	zp := v.Graph().NewInitializer(base(v.Name())+"_zero_point", p.ZeroTensor())
-	out := g.NewValue(w.m.UniqueName(base(y.Name())+"_dq"), graph.TensorType(tensor.Float32, y.Type.Shape))
-	dq := g.NewNode(op("DequantizeLinear"), "", []*graph.Value{rows, sc, zp}, []*graph.Value{out}, attrs...)
-	g.InsertBefore(dq, n)
-	if !y.ReplaceWith(out) {
-		return fmt.Errorf("cannot replace output %q", y.Name())
+	decode := func(rows, y *graph.Value, axis int, at *graph.Node) error {
+		var attrs []*graph.Attr
+		if p.Axis >= 0 {
+			attrs = []*graph.Attr{graph.Int("axis", int64(axis))}
+		}
+		out := at.Graph().NewValue(w.m.UniqueName(base(y.Name())+"_dq"), graph.TensorType(tensor.Float32, y.Type.Shape))
+		dq := at.Graph().NewNode(op("DequantizeLinear"), "", []*graph.Value{rows, sc, zp}, []*graph.Value{out}, attrs...)
+		at.Graph().InsertBefore(dq, at)
+		if !y.ReplaceWith(out) {
+			return fmt.Errorf("cannot replace output %q", y.Name())
+		}
+		at.Graph().Remove(at)
+		return nil
 	}
-	g.Remove(n)
-	return nil
+	for _, u := range slices.Clone(y.Uses()) {
+		t := u.Node
+		switch e := w.plan(t); {
+		case e == nil || e.Quantized:
+		case t.Op == op("Shape"):
+			t.SetInput(u.Index, rows)
+		case t.Op == op("Transpose") && len(t.Ints("perm")) > 0 && t.Output(0) != nil:
+			perm := t.Ints("perm")
+			moved := t.Graph().NewValue(w.m.UniqueName(base(t.Output(0).Name())+"_q"), graph.TensorType(p.Type.DType, t.Output(0).Type.Shape))
+			turn := t.Graph().NewNode(t.Op, w.m.UniqueNodeName(t.Label()+"_q"), []*graph.Value{rows}, []*graph.Value{moved}, t.Attrs...)
+			t.Graph().InsertBefore(turn, t)
+			if err := decode(moved, t.Output(0), slices.Index(perm, int64(len(perm)-1)), t); err != nil {
+				return err
+			}
+		}
+	}
+	if len(y.Uses()) == 0 {
+		g.Remove(n)
+		return nil
+	}
+	return decode(rows, y, -1, n)
 }
