@@ -97,7 +97,7 @@ func Bench(ctx context.Context, m *graph.Model, o Options, runs int) (*Benchmark
 			return nil, err
 		}
 		times = append(times, d.Seconds()*1e3)
-		o.progress("bench", len(times), max(runs, len(times)))
+		o.progress("bench", len(times), runs)
 	}
 	b := &Benchmark{Engine: o.engine().Name(), Version: o.engine().Version(), Threads: o.Threads, Runs: len(times), PeakRSS: peakRSS(), Ops: []OpCost{}}
 	n := max(1, min(len(times)/4, 100))

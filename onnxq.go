@@ -234,8 +234,8 @@ type Options struct {
 	path      string // of the model
 
 	// Progress is called with the stage ("calibrate", "measure", "compare", "run",
-	// "bench" or "metric") and how much of it is done. The total may grow on the
-	// way. It may be called from several goroutines, one at a time.
+	// "bench" or "metric") and how much of it is done. The total is 0 where
+	// it is not known. It may be called from several goroutines, one at a time.
 	Progress func(stage string, done, total int) `json:"-"`
 }
 
@@ -974,7 +974,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 		Runner:   q.o.Runner,
 		Parts:    q.o.parts(),
 		Work:     q.o.Work,
-		Progress: func(n int) { q.o.progress("measure", n, n+1) },
+		Progress: func(n int) { q.o.progress("measure", n, 0) },
 	}
 	seen := q.measuredOn()
 	o.Unseen = len(seen) > 0

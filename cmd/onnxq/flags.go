@@ -29,7 +29,7 @@ import (
 type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	bar            progressBar
+	bar            progress
 }
 
 func flagList(groups ...[]cli.Flag) []cli.Flag {

@@ -3,16 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 	"unicode/utf8"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 )
 
 // printable returns s with everything escaped that a terminal might act on;
@@ -74,44 +70,5 @@ func (e *env) note(c *cli.Context) func(string) {
 
 // columns returns a writer that aligns cells ended by tabs.
 func columns(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) }
-
-// progressBar is what is drawn at the moment; the zero value is nothing.
-type progressBar struct {
-	bar   *progressbar.ProgressBar
-	stage string
-	began time.Time
-}
-
-// progress returns a callback that draws a bar on stderr if that is a
-// terminal, once a stage has taken a second.
-func (e *env) progress(c *cli.Context) func(stage string, done, total int) {
-	f, ok := e.stderr.(*os.File)
-	if c.Bool("quiet") || !ok || !term.IsTerminal(int(f.Fd())) {
-		return nil
-	}
-	return func(stage string, done, total int) {
-		b := &e.bar
-		if stage != b.stage {
-			e.endProgress()
-			b.stage, b.began = stage, time.Now()
-		}
-		if b.bar == nil && time.Since(b.began) > time.Second && done < total {
-			b.bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(stage),
-				progressbar.OptionShowIts(), progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(true),
-				progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100*time.Millisecond))
-		}
-		if b.bar != nil {
-			_ = b.bar.Set(done)
-		}
-	}
-}
-
-// endProgress takes the bar off the screen.
-func (e *env) endProgress() {
-	if e.bar.bar != nil {
-		_ = e.bar.bar.Clear()
-		e.bar = progressBar{}
-	}
-}
 
 func interval(lo, hi float64) string { return fmt.Sprintf("%.6g … %.6g", lo, hi) }
