@@ -1,4 +1,4 @@
-// Package fuzztest holds fuzz targets to what SECURITY.md promises of one input.
+// Package fuzztest bounds what one input of a fuzz target may take.
 package fuzztest
 
 import (
