@@ -70,7 +70,7 @@ func AWQ(ctx context.Context, m *graph.Model, plan *qdq.Plan, samples Samples, c
 		groups[i].members = append(groups[i].members, awqMember{p, b})
 	}
 	pool := par.New(o.Threads)
-	err = inTurn(ctx, m, nil, first, maxRows, samples, count, o, oneByOne(ctx, func(i int, sums []*moments) error {
+	err = inTurn(ctx, m, nil, first, first, maxRows, samples, count, o, oneByOne(ctx, func(i int, sums []*moments) error {
 		return groups[i].search(ctx, pool, sums[0].sums[0])
 	}))
 	if err != nil {

@@ -42,6 +42,7 @@ type GPTQ struct {
 	pool    *par.Pool
 	params  []quant.Params
 	list    []blockProduct
+	stages  [][]blockProduct
 	errs    []BlockError
 	// shadow is m with the values of the codes that were chosen, if changed, and
 	// stored its weights, by index in plan.Tensors.
@@ -80,9 +81,13 @@ func NewGPTQ(m *graph.Model, plan *qdq.Plan, params []quant.Params, samples Samp
 		}
 		s.list = append(s.list, blockProduct{p, b, l})
 	}
-	if nearest || len(s.list) == 0 {
+	if len(s.list) == 0 {
 		return s, nil
 	}
+	if s.stages = [][]blockProduct{s.list}; nearest {
+		return s, nil
+	}
+	s.stages = stages(m, s.list)
 	s.shadow = m.Clone()
 	s.stored, err = plan.Values(s.shadow)
 	return s, err
@@ -91,18 +96,10 @@ func NewGPTQ(m *graph.Model, plan *qdq.Plan, params []quant.Params, samples Samp
 // Stages lists the weights by their index in plan.Tensors. What is chosen for
 // one depends on those of the stages before its own, not on those beside it.
 func (s *GPTQ) Stages() [][]int {
-	groups := [][]blockProduct{s.list}
-	if !s.nearest {
-		groups = stages(s.m, s.list)
-	}
-	var out [][]int
-	for _, g := range groups {
-		var stage []int
-		for _, p := range g {
-			stage = append(stage, p.tensor)
-		}
-		if stage != nil {
-			out = append(out, stage)
+	out := make([][]int, len(s.stages))
+	for i, stage := range s.stages {
+		for _, p := range stage {
+			out[i] = append(out[i], p.tensor)
 		}
 	}
 	return out
@@ -111,12 +108,13 @@ func (s *GPTQ) Stages() [][]int {
 // Choose chooses the codes of some weights of one stage. Those of the stages
 // before it have to be there, from Choose or Take.
 func (s *GPTQ) Choose(ctx context.Context, layers []int) ([]BlockError, error) {
-	var list []blockProduct
-	for _, p := range s.list {
-		if slices.Contains(layers, p.tensor) {
-			list = append(list, p)
-		}
+	chosen := func(p blockProduct) bool { return slices.Contains(layers, p.tensor) }
+	at := slices.IndexFunc(s.stages, func(stage []blockProduct) bool { return slices.ContainsFunc(stage, chosen) })
+	if at < 0 {
+		return nil, nil
 	}
+	stage := s.stages[at]
+	list := slices.DeleteFunc(slices.Clone(stage), func(p blockProduct) bool { return !chosen(p) })
 	f, other := s.fit, s.shadow
 	if !s.nearest {
 		f = s.compensate
@@ -125,7 +123,7 @@ func (s *GPTQ) Choose(ctx context.Context, layers []int) ([]BlockError, error) {
 		other = nil
 	}
 	s.errs = nil
-	err := s.each(ctx, other, list, f)
+	err := s.each(ctx, other, stage, list, f)
 	s.last, s.lastOf = nil, nil
 	return s.errs, err
 }
@@ -159,15 +157,21 @@ type blockProduct struct {
 	l quant.Lines
 }
 
-// each calls f with each product and what is known of its inputs.
-func (s *GPTQ) each(ctx context.Context, other *graph.Model, list []blockProduct, f func(context.Context, *blockProduct, []*moments) error) error {
-	plain := make([]product, len(list))
-	for i := range list {
-		plain[i] = list[i].product
-	}
-	return inTurn(ctx, s.m, other, plain, maxRows, s.samples, s.count, s.o, oneByOne(ctx, func(i int, sums []*moments) error {
+// each calls f with each product of a list out of a stage and what is known of its
+// inputs.
+func (s *GPTQ) each(ctx context.Context, other *graph.Model, stage, list []blockProduct, f func(context.Context, *blockProduct, []*moments) error) error {
+	return inTurn(ctx, s.m, other, plain(stage), plain(list), maxRows, s.samples, s.count, s.o, oneByOne(ctx, func(i int, sums []*moments) error {
 		return f(ctx, &list[i], sums)
 	}))
+}
+
+// plain returns the products without how they are stored.
+func plain(list []blockProduct) []product {
+	out := make([]product, len(list))
+	for i := range list {
+		out[i] = list[i].product
+	}
+	return out
 }
 
 // fit finds the nearest codes of a product.
@@ -453,18 +457,18 @@ func lossOf(pool *par.Pool, l quant.Lines, c *quant.Coded, h []float32, from, n 
 // drawer runs a model and draws inputs of products.
 type drawer struct {
 	session *exec.Session
-	taps    []bool
-	readers map[int][]int // moments, by value ID
+	taps    []bool // by value ID
 }
 
-// newDrawer prepares runs of m, which is the model that list is of or a clone of
-// it.
-func newDrawer(m *graph.Model, list []*moments, o exec.SessionOptions) (*drawer, error) {
-	d := &drawer{taps: make([]bool, m.NumValues()), readers: map[int][]int{}}
-	for i, s := range list {
-		id := s.value.ID
-		d.readers[id] = append(d.readers[id], i)
-		d.taps[id] = true
+// newDrawer prepares runs of m, which is the model that the products are of or a
+// clone of it. Last bits of what is drawn follow from the products: which values
+// are to be seen changes what the executor joins.
+func newDrawer(m *graph.Model, list []product, o exec.SessionOptions) (*drawer, error) {
+	d := &drawer{taps: make([]bool, m.NumValues())}
+	for _, p := range list {
+		for _, s := range p.inputs {
+			d.taps[s.value.ID] = true
+		}
 	}
 	prog, err := exec.Compile(upTo(m, d.taps), exec.Options{Taps: d.taps})
 	if err != nil {
@@ -474,12 +478,10 @@ func newDrawer(m *graph.Model, list []*moments, o exec.SessionOptions) (*drawer,
 	return d, nil
 }
 
-// run calls f with what each of the moments draws from.
-func (d *drawer) run(ctx context.Context, feeds map[string]ops.Data, f func(i int, t *tensor.Tensor)) error {
+// run calls f with what the products multiply with, by value ID.
+func (d *drawer) run(ctx context.Context, feeds map[string]ops.Data, f func(id int, t *tensor.Tensor)) error {
 	_, err := d.session.Run(ctx, feeds, func(v *graph.Value, t *tensor.Tensor) error {
-		for _, i := range d.readers[v.ID] {
-			f(i, t)
-		}
+		f(v.ID, t)
 		return nil
 	}, d.taps)
 	return err

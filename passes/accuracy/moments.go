@@ -236,7 +236,7 @@ func (s *moments) flush(pool *par.Pool, square []float32) {
 // collectMoments runs the samples and sums up the second moments of list, whose
 // values are those of m. With another model, a clone of m with other weights,
 // they are those of its values, and cross is summed up as well.
-func collectMoments(ctx context.Context, m, other *graph.Model, list []*moments, samples Samples, o exec.SessionOptions) error {
+func collectMoments(ctx context.Context, m, other *drawer, list []*moments, samples Samples, o exec.SessionOptions) error {
 	most := 0
 	matrices := func(s *moments) [][]float32 {
 		out := make([][]float32, s.groups)
@@ -252,29 +252,23 @@ func collectMoments(ctx context.Context, m, other *graph.Model, list []*moments,
 		}
 		most = max(most, s.k*s.k)
 	}
-	own, err := newDrawer(m, list, o)
-	if err != nil {
-		return err
-	}
-	var second *drawer
-	if other != nil {
-		if second, err = newDrawer(other, list, o); err != nil {
-			return err
-		}
-	}
 	pool := par.New(o.Threads)
 	square := make([]float32, most)
 	draw := func(d *drawer, ctx context.Context, feeds map[string]ops.Data, rows func(*moments) [][]float32) error {
-		return d.run(ctx, feeds, func(i int, t *tensor.Tensor) {
-			pool.Begin()
-			defer pool.End()
-			list[i].draw(pool, rows(list[i]), t)
+		return d.run(ctx, feeds, func(id int, t *tensor.Tensor) {
+			for _, s := range list {
+				if s.value.ID == id {
+					pool.Begin()
+					s.draw(pool, rows(s), t)
+					pool.End()
+				}
+			}
 		})
 	}
-	err = samples(ctx, func(feeds map[string]ops.Data) error {
-		err := draw(own, ctx, feeds, func(s *moments) [][]float32 { return s.rows })
-		if err == nil && second != nil {
-			err = draw(second, ctx, feeds, func(s *moments) [][]float32 { return s.others })
+	err := samples(ctx, func(feeds map[string]ops.Data) error {
+		err := draw(m, ctx, feeds, func(s *moments) [][]float32 { return s.rows })
+		if err == nil && other != nil {
+			err = draw(other, ctx, feeds, func(s *moments) [][]float32 { return s.others })
 		}
 		if err != nil {
 			return err

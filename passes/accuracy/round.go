@@ -35,12 +35,12 @@ const solveBlock = 64
 // Codes of those of layers, some of the list of Layers, in params, which are those
 // of Resolve for plan.
 func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, layers []int, samples Samples, count int, o exec.SessionOptions) error {
-	list, err := products(m, plan, false)
+	all, err := products(m, plan, false)
 	if err != nil {
 		return err
 	}
-	list = slices.DeleteFunc(list, func(p product) bool { return !slices.Contains(layers, p.tensor) })
-	return inTurn(ctx, m, nil, list, minRows, samples, count, o, func(first int, sums [][]*moments) error {
+	list := slices.DeleteFunc(slices.Clone(all), func(p product) bool { return !slices.Contains(layers, p.tensor) })
+	return inTurn(ctx, m, nil, all, list, minRows, samples, count, o, func(first int, sums [][]*moments) error {
 		return each(o.Threads, len(sums), func(i int) int { return list[first+i].work() }, func(i int) error {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -79,31 +79,46 @@ func Layers(m *graph.Model, plan *qdq.Plan) ([]int, error) {
 
 // inTurn calls f with the second moments of the inputs of products of list, from
 // the first on, of as many at a time as memory allows; see collectMoments. At least
-// the given number of rows is drawn from the samples, if there are as many.
-func inTurn(ctx context.Context, m, other *graph.Model, list []product, rows int, samples Samples, count int, o exec.SessionOptions, f func(first int, sums [][]*moments) error) error {
+// the given number of rows is drawn from the samples, if there are as many. What is
+// drawn of some products out of all is what is drawn of them with all others, to
+// the last bit.
+func inTurn(ctx context.Context, m, other *graph.Model, all, list []product, rows int, samples Samples, count int, o exec.SessionOptions, f func(first int, sums [][]*moments) error) error {
+	if len(list) == 0 {
+		return nil
+	}
+	own, err := newDrawer(m, all, o)
+	if err != nil {
+		return err
+	}
+	var second *drawer
+	if other != nil {
+		if second, err = newDrawer(other, all, o); err != nil {
+			return err
+		}
+	}
 	done := 0
 	for len(list) > 0 {
-		var all []*moments
+		var together []*moments
 		var of [][]*moments // by product
 		bytes := 0
 		for _, p := range list {
 			if len(of) > 0 && bytes >= momentsMemory {
 				break
 			}
-			var own []*moments
+			var sums []*moments
 			for _, s := range p.inputs {
-				i := slices.IndexFunc(all, func(a *moments) bool { return a.equal(&s) && a.k == p.k && a.groups == p.groups })
+				i := slices.IndexFunc(together, func(a *moments) bool { return a.equal(&s) && a.k == p.k && a.groups == p.groups })
 				if i < 0 {
-					i = len(all)
+					i = len(together)
 					limit := max(1, min(max(rowsPerInput*p.k, rows), maxRows)/count)
-					all = append(all, &moments{origin: s, groups: p.groups, k: p.k, limit: limit})
+					together = append(together, &moments{origin: s, groups: p.groups, k: p.k, limit: limit})
 					bytes += 4 * p.groups * p.k * p.k
 				}
-				own = append(own, all[i])
+				sums = append(sums, together[i])
 			}
-			of = append(of, own)
+			of = append(of, sums)
 		}
-		if err := collectMoments(ctx, m, other, all, samples, o); err != nil {
+		if err := collectMoments(ctx, own, second, together, samples, o); err != nil {
 			return err
 		}
 		if err := f(done, of); err != nil {
