@@ -52,7 +52,9 @@ func TestDrawnAlone(t *testing.T) {
 	}
 	x := tensor.New(tensor.Float32, 1, 3, 33, 33)
 	fill(x)
-	samples := func(_ context.Context, f func(map[string]ops.Data) error) error { return f(map[string]ops.Data{"x": x}) }
+	samples := func(_ context.Context, f func(map[string]ops.Data) error) error {
+		return f(map[string]ops.Data{"x": x})
+	}
 	all, err := products(m, plan, false)
 	if err != nil || len(all) != 8 {
 		t.Fatal(len(all), err)
