@@ -357,10 +357,26 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 	if need > o.target().MaxOpset {
 		return nil, nil, optionErrorf("%s runs quantized models up to opset %d, not %d", o.target().Name, o.target().MaxOpset, need)
 	}
-	p := m.Clone()
-	changes, err := passes.Prepare(ctx, p, passes.Options{MinOpset: need, Widen: o.Mode != Float16})
-	if err != nil {
+	var p *graph.Model
+	var changes []passes.Change
+	prepare := func() (err error) {
+		p = m.Clone()
+		changes, err = passes.Prepare(ctx, p, passes.Options{MinOpset: need, Widen: o.Mode != Float16})
+		return err
+	}
+	if err := prepare(); err != nil {
 		return nil, nil, err
+	}
+	if o.Opset == 0 && o.Mode == Weights {
+		more, err := o.blocksOpset(p)
+		if err != nil {
+			return nil, nil, err
+		}
+		if need = more; more > p.Opset(graph.OnnxDomain) {
+			if err := prepare(); err != nil {
+				return nil, nil, err
+			}
+		}
 	}
 	if got := p.Opset(graph.OnnxDomain); o.Opset > 0 && got > o.Opset {
 		return nil, nil, optionErrorf("the model is of opset %d and is not lowered to %d", got, o.Opset)

@@ -6,10 +6,12 @@ import (
 	"slices"
 
 	"github.com/onnxq/onnxq/auto"
+	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/passes/accuracy"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/targets"
 )
 
 // WholeChannels as Options.Block gives each output channel one scale.
@@ -107,6 +109,47 @@ func (o *Options) weightsOpset() (version int, what string) {
 		}
 	}
 	return version, what
+}
+
+// blocksOpset returns the operator set from which most of the weights of a
+// prepared model can be stored as the options say, or 0 if that is so already or
+// no operator set makes it so.
+func (o *Options) blocksOpset(m *graph.Model) (int, error) {
+	b := o.blocks()
+	if b == nil || o.check() != nil {
+		return 0, nil // without blocks or, as the caller will say, at all
+	}
+	plan, err := qdq.Annotate(m, o.target(), o.qdq())
+	if err != nil {
+		return 0, err
+	}
+	values, err := plan.Values(m)
+	if err != nil {
+		return 0, err
+	}
+	stored, rest := 0, 0
+	for i, v := range values {
+		switch e := &plan.Tensors[i]; {
+		case e.Kind != qdq.Weight:
+		case e.Form != "" && e.Type == b.Name:
+			stored += v.Const.Len()
+		default:
+			rest += v.Const.Len()
+		}
+	}
+	if stored >= rest {
+		return 0, nil
+	}
+	least := 0
+	for _, f := range o.target().Forms {
+		if f.Name == targets.Packed || f.Takes(b.Name, quant.ScaleName(b.ScaleType), b.Size) != "" {
+			continue
+		}
+		if need := qdq.FormOpset(f.Name, b, b.Size > 0); need <= o.target().MaxOpset && (least == 0 || need < least) {
+			least = need
+		}
+	}
+	return least, nil
 }
 
 // fit returns how the parameters of blocks are found: as the algorithms say or,

@@ -439,3 +439,44 @@ func TestExternalWeights(t *testing.T) {
 		}
 	}
 }
+
+// TestOpsetForBits: a model most of whose weights only DequantizeLinear reads is
+// lifted to the operator set in which that knows their type; one whose matrices
+// become MatMulNBits stays, as does one whose operator set is given.
+func TestOpsetForBits(t *testing.T) {
+	for _, c := range []struct {
+		text     string
+		o        onnxq.Options
+		opset    int
+		fourBits int
+	}{
+		{`(float[1,16,9,9] x) => (float[1,32,7,7] y) <float[32,16,3,3] w = {...}> { y = Conv (x, w) }`, onnxq.Options{Weights: "i4"}, 21, 1},
+		{`(float[1,16,9,9] x) => (float[1,32,7,7] y) <float[32,16,3,3] w = {...}> { y = Conv (x, w) }`, onnxq.Options{Weights: "i4", Opset: 17}, 17, 0},
+		{`(float[1,16,9,9] x) => (float[1,32,7,7] y) <float[32,16,3,3] w = {...}> { y = Conv (x, w) }`, onnxq.Options{Mode: onnxq.Weights}, 17, 0},
+		{`(float[9,64] x) => (float[9,96] y) <float[64,96] w = {...}> { y = MatMul (x, w) }`, onnxq.Options{Weights: "i4"}, 17, 1},
+	} {
+		m, err := graph.Parse(`<ir_version: 8, opset_import: ["": 17]> g ` + c.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := rand.New(rand.NewPCG(1, 1))
+		for _, v := range m.Graph.Initializers() {
+			for i := range tensor.As[float32](v.Const) {
+				tensor.As[float32](v.Const)[i] = float32(r.NormFloat64())
+			}
+		}
+		q, res, err := onnxq.QuantizeModel(t.Context(), m, c.o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		four := 0
+		for _, e := range res.Plan.Tensors {
+			if e.Type == "i4" {
+				four++
+			}
+		}
+		if got := q.Opset(graph.OnnxDomain); got != c.opset || four != c.fourBits {
+			t.Errorf("%s: opset %d, want %d; %d weights in 4 bits, want %d", c.text, got, c.opset, four, c.fourBits)
+		}
+	}
+}

@@ -96,7 +96,7 @@ def page():
            '- **metric**: of the task, by ONNX Runtime 1.32.0 on a processor with AVX2 and without VNNI. Agreement is the share of inputs with the same arg-max as the float model: it moves less by chance than the metric does.',
            '- **SQNR** of the worst output in dB, on held-out samples.',
            '- **bytes**: the file, relative to the float model’s. **on integers**: the share of multiply-adds with int8 weights and activations.',
-           '- **speed**: how many times as fast as the float model ONNX Runtime is, one thread, median of interleaved pairs of processor time.', '']
+           '- **speed**: how many times as fast as the float model ONNX Runtime is, one thread, median of interleaved pairs of processor time; –: not measured.', '']
     for name in known:
         rows = known[name]
         f = rows.get('float')
