@@ -99,7 +99,7 @@ func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 	if n.Op.Type != "Conv" {
 		inputs := float64(depth(n))
 		outs := float64(w.Const.Len()) / inputs
-		return r.Product(y/outs, inputs, outs) + y*r.Output
+		return r.Product(r.MatMul, y/outs, inputs, outs) + y*r.Output
 	}
 	groups := float64(max(n.Int("group", 1), 1))
 	outs, channels := float64(shape[0]), float64(shape[1])
@@ -109,7 +109,7 @@ func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 		return x + y*taps*r.DepthMAC + y*r.DepthOutput
 	}
 	places := y / outs
-	t := x + groups*r.Product(places, channels*taps, outs/groups) + y*r.Output
+	t := x + groups*r.Product(r.MAC, places, channels*taps, outs/groups) + y*r.Output
 	if taps > 1 {
 		t += places * groups * taps * (r.Patch + channels*r.PatchElement)
 	}

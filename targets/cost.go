@@ -22,11 +22,13 @@ type Cost struct {
 
 // Rates are what kernels of one kind of arithmetic take, in nanoseconds.
 type Rates struct {
-	// MAC is for each multiply-add of a product, whose output channels (of a
-	// group) count as the next multiple of Lanes; Thin for one of a product of
-	// few rows, that has to fetch each weight for little work; Output for each
-	// element that comes out, Input for each that goes into a Conv.
+	// MAC is for each multiply-add of a Conv, MatMul for one of a MatMul or Gemm,
+	// whose output channels (of a group) count as the next multiple of Lanes; Thin
+	// for one of a product of few rows, that has to fetch each weight for little
+	// work; Output for each element that comes out, Input for each that goes into
+	// a Conv.
 	MAC    float64 `json:"mac" yaml:"mac"`
+	MatMul float64 `json:"matmul" yaml:"matmul"`
 	Lanes  int     `json:"lanes" yaml:"lanes"`
 	Thin   float64 `json:"thin" yaml:"thin"`
 	Output float64 `json:"output" yaml:"output"`
@@ -46,9 +48,8 @@ type Rates struct {
 const ThinRows = 4
 
 // Product returns what a product of n output channels takes that are computed
-// from k inputs each at the given number of places.
-func (r *Rates) Product(places, k, n float64) float64 {
-	mac := r.MAC
+// from k inputs each at the given number of places, at the rate of MAC or MatMul.
+func (r *Rates) Product(mac, places, k, n float64) float64 {
 	if places < ThinRows {
 		mac = r.Thin
 	} else if l := float64(r.Lanes); l > 1 {
@@ -62,20 +63,21 @@ func (r *Rates) Product(places, k, n float64) float64 {
 var avx2Cost = Cost{
 	Node:       800,
 	Call:       7000,
-	Float:      Rates{MAC: 0.0222, Lanes: 8, Thin: 0.085, Output: 0.1, DepthMAC: 0.045, DepthOutput: 0.1, Element: 0.3},
-	Int:        Rates{MAC: 0.0105, Lanes: 16, Thin: 0.026, Output: 0.3, Patch: 2, PatchElement: 0.03, DepthMAC: 0.036, DepthOutput: 0.48, Element: 0.25},
+	Float:      Rates{MAC: 0.0222, MatMul: 0.0222, Lanes: 8, Thin: 0.085, Output: 0.1, DepthMAC: 0.045, DepthOutput: 0.1, Element: 0.3},
+	Int:        Rates{MAC: 0.0105, MatMul: 0.0105, Lanes: 16, Thin: 0.026, Output: 0.3, Patch: 2, PatchElement: 0.03, DepthMAC: 0.036, DepthOutput: 0.48, Element: 0.25},
 	Quantize:   0.35,
 	Dequantize: 0.25,
 	Layout:     0.4,
 }
 
-// vnniCost was fitted to 507 convolutions of 10 models, both ways, under
-// onnxruntime 1.32.0 on a core of a Xeon with AVX-512 and VNNI at 2.8 GHz.
+// vnniCost was fitted to 507 convolutions of 10 models, both ways, and to products
+// of 4, under onnxruntime 1.32.0 on a core of a Xeon with AVX-512 and VNNI at
+// 2.8 GHz.
 var vnniCost = Cost{
 	Node:       800,
 	Call:       7000,
-	Float:      Rates{MAC: 0.0113, Lanes: 16, Thin: 0.085, Output: 0.18, Input: 0.08, PatchElement: 0.15, DepthMAC: 0.0185, DepthOutput: 0.22, Element: 0.3},
-	Int:        Rates{MAC: 0.0028, Lanes: 16, Thin: 0.026, Output: 0.155, Input: 0.05, Patch: 3.5, PatchElement: 0.03, DepthMAC: 0.0256, DepthOutput: 0.32, Element: 0.3},
+	Float:      Rates{MAC: 0.0113, MatMul: 0.0155, Lanes: 16, Thin: 0.085, Output: 0.18, Input: 0.08, PatchElement: 0.15, DepthMAC: 0.0185, DepthOutput: 0.22, Element: 0.3},
+	Int:        Rates{MAC: 0.0028, MatMul: 0.0075, Lanes: 16, Thin: 0.026, Output: 0.155, Input: 0.05, Patch: 3.5, PatchElement: 0.03, DepthMAC: 0.0256, DepthOutput: 0.32, Element: 0.3},
 	Quantize:   0.31,
 	Dequantize: 0.3,
 	Layout:     0.45,
