@@ -126,7 +126,7 @@ func TestRefuses(t *testing.T) {
 		dir:                                "is a directory",
 		fifo:                               "not a regular file",
 		"/dev/null":                        "not a regular file",
-		filepath.Join(dir, "none", "out"):  "no such file",
+		filepath.Join(dir, "none", "out"):  "there is no folder",
 		filepath.Join(fifo, "under", "it"): "not a directory",
 	} {
 		err := Write(path, 0o644, put("x"))
