@@ -264,7 +264,7 @@ func TestFaultDestination(t *testing.T) {
 	}
 	// Samples for hours: what is told before calibration ends long before.
 	for out, text := range map[string]string{
-		"missing/out.onnx": "no such file", "folder": "is a directory", "fifo": "not a regular file",
+		"missing/out.onnx": "there is no folder missing", "folder": "is a directory", "fifo": "not a regular file",
 		"/dev/null": "not a regular file", "/dev/stdout": "/dev/stdout", "loop": "symbolic links", "notes.txt/out.onnx": "not a directory",
 	} {
 		fails(t, nil, exitFile, text, "quantize", "digits/model.onnx", "-o", out, "--data", "random:1000000")
