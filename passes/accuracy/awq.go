@@ -222,7 +222,7 @@ func (m *awqMember) loss(ctx context.Context, pool *par.Pool, l quant.Lines, sca
 	if err != nil {
 		return 0, err
 	}
-	return lossOf(pool, l, c, h, 0, l.N()), nil
+	return lossOf(pool, l, c, h, nil, 0, l.N()), nil
 }
 
 // multiply multiplies the rows of the weight by the scales.

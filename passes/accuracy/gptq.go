@@ -203,11 +203,11 @@ func (s *GPTQ) fit(ctx context.Context, p *blockProduct, sums []*moments) error 
 	}
 	for g := range p.groups {
 		h := p.withRows(s.pool, p.together(sums, g, sumsOf))
-		e.Nearest += lossOf(s.pool, p.l, plain, h, g*p.n, p.n)
-		e.Chosen += lossOf(s.pool, p.l, chosen, h, g*p.n, p.n)
-		e.Signal += lossOf(s.pool, p.l, nil, h, g*p.n, p.n)
+		e.Nearest += lossOf(s.pool, p.l, plain, h, nil, g*p.n, p.n)
+		e.Chosen += lossOf(s.pool, p.l, chosen, h, nil, g*p.n, p.n)
+		e.Signal += lossOf(s.pool, p.l, nil, h, nil, g*p.n, p.n)
 	}
-	if !(e.Chosen < e.Nearest) {
+	if !(e.Chosen < e.Nearest) && e.Signal > 0 {
 		chosen, e.Chosen = plain, e.Nearest
 	}
 	s.errs = append(s.errs, e)
@@ -232,8 +232,88 @@ func (s *GPTQ) compensate(ctx context.Context, p *blockProduct, sums []*moments)
 	if err != nil {
 		return err
 	}
+	if few(p, sums) {
+		// What cancels on so few inputs may not on others.
+		near, holds, err := s.holds(ctx, p, sums, shared)
+		if err != nil {
+			return err
+		}
+		if !holds {
+			coded, losses.Chosen = near, 0
+			for g := range p.groups {
+				losses.Chosen += lossOf(s.pool, p.l, coded, p.withRows(s.pool, p.together(sums, g, sumsOf)), nil, g*p.n, p.n)
+			}
+		}
+	}
 	s.errs = append(s.errs, BlockError{p.tensor, losses.Nearest, losses.Chosen, losses.Signal})
 	return s.keep(p, coded)
+}
+
+// few reports whether there are fewer inputs than are wanted for a product.
+func few(p *blockProduct, sums []*moments) bool {
+	rows := 0
+	for _, m := range sums {
+		rows += m.count
+	}
+	return rows < rowsPerInput*p.k
+}
+
+// holds reports whether codes that are chosen on one half of the samples make the
+// products with the other half nearer to those of the float model than the
+// nearest codes do, and returns the latter for all samples. Without samples, in a
+// branch that none takes, they do not.
+func (s *GPTQ) holds(ctx context.Context, p *blockProduct, sums []*moments, shared quant.Shared) (near *quant.Coded, holds bool, err error) {
+	importance, some := make([]float32, p.k), make([]float32, p.k)
+	train := make([]*quant.Moment, p.groups)
+	seen := false
+	for g := range p.groups {
+		h, half := p.together(sums, g, sumsOf), p.together(sums, g, sumsOfHalf)
+		rest := make([]float32, len(h))
+		kernels.Binary(kernels.Sub, rest, h, half)
+		for i := range p.k {
+			seen = seen || half[i*p.k+i] > 0 && rest[i*p.k+i] > 0
+		}
+		var cross []float32
+		if c := p.together(sums, g, crossOf); c != nil {
+			crossOfHalf := p.together(sums, g, crossOfHalf)
+			f, err := lasting(ctx, s.pool, h, c, half, crossOfHalf, p.k)
+			if err != nil {
+				return nil, false, err
+			}
+			cross = make([]float32, len(c))
+			for i, x := range crossOfHalf {
+				cross[i] = f * (c[i] - x)
+			}
+		}
+		rest = p.withRows(s.pool, rest)
+		for i, x := range diagonal(p.withRows(s.pool, h), p.k) {
+			importance[i] += x / float32(p.groups)
+		}
+		for i, x := range diagonal(rest, p.k) {
+			some[i] += x / float32(p.groups)
+		}
+		if train[g], err = quant.NewMoment(ctx, s.pool, rest, cross, p.k, p.b.Size, damping); err != nil {
+			return nil, false, err
+		}
+	}
+	if near, err = p.b.Encode(ctx, s.pool, p.l, shared, 0, p.l.N(), importance); err != nil || !seen {
+		return near, false, err
+	}
+	chosen, _, err := p.b.Compensate(ctx, s.pool, p.l, shared, train)
+	if err != nil {
+		return nil, false, err
+	}
+	plain, err := p.b.Encode(ctx, s.pool, p.l, shared, 0, p.l.N(), some)
+	if err != nil {
+		return nil, false, err
+	}
+	gain := 0.0
+	for g := range p.groups {
+		half := p.withRows(s.pool, p.together(sums, g, sumsOfHalf))
+		cross := p.together(sums, g, crossOfHalf)
+		gain += lossOf(s.pool, p.l, plain, half, cross, g*p.n, p.n) - lossOf(s.pool, p.l, chosen, half, cross, g*p.n, p.n)
+	}
+	return near, gain > 0, nil
 }
 
 // moment prepares what is known of the inputs of group g. Weights that read the
@@ -349,7 +429,7 @@ func (p *product) signals(pool *par.Pool, h []float32) float32 {
 	if !(power > 0) {
 		return 0
 	}
-	return float32(lossOf(pool, l, nil, h, 0, p.n) / power)
+	return float32(lossOf(pool, l, nil, h, nil, 0, p.n) / power)
 }
 
 // stages orders the products so that each stands behind those that its inputs
@@ -431,24 +511,33 @@ func diagonal(h []float32, k int) []float32 {
 const lossLines = 256
 
 // lossOf returns the sum of eᵀ·h·e over the errors e of n lines from the given
-// one on; without c these are the lines themselves.
-func lossOf(pool *par.Pool, l quant.Lines, c *quant.Coded, h []float32, from, n int) float64 {
+// one on; without c these are the lines themselves. With cross, Σ d·xᵀ for inputs
+// x that lack d of those of the float model, it is that of the squared errors of
+// the products, Σ (w·(x+d) - (w-e)·x)², but for what does not depend on e.
+func lossOf(pool *par.Pool, l quant.Lines, c *quant.Coded, h, cross []float32, from, n int) float64 {
 	k := l.K
 	sum := 0.0
 	size := min(n, lossLines)
-	e, back, out := make([]float32, size*k), make([]float32, k), make([]float32, size*k)
+	w, e, back, out := make([]float32, size*k), make([]float32, size*k), make([]float32, k), make([]float32, size*k)
+	add := func(count int, x, m []float32, times float64) {
+		kernels.Gemm(pool, count, k, k, kernels.Matrix{Data: x, Ld: k}, kernels.Matrix{Data: m, Ld: k}, out, k, nil)
+		for i, x := range e[:count*k] {
+			sum += times * float64(x) * float64(out[i])
+		}
+	}
 	for at := from; at < from+n; at += size {
 		count := min(size, from+n-at)
-		l.Read(e, at, at+count)
+		l.Read(w, at, at+count)
+		copy(e, w[:count*k])
 		if c != nil {
 			for i := range count {
 				c.Decode(back, at+i)
 				kernels.Binary(kernels.Sub, e[i*k:][:k], e[i*k:][:k], back)
 			}
 		}
-		kernels.Gemm(pool, count, k, k, kernels.Matrix{Data: e, Ld: k}, kernels.Matrix{Data: h, Ld: k}, out, k, nil)
-		for i, x := range e[:count*k] {
-			sum += float64(x) * float64(out[i])
+		add(count, e, h, 1)
+		if cross != nil {
+			add(count, w, cross, 2)
 		}
 	}
 	return sum

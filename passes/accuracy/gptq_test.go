@@ -245,3 +245,117 @@ func storage(t *testing.T, name string) (*targets.Target, quant.Storage) {
 	}
 	return target, s
 }
+
+// TestGPTQFewRows chooses codes on fewer inputs than a channel has, which lie
+// anywhere: what cancels on them does not on others, so that the nearest codes are
+// taken. Where few inputs tell what all are like, the chosen codes stay; and
+// weights in a branch that no sample takes fit themselves.
+func TestGPTQFewRows(t *testing.T) {
+	const k, n = 96, 32
+	for _, alike := range []bool{false, true} {
+		m := parse(t, `<ir_version: 8, opset_import: ["": 21]> g (float[2,96] x, bool c) => (float[2,32] y) <float[96,32] w = {...}, float[96,32] v = {...}> {
+  y = If <then_branch = a () => (float[2,32] p) { p = MatMul (x, w) }, else_branch = b () => (float[2,32] q) { r = Relu (x) q = MatMul (r, v) }> (c) }`)
+		r := rand.New(rand.NewPCG(11, 12))
+		for _, v := range m.Graph.Initializers() {
+			for i := range tensor.As[float32](v.Const) {
+				tensor.As[float32](v.Const)[i] = float32(r.NormFloat64())
+			}
+		}
+		feed := func() map[string]ops.Data {
+			x := tensor.New(tensor.Float32, 2, k)
+			for i := range tensor.As[float32](x) {
+				tensor.As[float32](x)[i] = float32(r.NormFloat64())
+			}
+			if alike { // in a space of 4 dimensions
+				for row := range 2 {
+					d := tensor.As[float32](x)[row*k:][:k]
+					for i := range d {
+						if i >= 4 {
+							d[i] = d[i%4]
+						}
+					}
+				}
+			}
+			return map[string]ops.Data{"x": x, "c": tensor.Scalar(true)}
+		}
+		var feeds, fresh []map[string]ops.Data
+		for range 20 {
+			feeds = append(feeds, feed())
+		}
+		for range 200 {
+			fresh = append(fresh, feed())
+		}
+		target, s := storage(t, "i4")
+		b := quant.Blocks{Storage: s, Size: 32, Fit: quant.Clip}
+		plan, err := qdq.Annotate(m, target, qdq.Options{WeightsOnly: true, Blocks: &b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		noise := func(nearest bool) float64 {
+			params, _, err := plan.Resolve(m, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g, err := accuracy.NewGPTQ(m, plan, params, given(feeds), len(feeds), nearest, exec.SessionOptions{Threads: 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, stage := range g.Stages() {
+				if _, err := g.Choose(t.Context(), stage); err != nil {
+					t.Fatal(err)
+				}
+			}
+			values, err := plan.Values(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, v := range values {
+				e := &plan.Tensors[i]
+				l, err := e.Lines(v.Const)
+				if err != nil {
+					t.Fatal(err)
+				}
+				cover := b
+				cover.Fit = quant.Cover
+				if cover, err = cover.Complete(); err != nil {
+					t.Fatal(err)
+				}
+				shared, err := cover.Share(nil, l)
+				if err != nil {
+					t.Fatal(err)
+				}
+				covering, err := cover.Encode(t.Context(), nil, l, shared, 0, l.N(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				far := func(c *quant.Coded) (sum float64) {
+					for j, x := range tensor.As[float32](c.Values(nil, l)) {
+						d := float64(x) - float64(tensor.As[float32](v.Const)[j])
+						sum += d * d
+					}
+					return sum
+				}
+				if got, most := far(params[i].Coded), far(covering); v.Name() == "v" && !(got < 0.95*most) {
+					t.Errorf("nearest %v: a weight in a branch that no sample takes is off by %g, %g with scales that cover its range", nearest, got, most)
+				}
+			}
+			q := m.Clone()
+			if _, err := qdq.Rewrite(q, plan, params); err != nil {
+				t.Fatal(err)
+			}
+			sum := 0.0
+			for _, in := range fresh {
+				want, got := floats(t, m, in), floats(t, q, in)
+				for i, v := range want[0] {
+					sum += float64(v-got[0][i]) * float64(v-got[0][i])
+				}
+			}
+			return sum
+		}
+		near, chosen := noise(true), noise(false)
+		t.Logf("alike %v: squared error on other inputs %.4g, of the nearest codes %.4g", alike, chosen, near)
+		if alike && !(chosen < 0.5*near) || !alike && !(chosen < 1.02*near) {
+			t.Errorf("alike %v: squared error on other inputs %g, of the nearest codes %g", alike, chosen, near)
+		}
+	}
+}

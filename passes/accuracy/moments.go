@@ -189,10 +189,11 @@ type moments struct {
 	// cross is Σ (y-x)·xᵀ where x are inputs in another model and y those in the
 	// model itself; nil if there is no other.
 	cross [][]float32
-	// sumsOfHalf and crossOfHalf are those of every other flush, where there is
-	// another model.
+	// sumsOfHalf and crossOfHalf are those of every other flush; if there are few
+	// rows, the second begins in the middle of the samples.
 	sumsOfHalf, crossOfHalf [][]float32
-	flushed                 int
+	flushed, middle         int
+	count                   int // rows that were summed up
 	// rows are inputs that are not summed up yet, by group, and others those of
 	// the other model.
 	rows, others [][]float32
@@ -211,11 +212,12 @@ func (s *moments) flush(pool *par.Pool, square []float32) {
 	pool.Begin()
 	defer pool.End()
 	s.flushed++
+	s.count += len(s.rows[0]) / s.k
 	add := func(sums, halves [][]float32, g int, y, x []float32) {
 		count := len(x) / s.k
 		kernels.Gemm(pool, s.k, s.k, count, kernels.Matrix{Data: y, Ld: s.k, Trans: true}, kernels.Matrix{Data: x, Ld: s.k}, square, s.k, nil)
 		kernels.Binary(kernels.Add, sums[g], sums[g], square)
-		if halves != nil && s.flushed%2 == 0 {
+		if s.flushed%2 == 0 {
 			kernels.Binary(kernels.Add, halves[g], halves[g], square)
 		}
 	}
@@ -246,9 +248,9 @@ func collectMoments(ctx context.Context, m, other *drawer, list []*moments, samp
 		return out
 	}
 	for _, s := range list {
-		s.sums, s.rows, s.others = matrices(s), make([][]float32, s.groups), make([][]float32, s.groups)
+		s.sums, s.sumsOfHalf, s.rows, s.others = matrices(s), matrices(s), make([][]float32, s.groups), make([][]float32, s.groups)
 		if other != nil {
-			s.cross, s.sumsOfHalf, s.crossOfHalf = matrices(s), matrices(s), matrices(s)
+			s.cross, s.crossOfHalf = matrices(s), matrices(s)
 		}
 		most = max(most, s.k*s.k)
 	}
@@ -265,7 +267,9 @@ func collectMoments(ctx context.Context, m, other *drawer, list []*moments, samp
 			}
 		})
 	}
+	done := 0
 	err := samples(ctx, func(feeds map[string]ops.Data) error {
+		done++
 		err := draw(m, ctx, feeds, func(s *moments) [][]float32 { return s.rows })
 		if err == nil && other != nil {
 			err = draw(other, ctx, feeds, func(s *moments) [][]float32 { return s.others })
@@ -277,7 +281,7 @@ func collectMoments(ctx context.Context, m, other *drawer, list []*moments, samp
 			if other != nil {
 				s.align()
 			}
-			if len(s.rows[0]) >= momentRows*s.k {
+			if n := len(s.rows[0]); n >= momentRows*s.k || n > 0 && s.flushed == 0 && done >= s.middle {
 				s.flush(pool, square)
 			}
 		}

@@ -111,7 +111,7 @@ func inTurn(ctx context.Context, m, other *graph.Model, all, list []product, row
 				if i < 0 {
 					i = len(together)
 					limit := max(1, min(max(rowsPerInput*p.k, rows), maxRows)/count)
-					together = append(together, &moments{origin: s, groups: p.groups, k: p.k, limit: limit})
+					together = append(together, &moments{origin: s, groups: p.groups, k: p.k, limit: limit, middle: (count + 1) / 2})
 					bytes += 4 * p.groups * p.k * p.k
 				}
 				sums = append(sums, together[i])
