@@ -536,6 +536,9 @@ func (a *annotator) tensors(p *Plan) {
 		if root := groups.find(v); root != v && root.Graph() == v.Graph() {
 			e.SameAs = root.Name()
 		}
+		if n := v.DefNode(); n != nil && n.Op.Domain == graph.OnnxDomain && slices.Contains(a.t.Pins, n.Op.Type) {
+			e.Pin = !a.byID[n.ID].on
+		}
 		if r, ok := a.o.Ranges[v.Name()]; ok {
 			e.Range = &r
 		} else if n := v.DefNode(); n != nil {

@@ -107,6 +107,9 @@ type TensorPlan struct {
 	// SameAs names the tensor of the same scope whose parameters this one
 	// shares; its range then counts among theirs.
 	SameAs string `json:"same_as,omitempty"`
+	// Pin puts a Clip to the range of the codes before the QuantizeLinear, for
+	// runtimes that would move it; see targets.Target.Pins.
+	Pin bool `json:"pin,omitempty"`
 	// Range, if given, is used instead of a calibrated one.
 	Range *[2]float64 `json:"range,omitempty"`
 }

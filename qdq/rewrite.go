@@ -87,7 +87,7 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 				return nil, err
 			}
 		case p.Tensors[i].Kind == Activation:
-			w.activation(v, w.params[v.ID])
+			w.activation(v, w.params[v.ID], p.Tensors[i].Pin)
 		}
 	}
 	for i, n := range nodes {
@@ -269,7 +269,7 @@ func (w *rewriter) absorbed(v *graph.Value) bool {
 // activation puts a QuantizeLinear and a DequantizeLinear behind v. If an
 // integer kernel makes v, every reader gets the dequantized value, otherwise
 // only integer kernels do.
-func (w *rewriter) activation(v *graph.Value, p *quant.Params) {
+func (w *rewriter) activation(v *graph.Value, p *quant.Params, pin bool) {
 	g := v.Graph()
 	def := v.DefNode()
 	made, absorb := false, false
@@ -319,6 +319,9 @@ func (w *rewriter) activation(v *graph.Value, p *quant.Params) {
 			}
 			q, out := pair(in, after)
 			q.SetInput(0, v)
+			if pin && in.Opset(graph.OnnxDomain) >= pinOpset {
+				w.pin(q, p)
+			}
 			if castCodes(v, p.Type.DType) && p.Scale[0] == 1 && p.Zero[0] == 0 {
 				codesOfCast(q, def.Input(0))
 			}
@@ -326,6 +329,22 @@ func (w *rewriter) activation(v *graph.Value, p *quant.Params) {
 		}
 		u.Node.SetInput(u.Index, w.dq[key])
 	}
+}
+
+// pinOpset is the operator set from which runtimes move a QuantizeLinear before a
+// MaxPool.
+const pinOpset = 12
+
+// pin puts a Clip before q, a QuantizeLinear, that changes no code.
+func (w *rewriter) pin(q *graph.Node, p *quant.Params) {
+	v, g := q.Input(0), q.Graph()
+	in := []*graph.Value{v}
+	for k, bound := range []float64{p.Lo(0), p.Hi(0)} {
+		in = append(in, g.NewInitializer(base(v.Name())+[]string{"_low", "_high"}[k], tensor.Of([]float32{float32(bound)}, []int{}...)))
+	}
+	out := g.NewValue(w.m.UniqueName(base(v.Name())+"_pinned"), v.Type)
+	g.InsertBefore(g.NewNode(op("Clip"), "", in, []*graph.Value{out}), q)
+	q.SetInput(0, out)
 }
 
 // codesOfCast makes q, a QuantizeLinear behind a Cast of x, a Cast of x to the

@@ -107,6 +107,10 @@ type Target struct {
 	// i8 weights add products in pairs in 16 bits, which saturates where weights
 	// and activations are large together.
 	PairSums bool `json:"pair_sums,omitempty" yaml:"pair_sums,omitempty"`
+	// Pins lists the operators that the runtime moves a QuantizeLinear before,
+	// although they run slower on codes: where they are to stay float, a Clip to
+	// the range of the codes, which the runtime drops later, keeps it in place.
+	Pins []string `json:"pins,omitempty" yaml:"pins,omitempty"`
 	// Fusion names the rules by which the runtime replaces groups of
 	// DequantizeLinear, operator and QuantizeLinear by integer kernels; see
 	// qdq.Lint. "" means that each operator of Rules stands for itself.

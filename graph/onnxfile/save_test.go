@@ -475,3 +475,27 @@ func BenchmarkNodes(b *testing.B) {
 		}
 	}
 }
+
+// TestNamelessDims: names of dimensions without a letter or digit, which stand for
+// several sizes at once, name nothing, and are written as they were read.
+func TestNamelessDims(t *testing.T) {
+	m := weights(3)
+	x := m.Graph.FeedInputs()[0]
+	x.Type = graph.TensorType(tensor.Float32, graph.Shape{graph.Sym("batch"), graph.Sym("?"), graph.Sym("?")})
+	path := filepath.Join(t.TempDir(), "m.onnx")
+	save(t, m, path, SaveOptions{})
+	first, err := os.ReadFile(path)
+	if err != nil || bytes.Count(first, []byte("?")) < 2 {
+		t.Fatalf("%q, %v", first, err)
+	}
+	back := open(t, path)
+	d := back.Graph.FeedInputs()[0].Type.Shape
+	if d[0].Sym != "batch" || d[1].Sym != "" || d[1].Known || d[1].Same(d[2]) {
+		t.Errorf("dimensions %v", d)
+	}
+	again := filepath.Join(t.TempDir(), "again.onnx")
+	save(t, back, again, SaveOptions{})
+	if second, err := os.ReadFile(again); err != nil || !bytes.Equal(first, second) {
+		t.Errorf("written as %q, read from %q: %v", second, first, err)
+	}
+}

@@ -1,8 +1,10 @@
 package onnxfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"unicode"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -177,7 +179,10 @@ func (l *loader) shape(b []byte) (graph.Shape, []byte, error) {
 				}
 			case f.tag == 2<<3|blob:
 				d.Known, d.Size = false, 0
-				if d.Sym = l.intern(f.b); d.Sym == "" {
+				// "?" and the like occur for several sizes at once.
+				if d.Sym = ""; bytes.ContainsFunc(f.b, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }) {
+					d.Sym = l.intern(f.b)
+				} else {
 					f.keep()
 				}
 			default:
