@@ -90,10 +90,15 @@ def save():
     os.replace(A.cache + '.tmp', A.cache)
 
 
+def processor():
+    flags = open('/proc/cpuinfo').read() if os.path.exists('/proc/cpuinfo') else ''
+    return 'a processor with ' + ('AVX-512 and VNNI' if 'avx512_vnni' in flags else 'AVX2 and without VNNI' if 'avx2' in flags else 'neither AVX2 nor VNNI')
+
+
 def page():
     out = ['# What each way to quantize does', '',
            'Made by [gates/table.py](../gates/table.py), on models and evaluation sets that are not part of this repository. Each row is one run of `onnxq quantize MODEL -o OUT --data SAMPLES` with the flags given.', '',
-           '- **metric**: of the task, by ONNX Runtime 1.32.0 on a processor with AVX2 and without VNNI. Agreement is the share of inputs with the same arg-max as the float model: it moves less by chance than the metric does.',
+           f'- **metric**: of the task, by ONNX Runtime 1.32.0 on {processor()}. Agreement is the share of inputs with the same arg-max as the float model: it moves less by chance than the metric does.',
            '- **SQNR** of the worst output in dB, on held-out samples.',
            '- **bytes**: the file, relative to the float model’s. **on integers**: the share of multiply-adds with int8 weights and activations.',
            '- **speed**: how many times as fast as the float model ONNX Runtime is, one thread, median of interleaved pairs of processor time; –: not measured.', '']
