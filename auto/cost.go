@@ -92,6 +92,12 @@ func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 		switch n.Op.Type {
 		case "Reshape", "Flatten", "Squeeze", "Unsqueeze":
 			return 0
+		case "AveragePool":
+			taps := 1.0
+			for _, k := range n.Ints("kernel_shape") {
+				taps *= float64(k)
+			}
+			return y * taps * r.Average
 		}
 		return y * r.Element
 	}

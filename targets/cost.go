@@ -40,7 +40,9 @@ type Rates struct {
 	// DepthMAC and DepthOutput are MAC and Output of a depthwise Conv.
 	DepthMAC    float64 `json:"depth_mac" yaml:"depth_mac"`
 	DepthOutput float64 `json:"depth_output" yaml:"depth_output"`
-	// Element is for each output element of other operators.
+	// Average is for each element that an AveragePool adds up, Element for each
+	// output element of other operators.
+	Average float64 `json:"average" yaml:"average"`
 	Element float64 `json:"element" yaml:"element"`
 }
 
@@ -63,8 +65,8 @@ func (r *Rates) Product(mac, places, k, n float64) float64 {
 var avx2Cost = Cost{
 	Node:       800,
 	Call:       7000,
-	Float:      Rates{MAC: 0.0222, MatMul: 0.0222, Lanes: 8, Thin: 0.085, Output: 0.1, DepthMAC: 0.045, DepthOutput: 0.1, Element: 0.3},
-	Int:        Rates{MAC: 0.0105, MatMul: 0.0105, Lanes: 16, Thin: 0.026, Output: 0.3, Patch: 2, PatchElement: 0.03, DepthMAC: 0.036, DepthOutput: 0.48, Element: 0.25},
+	Float:      Rates{MAC: 0.0222, MatMul: 0.0222, Lanes: 8, Thin: 0.085, Output: 0.1, DepthMAC: 0.045, DepthOutput: 0.1, Average: 0.06, Element: 0.3},
+	Int:        Rates{MAC: 0.0105, MatMul: 0.0105, Lanes: 16, Thin: 0.026, Output: 0.3, Patch: 2, PatchElement: 0.03, DepthMAC: 0.036, DepthOutput: 0.48, Average: 0.95, Element: 0.25},
 	Quantize:   0.35,
 	Dequantize: 0.25,
 	Layout:     0.4,
@@ -76,8 +78,8 @@ var avx2Cost = Cost{
 var vnniCost = Cost{
 	Node:       800,
 	Call:       7000,
-	Float:      Rates{MAC: 0.0113, MatMul: 0.0155, Lanes: 16, Thin: 0.085, Output: 0.18, Input: 0.08, PatchElement: 0.15, DepthMAC: 0.0185, DepthOutput: 0.22, Element: 0.3},
-	Int:        Rates{MAC: 0.0028, MatMul: 0.0075, Lanes: 16, Thin: 0.026, Output: 0.155, Input: 0.05, Patch: 3.5, PatchElement: 0.03, DepthMAC: 0.0256, DepthOutput: 0.32, Element: 0.3},
+	Float:      Rates{MAC: 0.0113, MatMul: 0.0155, Lanes: 16, Thin: 0.085, Output: 0.18, Input: 0.08, PatchElement: 0.15, DepthMAC: 0.0185, DepthOutput: 0.22, Average: 0.04, Element: 0.3},
+	Int:        Rates{MAC: 0.0028, MatMul: 0.0075, Lanes: 16, Thin: 0.026, Output: 0.155, Input: 0.05, Patch: 3.5, PatchElement: 0.03, DepthMAC: 0.0256, DepthOutput: 0.32, Average: 0.95, Element: 0.3},
 	Quantize:   0.31,
 	Dequantize: 0.3,
 	Layout:     0.45,
