@@ -125,11 +125,12 @@ func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 // border returns what it takes to quantize v and to dequantize it.
 func (k *costs) border(c *targets.Cost, v *graph.Value) (quantize, dequantize float64) {
 	n := float64(k.size(v))
-	layout := 0.0
+	quantize, dequantize = c.Node+n*c.Quantize, c.Node+n*c.Dequantize
 	if n > 0 && k.ranks[v.ID] > 2 {
-		layout = n * c.Layout
+		quantize += n * c.Layout
+		dequantize += n * c.Unlayout
 	}
-	return c.Node + n*c.Quantize + layout, c.Node + n*c.Dequantize + layout
+	return quantize, dequantize
 }
 
 // region is what of a model a plan quantizes.
@@ -274,26 +275,29 @@ func (k *costs) divide(prices []targets.Cost, r *region, worth float64) []bool {
 // slower returns the nodes that plan quantizes but that are better left float,
 // time on integers counting worth times, and the least speed-up of the nodes
 // that plan quantizes on any kind of processor, where 1 is float's speed. A
-// division that is slower than floats on one of them is made for that one, and
-// without preference. Unless time on integers counts more than on floats, a plan
+// division that is hardly faster than floats on one of them is made for that one,
+// and without preference; where that gains on none, all stay float. Unless time on integers counts more than on floats, a plan
 // that takes at most a call of the runtime longer than the division is kept whole.
 func (k *costs) slower(m *graph.Model, plan *qdq.Plan, worth float64) (list []*graph.Node, speed float64) {
 	r := regionOf(m, plan)
 	none := make([]bool, len(r.nodes))
 	integer := k.divide(k.prices, r, worth)
-	least := func() (at int, speed float64) {
-		speed = math.Inf(1)
+	speeds := func() (at int, least, most float64) {
+		least = math.Inf(1)
 		for i := range k.prices {
-			if s := k.time(&k.prices[i], r, none) / math.Max(k.time(&k.prices[i], r, integer), 1); s < speed {
-				at, speed = i, s
+			s := k.time(&k.prices[i], r, none) / math.Max(k.time(&k.prices[i], r, integer), 1)
+			if most = math.Max(most, s); s < least {
+				at, least = i, s
 			}
 		}
-		return at, speed
+		return at, least, most
 	}
-	at, speed := least()
+	at, speed, most := speeds()
 	if speed < sure {
 		integer = k.divide(k.prices[at:at+1], r, math.Max(worth, sure))
-		_, speed = least()
+		if _, speed, most = speeds(); most < sure {
+			integer, speed = none, 1
+		}
 	}
 	if worth <= margin && k.trifling(r, integer) {
 		return nil, speed

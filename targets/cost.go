@@ -13,11 +13,12 @@ type Cost struct {
 	Float Rates `json:"float" yaml:"float"`
 	Int   Rates `json:"int" yaml:"int"`
 	// Quantize and Dequantize are for each element of a QuantizeLinear and a
-	// DequantizeLinear of an activation, Layout for one of rank 3 and more, whose
-	// channels move.
+	// DequantizeLinear of an activation, Layout and Unlayout for one of rank 3 and
+	// more, whose channels move before integers and behind them.
 	Quantize   float64 `json:"quantize" yaml:"quantize"`
 	Dequantize float64 `json:"dequantize" yaml:"dequantize"`
 	Layout     float64 `json:"layout" yaml:"layout"`
+	Unlayout   float64 `json:"unlayout" yaml:"unlayout"`
 }
 
 // Rates are what kernels of one kind of arithmetic take, in nanoseconds.
@@ -70,6 +71,7 @@ var avx2Cost = Cost{
 	Quantize:   0.35,
 	Dequantize: 0.25,
 	Layout:     0.4,
+	Unlayout:   0.6,
 }
 
 // vnniCost was fitted to 507 convolutions of 10 models, both ways, and to products
@@ -83,4 +85,5 @@ var vnniCost = Cost{
 	Quantize:   0.31,
 	Dequantize: 0.3,
 	Layout:     0.45,
+	Unlayout:   0.75,
 }
