@@ -27,6 +27,9 @@ type costs struct {
 	prices []targets.Cost
 	sizes  []int // elements of each value in one sample, by ID; 0: not seen
 	ranks  []int
+	// conv says that there are convolutions, whose kernels on integers keep
+	// channels last.
+	conv bool
 }
 
 // measureCosts runs one sample to learn the sizes of values.
@@ -35,6 +38,7 @@ func (s *search) measureCosts(ctx context.Context, m *graph.Model) (*costs, erro
 	taps := make([]bool, m.NumValues())
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
+			out.conv = out.conv || n.Op.Type == "Conv"
 			for _, v := range n.Outputs() {
 				if v != nil && v.Type.Elem == tensor.Float32 {
 					taps[v.ID] = true
@@ -126,7 +130,7 @@ func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 func (k *costs) border(c *targets.Cost, v *graph.Value) (quantize, dequantize float64) {
 	n := float64(k.size(v))
 	quantize, dequantize = c.Node+n*c.Quantize, c.Node+n*c.Dequantize
-	if n > 0 && k.ranks[v.ID] > 2 {
+	if k.conv && n > 0 && k.ranks[v.ID] > 2 {
 		quantize += n * c.Layout
 		dequantize += n * c.Unlayout
 	}
