@@ -296,9 +296,10 @@ func (k *costs) slower(m *graph.Model, plan *qdq.Plan, worth float64) (list []*g
 		}
 		return at, least, most
 	}
-	at, speed, most := speeds()
+	at, speed, _ := speeds()
 	if speed < sure {
 		integer = k.divide(k.prices[at:at+1], r, math.Max(worth, sure))
+		var most float64
 		if _, speed, most = speeds(); most < sure {
 			integer, speed = none, 1
 		}
