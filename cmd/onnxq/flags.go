@@ -195,6 +195,7 @@ func (e *env) options(c *cli.Context) (onnxq.Options, error) {
 			return o, usagef("--%s cannot be %d, want at least %d", name, n, least)
 		}
 	}
+	bound(o.Threads)
 	if o.Bins > calibration.MaxBins {
 		return o, usagef("--bins is %d, want at most %d", o.Bins, calibration.MaxBins)
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -41,7 +42,15 @@ const (
 // waits for input.
 const patience = 900 * time.Millisecond
 
+// bound keeps the process to a number of threads; only main makes it do so.
+var bound = func(threads int) {}
+
 func main() {
+	bound = func(threads int) {
+		if threads > 0 && threads < runtime.GOMAXPROCS(0) {
+			runtime.GOMAXPROCS(threads)
+		}
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
