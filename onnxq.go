@@ -359,12 +359,12 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 	}
 	var p *graph.Model
 	var changes []passes.Change
-	prepare := func() (err error) {
+	prepare := func(opset int) (err error) {
 		p = m.Clone()
-		changes, err = passes.Prepare(ctx, p, passes.Options{MinOpset: need, Widen: o.Mode != Float16})
+		changes, err = passes.Prepare(ctx, p, passes.Options{MinOpset: opset, Widen: o.Mode != Float16})
 		return err
 	}
-	if err := prepare(); err != nil {
+	if err := prepare(need); err != nil {
 		return nil, nil, err
 	}
 	if o.Opset == 0 && o.Mode == Weights {
@@ -372,8 +372,8 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 		if err != nil {
 			return nil, nil, err
 		}
-		if need = more; more > p.Opset(graph.OnnxDomain) {
-			if err := prepare(); err != nil {
+		if more > p.Opset(graph.OnnxDomain) {
+			if err := prepare(more); err != nil {
 				return nil, nil, err
 			}
 		}

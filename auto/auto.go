@@ -994,23 +994,26 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 	if s.o.Method != "" || s.good(c) {
 		return c, nil
 	}
+	given, err := s.rangesUnder(c, c.method)
+	if err != nil {
+		return nil, err
+	}
+	tried := [][]methodRange{given}
 	var list []*candidate
 	for _, m := range methods {
-		if m != c.method {
-			next := c.variant()
-			next.method = m
-			same := false
-			for _, tried := range append([]*candidate{c}, list...) {
-				one, err := s.sameRanges(c, tried, next)
-				if err != nil {
-					return nil, err
-				}
-				same = same || one
-			}
-			if !same {
-				list = append(list, next)
-			}
+		if m == c.method {
+			continue
 		}
+		if given, err = s.rangesUnder(c, m); err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(tried, func(other []methodRange) bool { return slices.Equal(given, other) }) {
+			continue
+		}
+		tried = append(tried, given)
+		next := c.variant()
+		next.method = m
+		list = append(list, next)
 	}
 	if err := s.ahead(ctx, list, s.few(len(s.o.Samples))); err != nil {
 		return nil, err
@@ -1025,32 +1028,34 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 	return best, nil
 }
 
-// sameRanges reports whether two candidates, which differ from c in their methods
-// at most, have the same ranges.
-func (s *search) sameRanges(c, a, b *candidate) (bool, error) {
-	wa, wb := s.way(a), s.way(b)
-	ra, err := wa.rangesOf(c.base, c.plan, c.table)
+// methodRange is what a method gives for an activation: its range, or why there
+// is none.
+type methodRange struct {
+	quant.Range
+	why string
+}
+
+// rangesUnder returns what a method gives for the activations of c whose ranges
+// are not fixed.
+func (s *search) rangesUnder(c *candidate, m calibration.Method) ([]methodRange, error) {
+	way := s.way(c)
+	way.Method = m
+	of, err := way.rangesOf(c.base, c.plan, c.table)
 	if err != nil {
-		return false, err
-	}
-	rb, err := wb.rangesOf(c.base, c.plan, c.table)
-	if err != nil {
-		return false, err
+		return nil, err
 	}
 	values, err := c.plan.Values(c.base)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	var out []methodRange
 	for i, v := range values {
 		if e := &c.plan.Tensors[i]; e.Kind == qdq.Activation && e.Range == nil {
-			x, why := ra(v, e)
-			y, whyNot := rb(v, e)
-			if x != y || why != whyNot {
-				return false, nil
-			}
+			r, why := of(v, e)
+			out = append(out, methodRange{r, why})
 		}
 	}
-	return true, nil
+	return out, nil
 }
 
 // again tries other methods once more where passes have changed the ranges.

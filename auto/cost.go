@@ -280,27 +280,26 @@ func (k *costs) divide(prices []targets.Cost, r *region, worth float64) []bool {
 // time on integers counting worth times, and the least speed-up of the nodes
 // that plan quantizes on any kind of processor, where 1 is float's speed. A
 // division that is hardly faster than floats on one of them is made for that one,
-// and without preference; where that gains on none, all stay float. Unless time on integers counts more than on floats, a plan
-// that takes at most a call of the runtime longer than the division is kept whole.
+// and without preference; where that gains on none, all stay float. Unless time
+// on integers counts more than on floats, a plan that takes at most a call of the
+// runtime longer than the division is kept whole.
 func (k *costs) slower(m *graph.Model, plan *qdq.Plan, worth float64) (list []*graph.Node, speed float64) {
 	r := regionOf(m, plan)
 	none := make([]bool, len(r.nodes))
 	integer := k.divide(k.prices, r, worth)
-	speeds := func() (at int, least, most float64) {
-		least = math.Inf(1)
+	speeds := func() []float64 {
+		out := make([]float64, len(k.prices))
 		for i := range k.prices {
-			s := k.time(&k.prices[i], r, none) / math.Max(k.time(&k.prices[i], r, integer), 1)
-			if most = math.Max(most, s); s < least {
-				at, least = i, s
-			}
+			out[i] = k.time(&k.prices[i], r, none) / math.Max(k.time(&k.prices[i], r, integer), 1)
 		}
-		return at, least, most
+		return out
 	}
-	at, speed, _ := speeds()
-	if speed < sure {
+	all := speeds()
+	if speed = slices.Min(all); speed < sure {
+		at := slices.Index(all, speed)
 		integer = k.divide(k.prices[at:at+1], r, math.Max(worth, sure))
-		var most float64
-		if _, speed, most = speeds(); most < sure {
+		all = speeds()
+		if speed = slices.Min(all); slices.Max(all) < sure {
 			integer, speed = none, 1
 		}
 	}

@@ -268,8 +268,8 @@ var process struct {
 	shared *shared // nil without users
 }
 
-// enter takes part in what this process shares; the
-// first one says on how many threads tasks run, with 0 for one per processor.
+// enter takes part in what this process shares; the first one says on how many
+// threads tasks run, with 0 for one per processor.
 func enter(threads int, users func(*shared) *int) (*shared, error) {
 	process.mu.Lock()
 	defer process.mu.Unlock()

@@ -107,9 +107,9 @@ type divergences struct {
 	logTotal       float64
 
 	// Working memory of boundsOf.
-	sums                             []groupSums
-	factors                          [][5]float64
-	inverse, logs, sum, slack, terms []float64
+	sums                            []groupSums
+	factors                         [][5]float64
+	floors, logs, sum, slack, terms []float64
 }
 
 // memory has what was freed, for other histograms.
@@ -413,28 +413,27 @@ func (e *divergences) boundsOf(from, to, width int, lower []float64) (most float
 	sums := resized(&e.sums, n+inner)
 	clear(sums[:min(width, len(sums))])
 	groups := max(len(sums)-width, 0)
-	inverse, logs := resized(&e.inverse, groups), resized(&e.logs, groups)
-	for i := range logs {
+	floors, logs := resized(&e.floors, groups), resized(&e.logs, groups)
+	for i := range floors {
 		a := first + i
-		logs[i] = 1
+		floors[i] = 1
 		if k := e.full[a+width] - e.full[a]; k > 0 {
-			logs[i] = math.Floor((e.count[a+width] - e.count[a]) / k)
+			floors[i] = math.Floor((e.count[a+width] - e.count[a]) / k)
 		}
-		inverse[i] = 1 / logs[i]
 	}
-	kernels.Logs(logs, logs)
+	kernels.Logs(logs, floors)
 	for i, l := range logs {
 		a := first + i
 		c, k := e.count[a+width]-e.count[a], e.full[a+width]-e.full[a]
 		m, some := 0.0, 0.0
 		if k > 0 {
-			m, some = math.Floor(c/k), 1
+			m, some = floors[i], 1
 		}
 		s, t := &sums[i], &sums[i+width]
 		t.cLog = s.cLog + c*l
 		t.kLog = s.kLog + k*l
 		t.log = s.log + l
-		t.byMean = s.byMean + c*inverse[i]
+		t.byMean = s.byMean + c/floors[i]
 		t.mean = s.mean + m
 		t.some = s.some + some
 	}

@@ -456,15 +456,14 @@ func (s *Session) Run(ctx context.Context, feeds map[string]ops.Data, tap Tap, w
 		return nil, err
 	}
 	start := time.Now()
-	team := s.last >= serialRun
-	if team {
+	if s.last >= serialRun {
 		s.pool.Begin()
 		defer s.pool.End()
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	s.mem.escaped = s.mem.escaped[:0]
 	s.mem.limit = s.limitFor(in)
-	r := &run{ctx: ctx, session: s, tap: tap, wanted: wanted, steps: s.maxSteps(), team: team}
+	r := &run{ctx: ctx, session: s, tap: tap, wanted: wanted, steps: s.maxSteps()}
 	out, err := r.block(b, in, nil)
 	if err != nil {
 		s.mem.reset()
@@ -523,7 +522,6 @@ type run struct {
 	wanted  []bool
 	nested  time.Duration // of the steps of nested graphs, while profiling
 	steps   int64         // that are left
-	team    bool          // several threads take part
 }
 
 func (r *run) report(v *graph.Value, d ops.Data) error {
@@ -531,11 +529,9 @@ func (r *run) report(v *graph.Value, d ops.Data) error {
 		return nil
 	}
 	if t, ok := d.(*tensor.Tensor); ok {
-		if r.team { // the processors are the tap's
-			r.session.pool.End()
-			defer r.session.pool.Begin()
-		}
-		return r.tap(v, t)
+		var err error
+		r.session.pool.Lend(func() { err = r.tap(v, t) })
+		return err
 	}
 	return nil
 }

@@ -77,6 +77,16 @@ func (p *Pool) End() {
 	}
 }
 
+// Lend runs f between loops, with the workers let go if they were awake, so that
+// f may use the processors in its own way.
+func (p *Pool) Lend(f func()) {
+	if p != nil && p.active.Load() {
+		p.End()
+		defer p.Begin()
+	}
+	f()
+}
+
 // work takes part in the loops after the first seen ones.
 func (p *Pool) work(seen uint32) {
 	debug.SetPanicOnFault(true) // a mapped file may be cut short

@@ -57,7 +57,7 @@ func AWQ(ctx context.Context, m *graph.Model, plan *qdq.Plan, samples Samples, c
 		if err != nil {
 			return nil, err
 		}
-		if p.lookedUp || b.Kind == quant.Cast || floats(p.weight) == nil || !p.readsOnly(p.inputs[0].value) {
+		if p.lookedUp || b.Kind == quant.Cast || !holdsFloats(p.weight) || !p.readsOnly(p.inputs[0].value) {
 			continue
 		}
 		x := p.inputs[0].value
@@ -70,7 +70,7 @@ func AWQ(ctx context.Context, m *graph.Model, plan *qdq.Plan, samples Samples, c
 		groups[i].members = append(groups[i].members, awqMember{p, b})
 	}
 	pool := par.New(o.Threads)
-	err = inTurn(ctx, m, nil, first, first, maxRows, samples, count, o, oneByOne(ctx, func(i int, sums []*moments) error {
+	err = inTurn(ctx, m, nil, first, first, drawn{rows: maxRows}, samples, count, o, oneByOne(ctx, func(i int, sums []*moments) error {
 		return groups[i].search(ctx, pool, sums[0].sums[0])
 	}))
 	if err != nil {
@@ -195,14 +195,6 @@ func (m *awqMember) sample() quant.Lines {
 		l.Read(data[i*m.k:][:m.k], at, at+1)
 	}
 	return quant.Lines{T: tensor.Of(data, n, m.k), Outer: n, K: m.k, Inner: 1}
-}
-
-// lines takes the weight apart into its output channels.
-func (m *awqMember) lines() quant.Lines {
-	if m.byColumn {
-		return quant.Lines{T: m.weight.Const, Outer: 1, K: m.k, Inner: m.n}
-	}
-	return quant.Lines{T: m.weight.Const, Outer: m.n, K: m.k, Inner: 1}
 }
 
 // loss returns the squared error of the products of l with inputs of which h is

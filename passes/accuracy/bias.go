@@ -111,7 +111,7 @@ func biasOf(n *graph.Node) (*graph.Node, int) {
 		return nil, 0
 	}
 	b := user.Input(port)
-	if b == nil || !b.IsConst() || b.Const.DType() != tensor.Float32 || b.Const.Rank() != 1 {
+	if !holdsFloats(b) || b.Const.Rank() != 1 {
 		return nil, 0
 	}
 	return user, port

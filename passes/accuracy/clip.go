@@ -8,7 +8,6 @@ import (
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
-	"github.com/onnxq/onnxq/tensor"
 )
 
 // Clip narrows the ranges of the planned weights where cutting off their largest
@@ -26,7 +25,7 @@ func Clip(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds) 
 	par.Each(0, len(values), func(i int) {
 		v := values[i]
 		e := &plan.Tensors[i]
-		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || e.PowerOfTwo || params[i].Codes != nil || !v.IsConst() || v.Const.DType() != tensor.Float32 || len(params[i].Scale) == 0 {
+		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || e.PowerOfTwo || params[i].Codes != nil || !holdsFloats(v) || len(params[i].Scale) == 0 {
 			return
 		}
 		var importance func(int) float64

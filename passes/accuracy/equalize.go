@@ -208,8 +208,13 @@ func source(x *graph.Value) *graph.Node {
 	}
 }
 
+// holdsFloats reports whether v is a float32 constant.
+func holdsFloats(v *graph.Value) bool {
+	return v != nil && v.IsConst() && v.Const.DType() == tensor.Float32
+}
+
 func floats(v *graph.Value) []float32 {
-	if v == nil || !v.IsConst() || v.Const.DType() != tensor.Float32 {
+	if !holdsFloats(v) {
 		return nil
 	}
 	return tensor.As[float32](v.Const)

@@ -64,14 +64,20 @@ func (f divisor) transposed(perm []int64) divisor {
 			to += i * steps[a]
 		}
 		out.data[to] = x
-		for a := len(at) - 1; a >= 0; a-- {
-			if at[a]++; at[a] < f.shape[a] {
-				break
-			}
-			at[a] = 0
-		}
+		advance(at, f.shape)
 	}
 	return out
+}
+
+// advance goes to the next place of a tensor of the given shape, after the last
+// one to the first.
+func advance(at, shape []int) {
+	for a := len(at) - 1; a >= 0; a-- {
+		if at[a]++; at[a] < shape[a] {
+			return
+		}
+		at[a] = 0
+	}
 }
 
 // reshaped returns the factor of a value of shape in for that of a value of
@@ -103,12 +109,7 @@ func (f divisor) reshaped(out, in graph.Shape) (g divisor, ok bool) {
 			}
 		}
 		whole.data[i] = f.data[from]
-		for a := len(at) - 1; a >= 0; a-- {
-			if at[a]++; at[a] < whole.shape[a] {
-				break
-			}
-			at[a] = 0
-		}
+		advance(at, whole.shape)
 	}
 	from, left := len(in), size
 	for from > 0 && left > 1 {
@@ -282,12 +283,7 @@ func (d *folding) operand(n *graph.Node, i int, f divisor) bool {
 		if out[k]-out[k] != 0 {
 			return false
 		}
-		for axis := len(at) - 1; axis >= 0; axis-- {
-			if at[axis]++; at[axis] < shape[axis] {
-				break
-			}
-			at[axis] = 0
-		}
+		advance(at, shape)
 	}
 	for len(shape) > v.Const.Rank() && shape[0] == 1 {
 		shape = shape[1:]

@@ -160,7 +160,7 @@ type blockProduct struct {
 // each calls f with each product of a list out of a stage and what is known of its
 // inputs.
 func (s *GPTQ) each(ctx context.Context, other *graph.Model, stage, list []blockProduct, f func(context.Context, *blockProduct, []*moments) error) error {
-	return inTurn(ctx, s.m, other, plain(stage), plain(list), maxRows, s.samples, s.count, s.o, oneByOne(ctx, func(i int, sums []*moments) error {
+	return inTurn(ctx, s.m, other, plain(stage), plain(list), drawn{rows: maxRows, halves: !s.nearest}, s.samples, s.count, s.o, oneByOne(ctx, func(i int, sums []*moments) error {
 		return f(ctx, &list[i], sums)
 	}))
 }
@@ -419,7 +419,7 @@ func (p *product) withRows(pool *par.Pool, h []float32) []float32 {
 
 // signals returns Σ wᵀ·h·w over the channels w, as a multiple of Σ wᵀ·w.
 func (p *product) signals(pool *par.Pool, h []float32) float32 {
-	l := quant.Lines{T: p.weight.Const, Outer: p.n, K: p.k, Inner: 1}
+	l := p.lines()
 	power := 0.0
 	line := make([]float32, p.k)
 	for i := range p.n {

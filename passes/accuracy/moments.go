@@ -10,6 +10,7 @@ import (
 	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/qdq"
+	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -60,6 +61,15 @@ type window struct {
 	kernel, stride, dilation, begin, end []int
 	// same computes the pads, with an odd one at the end (1) or begin (-1).
 	same int
+}
+
+// taps returns the number of places of the kernel.
+func (w *window) taps() int {
+	n := 1
+	for _, k := range w.kernel {
+		n *= k
+	}
+	return n
 }
 
 // pads returns what is added before and behind axis a of the given length.
@@ -155,6 +165,14 @@ func (p *product) reader(u graph.Use, turned bool) bool {
 	return true
 }
 
+// lines takes the weight apart into its output channels.
+func (p *product) lines() quant.Lines {
+	if p.byColumn {
+		return quant.Lines{T: p.weight.Const, Outer: 1, K: p.k, Inner: p.n}
+	}
+	return quant.Lines{T: p.weight.Const, Outer: p.groups * p.n, K: p.k, Inner: 1}
+}
+
 // windowOf reads the geometry of a Conv with the given kernel; ok is false
 // where it makes no sense.
 func windowOf(n *graph.Node, kernel []int) (w window, ok bool) {
@@ -184,13 +202,15 @@ func windowOf(n *graph.Node, kernel []int) (w window, ok bool) {
 type moments struct {
 	origin
 	groups, k int
-	limit     int // rows of a sample at most
+	limit     int  // rows of a sample at most
+	halves    bool // those of half the samples are wanted
 	sums      [][]float32
 	// cross is Σ (y-x)·xᵀ where x are inputs in another model and y those in the
 	// model itself; nil if there is no other.
 	cross [][]float32
-	// sumsOfHalf and crossOfHalf are those of every other flush; if there are few
-	// rows, the second begins in the middle of the samples.
+	// sumsOfHalf and crossOfHalf are those of every other flush, nil where they are
+	// not wanted; if there are few rows, the second begins in the middle of the
+	// samples.
 	sumsOfHalf, crossOfHalf [][]float32
 	flushed, middle         int
 	count                   int // rows that were summed up
@@ -217,7 +237,7 @@ func (s *moments) flush(pool *par.Pool, square []float32) {
 		count := len(x) / s.k
 		kernels.Gemm(pool, s.k, s.k, count, kernels.Matrix{Data: y, Ld: s.k, Trans: true}, kernels.Matrix{Data: x, Ld: s.k}, square, s.k, nil)
 		kernels.Binary(kernels.Add, sums[g], sums[g], square)
-		if s.flushed%2 == 0 {
+		if halves != nil && s.flushed%2 == 0 {
 			kernels.Binary(kernels.Add, halves[g], halves[g], square)
 		}
 	}
@@ -248,9 +268,15 @@ func collectMoments(ctx context.Context, m, other *drawer, list []*moments, samp
 		return out
 	}
 	for _, s := range list {
-		s.sums, s.sumsOfHalf, s.rows, s.others = matrices(s), matrices(s), make([][]float32, s.groups), make([][]float32, s.groups)
+		s.sums, s.rows, s.others = matrices(s), make([][]float32, s.groups), make([][]float32, s.groups)
 		if other != nil {
-			s.cross, s.crossOfHalf = matrices(s), matrices(s)
+			s.cross = matrices(s)
+		}
+		if s.halves {
+			s.sumsOfHalf = matrices(s)
+			if other != nil {
+				s.crossOfHalf = matrices(s)
+			}
 		}
 		most = max(most, s.k*s.k)
 	}
@@ -329,10 +355,7 @@ func (s *moments) draw(pool *par.Pool, rows [][]float32, x *tensor.Tensor) {
 	if !ok || len(data) == 0 {
 		return
 	}
-	taps := 1
-	for _, k := range s.window.kernel {
-		taps *= k
-	}
+	taps := s.window.taps()
 	channels, take := s.k/taps, len(from)/taps
 	dst := make([][]float32, len(rows))
 	for g := range rows {
@@ -368,11 +391,10 @@ func (s *moments) patches(shape []int) (from []int, plane int, ok bool) {
 	if len(shape) != d+2 {
 		return nil, 0, false
 	}
-	taps, plane := 1, 1
+	taps, plane := w.taps(), 1
 	out, begin := make([]int, d), make([]int, d)
 	positions := shape[0]
 	for i := range d {
-		taps *= w.kernel[i]
 		plane *= shape[2+i]
 		span := (w.kernel[i]-1)*w.dilation[i] + 1
 		var end int

@@ -60,7 +60,7 @@ func TestDrawnAlone(t *testing.T) {
 		t.Fatal(len(all), err)
 	}
 	draw := func(of, list []product) (sums [][][]float32) {
-		err := inTurn(t.Context(), m, nil, of, list, minRows, samples, 1, exec.SessionOptions{Threads: 1}, func(_ int, s [][]*moments) error {
+		err := inTurn(t.Context(), m, nil, of, list, drawn{rows: minRows}, samples, 1, exec.SessionOptions{Threads: 1}, func(_ int, s [][]*moments) error {
 			for _, p := range s {
 				sums = append(sums, p[0].sums)
 			}

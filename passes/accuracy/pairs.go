@@ -64,7 +64,7 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds)
 			}
 			for _, port := range ports {
 				x, w := n.Input(0), n.Input(port)
-				if w == nil || !w.IsConst() || w.Const.DType() != tensor.Float32 || at[w.ID] == 0 || params[at[w.ID]-1].Type.DType != tensor.Int8 {
+				if !holdsFloats(w) || at[w.ID] == 0 || params[at[w.ID]-1].Type.DType != tensor.Int8 {
 					continue
 				}
 				s := PairSums{Node: n, weight: at[w.ID] - 1}

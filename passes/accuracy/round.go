@@ -40,7 +40,7 @@ func Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.P
 		return err
 	}
 	list := slices.DeleteFunc(slices.Clone(all), func(p product) bool { return !slices.Contains(layers, p.tensor) })
-	return inTurn(ctx, m, nil, all, list, minRows, samples, count, o, func(first int, sums [][]*moments) error {
+	return inTurn(ctx, m, nil, all, list, drawn{rows: minRows}, samples, count, o, func(first int, sums [][]*moments) error {
 		return each(o.Threads, len(sums), func(i int) int { return list[first+i].work() }, func(i int) error {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -77,12 +77,19 @@ func Layers(m *graph.Model, plan *qdq.Plan) ([]int, error) {
 	return out, err
 }
 
+// drawn says what inTurn draws: at least so many rows, and whether the moments of
+// half of them are wanted as well.
+type drawn struct {
+	rows   int
+	halves bool
+}
+
 // inTurn calls f with the second moments of the inputs of products of list, from
-// the first on, of as many at a time as memory allows; see collectMoments. At least
-// the given number of rows is drawn from the samples, if there are as many. What is
+// the first on, of as many at a time as memory allows; see collectMoments. What is
+// wanted is drawn from the samples, if there are as many rows. What is
 // drawn of some products out of all is what is drawn of them with all others, to
 // the last bit.
-func inTurn(ctx context.Context, m, other *graph.Model, all, list []product, rows int, samples Samples, count int, o exec.SessionOptions, f func(first int, sums [][]*moments) error) error {
+func inTurn(ctx context.Context, m, other *graph.Model, all, list []product, want drawn, samples Samples, count int, o exec.SessionOptions, f func(first int, sums [][]*moments) error) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -110,8 +117,8 @@ func inTurn(ctx context.Context, m, other *graph.Model, all, list []product, row
 				i := slices.IndexFunc(together, func(a *moments) bool { return a.equal(&s) && a.k == p.k && a.groups == p.groups })
 				if i < 0 {
 					i = len(together)
-					limit := max(1, min(max(rowsPerInput*p.k, rows), maxRows)/count)
-					together = append(together, &moments{origin: s, groups: p.groups, k: p.k, limit: limit, middle: (count + 1) / 2})
+					limit := max(1, min(max(rowsPerInput*p.k, want.rows), maxRows)/count)
+					together = append(together, &moments{origin: s, groups: p.groups, k: p.k, limit: limit, halves: want.halves, middle: (count + 1) / 2})
 					bytes += 4 * p.groups * p.k * p.k
 				}
 				sums = append(sums, together[i])

@@ -1,6 +1,7 @@
 // Onnxq-beam calibrates and quantizes models in Apache Beam pipelines. The
 // flags of Beam choose the runner; prism in this process is the default. Models,
-// samples and outputs are paths, or URLs of Beam filesystems. The build tag nocloud leaves out the filesystems gs:// and s3:// and Dataflow.
+// samples and outputs are paths, or URLs of Beam filesystems. The build tag
+// nocloud leaves out the filesystems gs:// and s3:// and Dataflow.
 package main
 
 import (

@@ -37,22 +37,23 @@ func stat(c *build.Context) {
 	})
 }
 
-// minMax takes the minimum and the maximum and finds whether all is finite:
-// 0*x summed up is NaN if not. MIN and MAX keep the accumulator at NaN.
-func (g *gen) minMax() {
-	g.fn("minMax", "func(src *float32, n int) (low, high, zero float32)",
-		"returns the minimum, the maximum and 0, or NaN in place of 0 where an element is NaN or infinite"+g.multiple(8)+", and not 0.")
-	src, n := g.param("src"), g.param("n")
-	var low, high, sum [4]V
+// extrema emits the loops that take the minimum and the maximum of src in four
+// vectors each, of which vector i takes the vectors of src that are i modulo
+// each, and find whether all is finite: 0*x summed up is NaN if not. MIN and MAX
+// keep the accumulator at NaN.
+func (g *gen) extrema(src, n reg.Register, each int) (low, high, sum [4]V) {
 	zero := g.zero()
-	first := g.load(Mem{Base: src})
+	var first [4]V
 	for i := range 4 {
+		if i < each {
+			first[i] = g.load(g.at(src, i))
+		}
 		low[i], high[i], sum[i] = g.reg(), g.reg(), g.reg()
-		g.VMOVAPS(first, low[i])
-		g.VMOVAPS(first, high[i])
+		g.VMOVAPS(first[i%each], low[i])
+		g.VMOVAPS(first[i%each], high[i])
 		g.VMOVAPS(zero, sum[i])
 	}
-	for _, vectors := range []int{4, 1} {
+	for _, vectors := range []int{4, each} {
 		g.each(n, vectors*g.lanes(), func() {
 			for i := range vectors {
 				v := g.load(g.at(src, i))
@@ -62,11 +63,20 @@ func (g *gen) minMax() {
 			}
 		}, stream{src, 4})
 	}
+	for i := each; i < 4; i++ {
+		g.VMINPS(low[i%each], low[i], low[i%each])
+		g.VMAXPS(high[i%each], high[i], high[i%each])
+	}
 	for i := range 3 {
-		g.VMINPS(low[0], low[i+1], low[0])
-		g.VMAXPS(high[0], high[i+1], high[0])
 		g.VADDPS(sum[0], sum[i+1], sum[0])
 	}
+	return low, high, sum
+}
+
+func (g *gen) minMax() {
+	g.fn("minMax", "func(src *float32, n int) (low, high, zero float32)",
+		"returns the minimum, the maximum and 0, or NaN in place of 0 where an element is NaN or infinite"+g.multiple(8)+", and not 0.")
+	low, high, sum := g.extrema(g.param("src"), g.param("n"), 1)
 	g.Store(g.fold(g.VMINPS, low[0]), g.Return("low"))
 	g.Store(g.fold(g.VMAXPS, high[0]), g.Return("high"))
 	g.Store(g.fold(g.VADDPS, sum[0]), g.Return("zero"))
@@ -121,32 +131,13 @@ func (g *gen) minMaxColumns() {
 func (g *gen) blockExtrema() {
 	g.fn("blockExtrema", "func(low, high *[16]float32, src *float32, n int) (zero float32)",
 		"sets low and high to the extrema of 16 columns, and returns 0, or NaN where an element is NaN or infinite; n is a multiple of 16, and not 0.")
-	low, high, src, n := g.param("low"), g.param("high"), g.param("src"), g.param("n")
+	low, high := g.param("low"), g.param("high")
 	each := 16 / g.lanes() // vectors of a row
-	var l, h, sum [4]V
-	zero := g.zero()
-	for i := range 4 {
-		l[i], h[i], sum[i] = g.load(g.at(src, i%each)), g.load(g.at(src, i%each)), g.zero()
-	}
-	for _, vectors := range []int{4, each} {
-		g.each(n, vectors*g.lanes(), func() {
-			for i := range vectors {
-				v := g.load(g.at(src, i))
-				g.VMINPS(v, l[i], l[i])
-				g.VMAXPS(v, h[i], h[i])
-				g.VFMADD231PS(v, zero, sum[i%2])
-			}
-		}, stream{src, 4})
-	}
-	for i := each; i < 4; i++ {
-		g.VMINPS(l[i], l[i%each], l[i%each])
-		g.VMAXPS(h[i], h[i%each], h[i%each])
-	}
+	l, h, sum := g.extrema(g.param("src"), g.param("n"), each)
 	for i := range each {
 		g.VMOVUPS(l[i], g.at(low, i))
 		g.VMOVUPS(h[i], g.at(high, i))
 	}
-	g.VADDPS(sum[0], sum[1], sum[0])
 	g.Store(g.fold(g.VADDPS, sum[0]), g.ReturnIndex(0))
 	g.ret()
 }
