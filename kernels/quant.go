@@ -172,59 +172,6 @@ func DequantizeColumns[T uint8 | int8 | uint16 | int16 | int32](dst []float32, s
 	}
 }
 
-// Pack4 stores the low 4 bits of src[2i] in the low half of dst[i] and those of
-// src[2i+1] in the high half, the layout of int4 and uint4 tensors in ONNX. A
-// missing last half is 0. dst has at least (len(src)+1)/2 bytes.
-func Pack4[T ~uint8 | ~int8](dst []byte, src []T) {
-	dst = dst[:(len(src)+1)/2]
-	for i := range len(src) / 2 {
-		dst[i] = byte(src[2*i])&15 | byte(src[2*i+1])<<4
-	}
-	if len(src)%2 == 1 {
-		dst[len(dst)-1] = byte(src[len(src)-1]) & 15
-	}
-}
-
-// Unpack4 is the inverse of Pack4 for len(dst) elements, with extension of the
-// sign for a signed T. src has at least (len(dst)+1)/2 bytes.
-func Unpack4[T ~uint8 | ~int8](dst []T, src []byte) {
-	src = src[:(len(dst)+1)/2]
-	for i := range len(dst) / 2 {
-		b := src[i]
-		dst[2*i], dst[2*i+1] = T(b<<4)>>4, T(b)>>4
-	}
-	if len(dst)%2 == 1 {
-		dst[len(dst)-1] = T(src[len(src)-1]<<4) >> 4
-	}
-}
-
-// Pack2 stores the low 2 bits of src[4i], ..., src[4i+3] in dst[i], lowest bits
-// first, the layout of int2 and uint2 tensors in ONNX. Missing last elements
-// are 0. dst has at least (len(src)+3)/4 bytes.
-func Pack2[T ~uint8 | ~int8](dst []byte, src []T) {
-	dst = dst[:(len(src)+3)/4]
-	for i := range len(src) / 4 {
-		s := src[4*i : 4*i+4]
-		dst[i] = byte(s[0])&3 | byte(s[1])&3<<2 | byte(s[2])&3<<4 | byte(s[3])<<6
-	}
-	if tail := src[len(src)&^3:]; len(tail) > 0 {
-		var b byte
-		for j, q := range tail {
-			b |= byte(q) & 3 << (2 * j)
-		}
-		dst[len(dst)-1] = b
-	}
-}
-
-// Unpack2 is the inverse of Pack2 for len(dst) elements, with extension of the
-// sign for a signed T. src has at least (len(dst)+3)/4 bytes.
-func Unpack2[T ~uint8 | ~int8](dst []T, src []byte) {
-	src = src[:(len(dst)+3)/4]
-	for i := range dst {
-		dst[i] = T(src[i/4]<<(6-2*(i%4))) >> 6
-	}
-}
-
 // bounds returns the clamp of src/scale that keeps the codes in [lo, hi].
 func bounds[T uint8 | int8 | uint16 | int16 | int32](zero, lo, hi T) (float32, float32) {
 	return float32(int32(lo) - int32(zero)), float32(int32(hi) - int32(zero))

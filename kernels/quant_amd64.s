@@ -823,6 +823,141 @@ end48:
 	VZEROUPPER
 	RET
 
+// func pack4AVX2(dst *uint8, src *uint8, n int, offset uint8)
+// Requires: AVX, AVX2
+TEXT ·pack4AVX2(SB), NOSPLIT, $0-25
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVB         offset+24(FP), BL
+	VMOVD        BX, X0
+	VPBROADCASTB X0, Y0
+	VBROADCASTSS k0f0f0f0f<>+0(SB), Y1
+	VBROADCASTSS k10011001<>+0(SB), Y2
+
+loop49:
+	CMPQ       DX, $0x00000040
+	JL         end50
+	VMOVUPS    (CX), Y3
+	VPADDB     Y0, Y3, Y3
+	VANDPS     Y1, Y3, Y3
+	VPMADDUBSW Y2, Y3, Y3
+	VMOVUPS    32(CX), Y4
+	VPADDB     Y0, Y4, Y4
+	VANDPS     Y1, Y4, Y4
+	VPMADDUBSW Y2, Y4, Y4
+	VPACKUSWB  Y4, Y3, Y3
+	VPERMQ     $0xd8, Y3, Y3
+	VMOVDQU    Y3, (AX)
+	ADDQ       $0x00000020, AX
+	ADDQ       $0x00000040, CX
+	SUBQ       $0x00000040, DX
+	JMP        loop49
+
+end50:
+	VZEROUPPER
+	RET
+
+DATA k0f0f0f0f<>+0(SB)/8, $0x0f0f0f0f0f0f0f0f
+DATA k0f0f0f0f<>+8(SB)/8, $0x0f0f0f0f0f0f0f0f
+DATA k0f0f0f0f<>+16(SB)/8, $0x0f0f0f0f0f0f0f0f
+DATA k0f0f0f0f<>+24(SB)/8, $0x0f0f0f0f0f0f0f0f
+GLOBL k0f0f0f0f<>(SB), RODATA|NOPTR, $32
+
+DATA k10011001<>+0(SB)/8, $0x1001100110011001
+DATA k10011001<>+8(SB)/8, $0x1001100110011001
+DATA k10011001<>+16(SB)/8, $0x1001100110011001
+DATA k10011001<>+24(SB)/8, $0x1001100110011001
+GLOBL k10011001<>(SB), RODATA|NOPTR, $32
+
+// func pack2AVX2(dst *uint8, src *uint8, n int, offset uint8)
+// Requires: AVX, AVX2
+TEXT ·pack2AVX2(SB), NOSPLIT, $0-25
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVB         offset+24(FP), BL
+	VMOVD        BX, X0
+	VPBROADCASTB X0, Y0
+	VBROADCASTSS k0f0f0f0f<>+0(SB), Y1
+	VBROADCASTSS k10011001<>+0(SB), Y1
+	VBROADCASTSS k03030303<>+0(SB), Y1
+	VBROADCASTSS k04010401<>+0(SB), Y2
+	VBROADCASTSS k00100001<>+0(SB), Y3
+
+loop51:
+	CMPQ       DX, $0x00000040
+	JL         end52
+	VMOVUPS    (CX), Y4
+	VPADDB     Y0, Y4, Y4
+	VANDPS     Y1, Y4, Y4
+	VPMADDUBSW Y2, Y4, Y4
+	VPMADDWD   Y3, Y4, Y4
+	VMOVUPS    32(CX), Y5
+	VPADDB     Y0, Y5, Y5
+	VANDPS     Y1, Y5, Y5
+	VPMADDUBSW Y2, Y5, Y5
+	VPMADDWD   Y3, Y5, Y5
+	VPACKSSDW  Y5, Y4, Y4
+	VPERMQ     $0xd8, Y4, Y4
+	VPACKUSWB  Y4, Y4, Y4
+	VPERMQ     $0xd8, Y4, Y4
+	VMOVDQU    X4, (AX)
+	ADDQ       $0x00000010, AX
+	ADDQ       $0x00000040, CX
+	SUBQ       $0x00000040, DX
+	JMP        loop51
+
+end52:
+	VZEROUPPER
+	RET
+
+DATA k03030303<>+0(SB)/8, $0x0303030303030303
+DATA k03030303<>+8(SB)/8, $0x0303030303030303
+DATA k03030303<>+16(SB)/8, $0x0303030303030303
+DATA k03030303<>+24(SB)/8, $0x0303030303030303
+GLOBL k03030303<>(SB), RODATA|NOPTR, $32
+
+DATA k04010401<>+0(SB)/8, $0x0401040104010401
+DATA k04010401<>+8(SB)/8, $0x0401040104010401
+DATA k04010401<>+16(SB)/8, $0x0401040104010401
+DATA k04010401<>+24(SB)/8, $0x0401040104010401
+GLOBL k04010401<>(SB), RODATA|NOPTR, $32
+
+DATA k00100001<>+0(SB)/8, $0x0010000100100001
+DATA k00100001<>+8(SB)/8, $0x0010000100100001
+DATA k00100001<>+16(SB)/8, $0x0010000100100001
+DATA k00100001<>+24(SB)/8, $0x0010000100100001
+GLOBL k00100001<>(SB), RODATA|NOPTR, $32
+
+// func pack8AVX2(dst *uint8, src *uint8, n int, offset uint8)
+// Requires: AVX, AVX2
+TEXT ·pack8AVX2(SB), NOSPLIT, $0-25
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVB         offset+24(FP), BL
+	VMOVD        BX, X0
+	VPBROADCASTB X0, Y0
+
+loop53:
+	CMPQ    DX, $0x00000040
+	JL      end54
+	VMOVUPS (CX), Y1
+	VPADDB  Y0, Y1, Y1
+	VMOVUPS Y1, (AX)
+	VMOVUPS 32(CX), Y1
+	VPADDB  Y0, Y1, Y1
+	VMOVUPS Y1, 32(AX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000040, DX
+	JMP     loop53
+
+end54:
+	VZEROUPPER
+	RET
+
 // func quantize8AVX512(dst *uint8, src *float32, n int, scale float32, lo float32, hi float32, zero int32)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·quantize8AVX512(SB), NOSPLIT, $0-40
@@ -1876,5 +2011,92 @@ end67:
 	VMOVUPS     Z0, K1, (AX)
 
 done68:
+	VZEROUPPER
+	RET
+
+// func pack4AVX512(dst *uint8, src *uint8, n int, offset uint8)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·pack4AVX512(SB), NOSPLIT, $0-25
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVB         offset+24(FP), BL
+	VMOVD        BX, X0
+	VPBROADCASTB X0, Z0
+	VBROADCASTSS k0f0f0f0f<>+0(SB), Z1
+	VBROADCASTSS k10011001<>+0(SB), Z2
+
+loop69:
+	CMPQ       DX, $0x00000040
+	JL         end70
+	VMOVUPS    (CX), Z3
+	VPADDB     Z0, Z3, Z3
+	VANDPS     Z1, Z3, Z3
+	VPMADDUBSW Z2, Z3, Z3
+	VPMOVWB    Z3, (AX)
+	ADDQ       $0x00000020, AX
+	ADDQ       $0x00000040, CX
+	SUBQ       $0x00000040, DX
+	JMP        loop69
+
+end70:
+	VZEROUPPER
+	RET
+
+// func pack2AVX512(dst *uint8, src *uint8, n int, offset uint8)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·pack2AVX512(SB), NOSPLIT, $0-25
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVB         offset+24(FP), BL
+	VMOVD        BX, X0
+	VPBROADCASTB X0, Z0
+	VBROADCASTSS k0f0f0f0f<>+0(SB), Z1
+	VBROADCASTSS k10011001<>+0(SB), Z1
+	VBROADCASTSS k03030303<>+0(SB), Z1
+	VBROADCASTSS k04010401<>+0(SB), Z2
+	VBROADCASTSS k00100001<>+0(SB), Z3
+
+loop71:
+	CMPQ       DX, $0x00000040
+	JL         end72
+	VMOVUPS    (CX), Z4
+	VPADDB     Z0, Z4, Z4
+	VANDPS     Z1, Z4, Z4
+	VPMADDUBSW Z2, Z4, Z4
+	VPMADDWD   Z3, Z4, Z4
+	VPMOVDB    Z4, (AX)
+	ADDQ       $0x00000010, AX
+	ADDQ       $0x00000040, CX
+	SUBQ       $0x00000040, DX
+	JMP        loop71
+
+end72:
+	VZEROUPPER
+	RET
+
+// func pack8AVX512(dst *uint8, src *uint8, n int, offset uint8)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·pack8AVX512(SB), NOSPLIT, $0-25
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVB         offset+24(FP), BL
+	VMOVD        BX, X0
+	VPBROADCASTB X0, Z0
+
+loop73:
+	CMPQ    DX, $0x00000040
+	JL      end74
+	VMOVUPS (CX), Z1
+	VPADDB  Z0, Z1, Z1
+	VMOVUPS Z1, (AX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000040, DX
+	JMP     loop73
+
+end74:
 	VZEROUPPER
 	RET

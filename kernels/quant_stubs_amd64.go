@@ -84,6 +84,21 @@ func dequantizeColumnsU16AVX2(dst *float32, src *uint16, scale *float32, zero *i
 //go:noescape
 func dequantizeColumnsI16AVX2(dst *float32, src *int16, scale *float32, zero *int32, n int)
 
+// pack4AVX2 stores the low 4 bits of src+offset side by side; n is a multiple of 64.
+//
+//go:noescape
+func pack4AVX2(dst *uint8, src *uint8, n int, offset uint8)
+
+// pack2AVX2 stores the low 2 bits of src+offset side by side; n is a multiple of 64.
+//
+//go:noescape
+func pack2AVX2(dst *uint8, src *uint8, n int, offset uint8)
+
+// pack8AVX2 stores src+offset; n is a multiple of 64.
+//
+//go:noescape
+func pack8AVX2(dst *uint8, src *uint8, n int, offset uint8)
+
 // quantize8AVX512 stores clamp(src/scale, lo, hi) rounded half to even, plus zero.
 //
 //go:noescape
@@ -163,3 +178,18 @@ func dequantizeColumnsU16AVX512(dst *float32, src *uint16, scale *float32, zero 
 //
 //go:noescape
 func dequantizeColumnsI16AVX512(dst *float32, src *int16, scale *float32, zero *int32, n int)
+
+// pack4AVX512 stores the low 4 bits of src+offset side by side; n is a multiple of 64.
+//
+//go:noescape
+func pack4AVX512(dst *uint8, src *uint8, n int, offset uint8)
+
+// pack2AVX512 stores the low 2 bits of src+offset side by side; n is a multiple of 64.
+//
+//go:noescape
+func pack2AVX512(dst *uint8, src *uint8, n int, offset uint8)
+
+// pack8AVX512 stores src+offset; n is a multiple of 64.
+//
+//go:noescape
+func pack8AVX512(dst *uint8, src *uint8, n int, offset uint8)

@@ -172,41 +172,6 @@ func TestDequantizeI32(t *testing.T) {
 	})
 }
 
-func TestPack(t *testing.T) {
-	r := random(3)
-	for n := range 40 {
-		u4, u2, i4, i2 := make([]uint8, n), make([]uint8, n), make([]int8, n), make([]int8, n)
-		for i := range n {
-			u4[i], u2[i], i4[i], i2[i] = uint8(r.IntN(16)), uint8(r.IntN(4)), int8(r.IntN(16)-8), int8(r.IntN(4)-2)
-		}
-		p4, check4 := zoned[byte]((n+1)/2, 0)
-		p2, check2 := zoned[byte]((n+3)/4, 0)
-		u, i := make([]uint8, n), make([]int8, n)
-		for _, c := range []struct {
-			name string
-			ok   func() bool
-		}{
-			{"uint4", func() bool { Pack4(p4, u4); Unpack4(u, p4); return slices.Equal(u, u4) }},
-			{"int4", func() bool { Pack4(p4, i4); Unpack4(i, p4); return slices.Equal(i, i4) }},
-			{"uint2", func() bool { Pack2(p2, u2); Unpack2(u, p2); return slices.Equal(u, u2) }},
-			{"int2", func() bool { Pack2(p2, i2); Unpack2(i, p2); return slices.Equal(i, i2) }},
-		} {
-			if !c.ok() {
-				t.Errorf("%s of %d elements does not come back", c.name, n)
-			}
-		}
-		check4(t)
-		check2(t)
-	}
-	b := make([]byte, 2)
-	if Pack4(b, []int8{1, -2, 7}); b[0] != 0xe1 || b[1] != 0x07 {
-		t.Errorf("Pack4 = %#x", b)
-	}
-	if Pack2(b, []int8{1, -2, 0, -1, 1}); b[0] != 0b11001001 || b[1] != 1 {
-		t.Errorf("Pack2 = %#b", b)
-	}
-}
-
 func BenchmarkQuantize(b *testing.B) {
 	src := make([]float32, 1<<16)
 	finite(random(1), src)

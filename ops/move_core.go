@@ -43,9 +43,9 @@ func pack(c *Call, u *tensor.Tensor, dtype tensor.DType) (*tensor.Tensor, error)
 		return nil, err
 	}
 	if dtype.Bits() == 4 {
-		kernels.Pack4(t.Bytes(), u.Bytes())
+		kernels.Pack4(t.Bytes(), u.Bytes(), 0)
 	} else {
-		kernels.Pack2(t.Bytes(), u.Bytes())
+		kernels.Pack2(t.Bytes(), u.Bytes(), 0)
 	}
 	return t, nil
 }

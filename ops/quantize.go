@@ -353,9 +353,9 @@ func quantizeTo(c *Call, g *granularity, p *scales, x []float32, y *tensor.Tenso
 		return err
 	}
 	if t.Bits() == 4 {
-		kernels.Pack4(y.Bytes(), codes)
+		kernels.Pack4(y.Bytes(), codes, 0)
 	} else {
-		kernels.Pack2(y.Bytes(), codes)
+		kernels.Pack2(y.Bytes(), codes, 0)
 	}
 	return nil
 }

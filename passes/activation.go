@@ -27,8 +27,8 @@ func operandScalar(n *graph.Node) (x *graph.Value, c float64, ok bool) {
 	for i := range 2 {
 		v := n.Input(i)
 		x := n.Input(1 - i)
-		if f := constFloats(v); len(f) == 1 && x != nil && v.Const.Rank() <= max(1, len(x.Type.Shape)) {
-			return x, float64(f[0]), true
+		if f, ok := constFloat(v); ok && x != nil && v.Const.Rank() <= max(1, len(x.Type.Shape)) {
+			return x, float64(f), true
 		}
 	}
 	return nil, 0, false

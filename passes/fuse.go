@@ -12,12 +12,26 @@ func isOp(n *graph.Node, types ...string) bool {
 	return n != nil && n.Op.Domain == graph.OnnxDomain && n.Op.Overload == "" && slices.Contains(types, n.Op.Type)
 }
 
-// constFloats returns the elements of a constant float32 value, or nil.
+// constFloats returns the elements of a constant float32 value, or nil. They are
+// a copy where they lie in a file at an odd address.
 func constFloats(v *graph.Value) []float32 {
-	if v == nil || !v.IsConst() || v.Const.DType() != tensor.Float32 {
+	if !holdsFloats(v) {
 		return nil
 	}
 	return tensor.As[float32](v.Const)
+}
+
+// holdsFloats reports whether v is constant and float32.
+func holdsFloats(v *graph.Value) bool {
+	return v != nil && v.IsConst() && v.Const.DType() == tensor.Float32
+}
+
+// constFloat returns the element of a constant float32 value that has one.
+func constFloat(v *graph.Value) (x float32, ok bool) {
+	if !holdsFloats(v) || v.Const.Len() != 1 {
+		return 0, false
+	}
+	return tensor.As[float32](v.Const)[0], true
 }
 
 func fusePads(s *State) error {
@@ -71,7 +85,7 @@ func fuseMatMulAdd(s *State) error {
 			}
 			w, y := n.Input(1), n.Output(0)
 			add := y.OnlyUse()
-			if constFloats(w) == nil || w.Const.Rank() != 2 || !isOp(add, "Add") || add.Graph() != g {
+			if !holdsFloats(w) || w.Const.Len() == 0 || w.Const.Rank() != 2 || !isOp(add, "Add") || add.Graph() != g {
 				continue
 			}
 			c := add.Input(0)
@@ -118,8 +132,7 @@ func normalizeGemm(s *State) error {
 			if !isOp(n, "Gemm") {
 				continue
 			}
-			w := constFloats(n.Input(1))
-			if w == nil || n.Input(1).Const.Rank() != 2 {
+			if !holdsFloats(n.Input(1)) || n.Input(1).Const.Rank() != 2 || n.Input(1).Const.Len() == 0 {
 				continue
 			}
 			shape := n.Input(1).Const.Shape()
@@ -128,6 +141,7 @@ func normalizeGemm(s *State) error {
 				cols = shape[0]
 			}
 			if alpha := n.Float("alpha", 1); alpha != 1 {
+				w := constFloats(n.Input(1))
 				scaled := make([]float32, len(w))
 				for i, x := range w {
 					scaled[i] = alpha * x

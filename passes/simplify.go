@@ -355,14 +355,14 @@ func boundsOf(n *graph.Node) (src *graph.Value, lo, hi float32, ok bool) {
 		if c.DefNode() != nil || !c.IsConst() {
 			c, src = src, c
 		}
-		x := constFloats(c)
-		if len(x) != 1 || !broadcastsInto(c.Const, src) {
+		x, ok := constFloat(c)
+		if !ok || !broadcastsInto(c.Const, src) {
 			return nil, 0, 0, false
 		}
 		if n.Op.Type == "Min" {
-			hi = x[0]
+			hi = x
 		} else {
-			lo = x[0]
+			lo = x
 		}
 	} else {
 		below, above, ok := ops.ClampBounds(n)

@@ -390,17 +390,13 @@ func (w *rewriter) zero(home *graph.Graph, name string, c *coding, shape []int) 
 		return nil
 	}
 	t := tensor.New(c.b.DType, shape...)
-	plain := make([]byte, t.Len())
-	for i := range plain {
-		plain[i] = byte(middle)
-	}
-	switch c.b.DType.Bits() {
+	switch plain, offset := make([]byte, t.Len()), byte(middle); c.b.DType.Bits() {
 	case 2:
-		kernels.Pack2(t.Bytes(), plain)
+		kernels.Pack2(t.Bytes(), plain, offset)
 	case 4:
-		kernels.Pack4(t.Bytes(), plain)
+		kernels.Pack4(t.Bytes(), plain, offset)
 	default:
-		copy(t.Bytes(), plain)
+		kernels.Pack8(t.Bytes(), plain, offset)
 	}
 	return home.NewInitializer(name+"_zero_point", t)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 
 	"github.com/onnxq/onnxq/internal/par"
 	"github.com/onnxq/onnxq/kernels"
@@ -173,25 +174,36 @@ func (b *Blocks) Share(pool *par.Pool, l Lines) (Shared, error) {
 // context. pool may be nil.
 func (b *Blocks) Encode(ctx context.Context, pool *par.Pool, l Lines, shared Shared, from, to int, importance []float32) (*Coded, error) {
 	c := b.empty(to-from, l.K, shared)
-	bad := make([]bool, to-from)
-	l.each(pool, from, to, func(lo, hi int, x []float32) {
+	var bad atomic.Bool
+	lines := func(lo, hi int, x []float32) {
 		if ctx.Err() != nil {
 			return
 		}
 		w := worker{b: b, c: c, importance: importance}
 		for i := lo; i < hi; i++ {
-			line := x[(i-lo)*l.K:][:l.K]
-			if e := kernels.MinMax(line); e.NaN+e.Inf > 0 {
-				bad[i-from] = true
-				continue
+			if !w.line(i-from, x[(i-lo)*l.K:][:l.K]) {
+				bad.Store(true)
+				return
 			}
-			w.line(i-from, line)
 		}
-	})
+	}
+	if l.Inner > 1 && b.Kind == Integer && b.Fit == Cover && b.Name != "ternary" {
+		pool.For(to-from, abreast, func(lo, hi int) {
+			if ctx.Err() != nil {
+				return
+			}
+			w := worker{b: b, c: c}
+			if !w.columns(l, from, from+lo, from+hi) {
+				bad.Store(true)
+			}
+		})
+	} else {
+		l.each(pool, from, to, lines)
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if slices.Contains(bad, true) {
+	if bad.Load() {
 		return nil, l.Finite(nil)
 	}
 	return c, nil
@@ -239,19 +251,23 @@ type worker struct {
 	middles    []float32
 }
 
-func (w *worker) line(at int, x []float32) {
+// line encodes a line, and reports whether it is finite.
+func (w *worker) line(at int, x []float32) bool {
 	b, c := w.b, w.c
 	k := len(x)
-	if b.Kind == Cast {
-		t, _ := tensor.FromBytes(b.DType, []int{k}, c.Codes[at*2*k:][:2*k])
-		tensor.Write(t, 0, x)
-		return
+	if !b.scaled() {
+		if e := kernels.MinMax(x); e.NaN+e.Inf > 0 {
+			return false
+		}
+		if b.Kind == Cast {
+			t, _ := tensor.FromBytes(b.DType, []int{k}, c.Codes[at*2*k:][:2*k])
+			tensor.Write(t, 0, x)
+		} else {
+			w.nearest(c.Codes[at*k:][:k], x, 1)
+		}
+		return true
 	}
 	codes := c.Codes[at*k:][:k]
-	if !b.scaled() {
-		w.nearest(codes, x, 1)
-		return
-	}
 	n := b.blocks(k)
 	size := b.Size
 	if size == 0 {
@@ -259,17 +275,104 @@ func (w *worker) line(at int, x []float32) {
 	}
 	for i := range n {
 		block := x[i*size : min((i+1)*size, k)]
+		e := kernels.MinMax(block)
+		if e.NaN+e.Inf > 0 {
+			return false
+		}
 		var importance []float32
 		if w.importance != nil {
 			importance = w.importance[i*size:][:len(block)]
 		}
-		scale, zero := w.fit(block, importance)
+		scale, zero := w.fit(block, importance, e)
 		c.Scale[at*n+i] = scale
 		if c.Zero != nil {
 			c.Zero[at*n+i] = zero
 		}
 		w.quantize(codes[i*size:][:len(block)], block, scale, zero)
 	}
+	return true
+}
+
+// abreast is the number of lines whose elements are read together where those
+// of a line lie apart, and slab how many of each at a time: what they take
+// stays in the nearest cache.
+const (
+	abreast = 256
+	slab    = 32
+)
+
+// columns encodes the lines [from, to), the first being line `first` of the
+// result, as line does for integers whose scales cover their range: row by row
+// of the matrix that the lines are columns of. It reports whether all is finite.
+func (w *worker) columns(l Lines, first, from, to int) bool {
+	b, c, k := w.b, w.c, l.K
+	n := b.blocks(k)
+	size := b.Size
+	if size == 0 {
+		size = k
+	}
+	width := min(abreast, l.Inner)
+	x, codes := make([]float32, slab*width), make([]byte, slab*width)
+	lows, highs := make([]float32, width), make([]float32, width)
+	low, high := make([]float32, width), make([]float32, width)
+	scales, zeros := make([]float32, width), make([]int32, width)
+	qlo, qhi, base := b.codeRange()
+	for from < to {
+		m := min(to-from, l.Inner-from%l.Inner, width)
+		read := func(k, rows int) []float32 {
+			at := from/l.Inner*l.K*l.Inner + k*l.Inner + from%l.Inner
+			for r := range rows {
+				l.elements(x[r*m:][:m], at+r*l.Inner)
+			}
+			return x[:rows*m]
+		}
+		at := from - first
+		for i := range n {
+			start, end := i*size, min((i+1)*size, k)
+			for r := start; r < end; r += slab {
+				nans, infs := kernels.MinMaxChannels(low[:m], high[:m], read(r, min(slab, end-r)), 1)
+				if nans+infs > 0 {
+					return false
+				}
+				if r == start {
+					copy(lows, low[:m])
+					copy(highs, high[:m])
+					continue
+				}
+				for j := range m {
+					lows[j], highs[j] = min(lows[j], low[j]), max(highs[j], high[j])
+				}
+			}
+			for j := range m {
+				lo, hi := float64(min(lows[j], 0)), float64(max(highs[j], 0))
+				scales[j], zeros[j] = 1, base
+				if lo != 0 || hi != 0 {
+					scales[j], zeros[j] = w.cover(lo, hi, nil)
+				}
+				c.Scale[(at+j)*n+i] = scales[j]
+				if c.Zero != nil {
+					c.Zero[(at+j)*n+i] = zeros[j]
+				}
+			}
+			for r := start; r < end; r += slab {
+				rows := min(slab, end-r)
+				if end-start > slab {
+					read(r, rows)
+				}
+				for j := range rows {
+					row := x[j*m:][:m]
+					if b.Signed() {
+						kernels.QuantizeColumns(asInt8(codes[j*m:][:m]), row, scales, zeros, int8(qlo), int8(qhi))
+					} else {
+						kernels.QuantizeColumns(codes[j*m:][:m], row, scales, zeros, uint8(qlo), uint8(qhi))
+					}
+				}
+				kernels.Transpose(c.Codes[at*k+r:], k, codes, m, rows, m)
+			}
+		}
+		from += m
+	}
+	return true
 }
 
 // quantize stores the codes of a block.
@@ -364,13 +467,13 @@ func (w *worker) store(scale float64) float32 {
 	return sign * f
 }
 
-// fit returns the stored scale and the zero point of a block.
-func (w *worker) fit(x, importance []float32) (float32, int32) {
-	e := kernels.MinMax(x)
-	lo, hi := math.Min(float64(e.Min), 0), math.Max(float64(e.Max), 0)
+// fit returns the stored scale and the zero point of a block with the extrema
+// e.
+func (w *worker) fit(x, importance []float32, e kernels.Extrema) (float32, int32) {
+	lo, hi := float64(min(e.Min, 0)), float64(max(e.Max, 0))
 	b := w.b
 	if b.Kind != Integer {
-		return w.fitGrid(x, importance, math.Max(-lo, hi))
+		return w.fitGrid(x, importance, max(-lo, hi))
 	}
 	_, _, base := b.codeRange()
 	if lo == 0 && hi == 0 {
@@ -383,7 +486,8 @@ func (w *worker) fit(x, importance []float32) (float32, int32) {
 	return w.search(x, importance, lo, hi, scale, zero)
 }
 
-// cover returns the parameters for a range that contains 0.
+// cover returns the parameters for a range that contains 0; only ternary codes
+// need the elements x.
 func (w *worker) cover(lo, hi float64, x []float32) (float32, int32) {
 	b := w.b
 	qlo, qhi, base := b.codeRange()
@@ -391,7 +495,7 @@ func (w *worker) cover(lo, hi float64, x []float32) (float32, int32) {
 	case b.Zero == Asymmetric:
 		scale := w.store((hi - lo) / float64(qhi-qlo))
 		z := math.RoundToEven(float64(qlo) - lo/float64(scale))
-		return scale, int32(math.Max(float64(qlo), math.Min(float64(qhi), z)))
+		return scale, int32(max(float64(qlo), min(float64(qhi), z)))
 	case b.Name == "ternary":
 		return w.store(ternaryScale(x)), base
 	case b.Zero == Full && b.Min < -b.Max || b.Zero == Full && !b.Signed():
@@ -401,7 +505,7 @@ func (w *worker) cover(lo, hi float64, x []float32) (float32, int32) {
 		}
 		return w.store(extreme / float64(qlo-base)), base
 	}
-	return w.store(math.Max(-lo, hi) / float64(qhi-base)), base
+	return w.store(max(-lo, hi) / float64(qhi-base)), base
 }
 
 // ternaryScale returns the scale s of the least Σ (x - s·q)² with q of -1, 0
@@ -494,7 +598,7 @@ func (c *Coded) values() []float32 {
 	packed := raw
 	if c.DType.Bits() == 4 {
 		packed = make([]byte, n/2)
-		kernels.Pack4(packed, raw)
+		kernels.Pack4(packed, raw, 0)
 	}
 	t, _ := tensor.FromBytes(c.DType, []int{n}, packed)
 	out := make([]float32, n)

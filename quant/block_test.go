@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"math"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/onnxq/onnxq/internal/par"
+	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -497,5 +499,64 @@ func TestLloyd(t *testing.T) {
 	// Constant and empty tensors have a codebook as well.
 	for _, x := range []*tensor.Tensor{tensor.New(tensor.Float32, 2, 3), tensor.New(tensor.Float32, 0, 3)} {
 		encode(t, Blocks{Storage: storage(t, "kmeans:4")}, x)
+	}
+}
+
+// TestColumns encodes lines whose elements lie apart, and the same lines one
+// behind the other.
+func TestColumns(t *testing.T) {
+	const outer, k, inner = 2, 75, abreast + 21
+	x := gaussian(9, outer, k, inner)
+	values := tensor.As[float32](x)
+	for i := range inner { // a block of zeros
+		values[3*inner+i] = 0
+	}
+	for j := range 16 {
+		values[j*inner+5] = 0
+	}
+	rows := tensor.New(tensor.Float32, outer, inner, k)
+	for o := range outer {
+		kernels.Transpose(tensor.As[float32](rows)[o*k*inner:], k, values[o*k*inner:], inner, k, inner)
+	}
+	apart, err := LinesOf(x, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	together, err := LinesOf(rows, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"i8", "u8", "i4", "u4", "i3", "u3", "i2", "u2"} {
+		for _, zero := range []Zeros{Symmetric, Full, Asymmetric} {
+			for _, size := range []int{0, 16, 32, 50, 128} {
+				for _, scales := range []tensor.DType{tensor.Float32, tensor.Float16} {
+					s, err := ParseStorage(name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					b, err := Blocks{Storage: s, Zero: zero, Size: size, ScaleType: scales}.Complete()
+					if err != nil {
+						t.Fatal(err)
+					}
+					shared := Shared{Global: 1}
+					got, err := b.Encode(t.Context(), nil, apart, shared, 3, outer*inner-1, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					want, err := b.Encode(t.Context(), nil, together, shared, 3, outer*inner-1, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if !slices.Equal(got.Codes, want.Codes) || !slices.Equal(got.Scale, want.Scale) || !slices.Equal(got.Zero, want.Zero) {
+						t.Fatalf("%s %s in blocks of %d with %v scales: columns differ from lines", name, zero, size, scales)
+					}
+				}
+			}
+		}
+	}
+	values[len(values)-1] = float32(math.NaN())
+	b, _ := Blocks{Storage: storages[0]}.Complete()
+	if _, err := b.Encode(t.Context(), nil, apart, Shared{Global: 1}, 0, outer*inner, nil); !errors.Is(err, ErrNotFinite) {
+		t.Errorf("NaN among the elements: %v", err)
 	}
 }

@@ -252,7 +252,7 @@ func (s *solver) round(b *momentBlock) {
 	target := make([]float32, b.to-b.from)
 	for i := range s.n {
 		kernels.Binary(kernels.Add, target, s.w[i*k+b.from:][:len(target)], s.g[i*k+b.from:][:len(target)])
-		s.scale[i], s.zero[i] = s.worker.fit(target, m.d[b.from:b.to])
+		s.scale[i], s.zero[i] = s.worker.fit(target, m.d[b.from:b.to], kernels.MinMax(target))
 		if len(b.cells) == 1 {
 			s.adjust(&b.cells[0], i, target)
 		}

@@ -40,46 +40,40 @@ func (l Lines) Read(dst []float32, from, to int) {
 		l.elements(dst[:(to-from)*l.K], from*l.K)
 		return
 	}
-	var block []float32 // [K][n]
+	var block []float32 // [slab][n]
 	for from < to {
 		o, i := from/l.Inner, from%l.Inner
 		n := min(to-from, l.Inner-i)
 		at := o*l.K*l.Inner + i
-		if cap(block) < n*l.K {
-			block = make([]float32, n*l.K)
+		if cap(block) < n*slab {
+			block = make([]float32, n*slab)
 		}
-		block = block[:n*l.K]
-		for k := range l.K {
-			l.elements(block[k*n:][:n], at+k*l.Inner)
+		for k := 0; k < l.K; k += slab {
+			rows := min(slab, l.K-k)
+			for r := range rows {
+				l.elements(block[r*n:][:n], at+(k+r)*l.Inner)
+			}
+			kernels.Transpose(dst[k:], l.K, block, n, rows, n)
 		}
-		kernels.Transpose(dst, l.K, block, n, l.K, n)
 		dst, from = dst[n*l.K:], from+n
 	}
-}
-
-// piece returns n consecutive elements of the tensor, which may lie in a file
-// at any address: only they are copied where it is not aligned.
-func (l Lines) piece(from, n int) *tensor.Tensor {
-	width := l.T.DType().Bits() / 8
-	t, err := tensor.FromBytes(l.T.DType(), []int{n}, l.T.Bytes()[from*width:(from+n)*width])
-	if err != nil {
-		panic(err) // the type is real, and of whole bytes
-	}
-	return t
 }
 
 // elements reads consecutive elements of the tensor.
 func (l Lines) elements(dst []float32, from int) {
 	switch l.T.DType() {
-	case tensor.Float32:
-		copy(dst, tensor.As[float32](l.piece(from, len(dst))))
 	case tensor.Float16:
-		kernels.Float16ToFloat32(dst, tensor.As[uint16](l.piece(from, len(dst))))
+		if x, ok := tensor.View[uint16](l.T, from, len(dst)); ok {
+			kernels.Float16ToFloat32(dst, x)
+			return
+		}
 	case tensor.BFloat16:
-		kernels.BFloat16ToFloat32(dst, tensor.As[uint16](l.piece(from, len(dst))))
-	default:
-		tensor.Read(l.T, from, dst)
+		if x, ok := tensor.View[uint16](l.T, from, len(dst)); ok {
+			kernels.BFloat16ToFloat32(dst, x)
+			return
+		}
 	}
+	tensor.Read(l.T, from, dst)
 }
 
 // panel is the number of elements that are read together at most.
@@ -104,16 +98,20 @@ func (l Lines) Extrema(pool *par.Pool) kernels.Extrema {
 	n := l.T.Len()
 	pieces := (n + panel - 1) / panel
 	found := make([]kernels.Extrema, pieces)
-	pool.For(pieces, 1, func(lo, _ int) {
-		at := lo * panel
-		end := min(at+panel, n)
+	pool.For(pieces, 1, func(i, _ int) {
 		if l.T.DType() == tensor.Float32 {
-			found[lo] = kernels.MinMax(tensor.As[float32](flat.piece(at, end-at)))
-			return
+			if x, ok := tensor.View[float32](l.T, i*panel, min(panel, n-i*panel)); ok {
+				found[i] = kernels.MinMax(x)
+				return
+			}
 		}
-		x := make([]float32, end-at)
-		flat.elements(x, at)
-		found[lo] = kernels.MinMax(x)
+		x, e := make([]float32, min(panel/16, n)), kernels.NoExtrema()
+		for at, end := i*panel, min((i+1)*panel, n); at < end; at += len(x) {
+			x = x[:min(len(x), end-at)]
+			flat.elements(x, at)
+			e = e.Merge(kernels.MinMax(x))
+		}
+		found[i] = e
 	})
 	e := kernels.NoExtrema()
 	for _, x := range found {

@@ -19,9 +19,9 @@ func (b *Blocks) Plain() bool {
 }
 
 // unsigned returns the number that a code of a Plain type is stored as in a
-// field of so many bits.
-func (c *Coded) unsigned(bits int) (offset int32, times int32) {
-	middle := int32(1) << (bits - 1)
+// field of so many bits: its product with times, plus offset.
+func (c *Coded) unsigned(bits int) (offset, times byte) {
+	middle := byte(1) << (bits - 1)
 	_, _, base := c.codeRange()
 	switch {
 	case c.Kind == Codebook: // -1 and 1
@@ -31,7 +31,7 @@ func (c *Coded) unsigned(bits int) (offset int32, times int32) {
 	case c.Zero != nil:
 		return 0, 1
 	}
-	return middle - base, 1
+	return middle - byte(base), 1
 }
 
 // PackedBytes returns the length of what PackBlocks stores for a line, and of
@@ -51,26 +51,26 @@ func (c *Coded) PackBlocks(dst []byte) {
 	offset, times := c.unsigned(bits)
 	n := c.blocks(c.K)
 	line, _ := c.PackedBytes(c.K)
-	row := make([]byte, n*c.Size)
+	var row []byte // where codes cannot be packed as they lie
+	if c.K < n*c.Size || times > 1 {
+		row = make([]byte, n*c.Size)
+	}
 	for i := range c.Lines {
 		codes := c.Codes[i*c.K:][:c.K]
-		if times == 1 {
+		if row != nil {
 			for j, q := range codes {
-				row[j] = q + byte(offset)
+				row[j] = q * times
 			}
-		} else {
-			for j, q := range codes {
-				row[j] = q*byte(times) + byte(offset)
+			fill := byte(1)<<(bits-1) - offset
+			if c.Zero != nil {
+				fill = byte(c.Zero[(i+1)*n-1])
 			}
+			for j := c.K; j < len(row); j++ {
+				row[j] = fill
+			}
+			codes = row
 		}
-		fill := byte(1) << (bits - 1)
-		if c.Zero != nil {
-			fill = byte(c.Zero[(i+1)*n-1] + offset)
-		}
-		for j := c.K; j < len(row); j++ {
-			row[j] = fill
-		}
-		pack(dst[i*line:][:line], row, bits)
+		pack(dst[i*line:][:line], codes, bits, offset)
 	}
 }
 
@@ -83,10 +83,14 @@ func (c *Coded) PackCodes(dst []byte) {
 	line := (c.K*bits + 7) / 8
 	row := make([]byte, c.K)
 	for i := range c.Lines {
-		for j, q := range c.Codes[i*c.K:][:c.K] {
-			row[j] = q*byte(times) + byte(offset)
+		codes := c.Codes[i*c.K:][:c.K]
+		if times > 1 {
+			for j, q := range codes {
+				row[j] = q * times
+			}
+			codes = row
 		}
-		pack(dst[i*line:][:line], row, bits)
+		pack(dst[i*line:][:line], codes, bits, offset)
 	}
 }
 
@@ -99,20 +103,21 @@ func (c *Coded) PackZeros(dst []byte) {
 	row := make([]byte, n)
 	for i := range c.Lines {
 		for j, z := range c.Zero[i*n:][:n] {
-			row[j] = byte(z + offset)
+			row[j] = byte(z)
 		}
-		pack(dst[i*line:][:line], row, bits)
+		pack(dst[i*line:][:line], row, bits, offset)
 	}
 }
 
-func pack(dst, src []byte, bits int) {
+// pack stores the low bits of src+offset side by side.
+func pack(dst, src []byte, bits int, offset byte) {
 	switch bits {
 	case 2:
-		kernels.Pack2(dst, src)
+		kernels.Pack2(dst, src, offset)
 	case 4:
-		kernels.Pack4(dst, src)
+		kernels.Pack4(dst, src, offset)
 	default:
-		copy(dst, src)
+		kernels.Pack8(dst, src, offset)
 	}
 }
 
@@ -136,7 +141,7 @@ func (c *Coded) PackScales(dst []byte) {
 func (c *Coded) Tensor(l Lines) *tensor.Tensor {
 	flat := scatter(c.Codes, l, l.K, len(c.Codes)/max(1, c.Lines*c.K))
 	out := tensor.New(c.DType, l.T.Shape()...)
-	pack(out.Bytes(), flat, c.DType.Bits())
+	pack(out.Bytes(), flat, c.DType.Bits(), 0)
 	return out
 }
 
@@ -159,7 +164,7 @@ func (c *Coded) Zeros(l Lines) *tensor.Tensor {
 		bytes[i] = byte(z)
 	}
 	out := tensor.New(c.DType, l.Outer, n, l.Inner)
-	pack(out.Bytes(), scatter(bytes, l, n, 1), c.DType.Bits())
+	pack(out.Bytes(), scatter(bytes, l, n, 1), c.DType.Bits(), 0)
 	return out
 }
 

@@ -78,6 +78,10 @@ func Read[T Real](t *Tensor, from int, dst []T) {
 	n := len(dst)
 	switch t.dtype {
 	case Float32:
+		if f, ok := any(dst).([]float32); ok {
+			copy(asBytes(f), t.Bytes()[4*from:4*(from+n)])
+			return
+		}
 		convert(dst, view[float32](t, from, n))
 	case Float64:
 		convert(dst, view[float64](t, from, n))
@@ -275,20 +279,31 @@ func (t *Tensor) setPacked(i int, code uint8) {
 	t.data[at] = t.data[at]&^(mask<<shift) | code&mask<<shift
 }
 
-// view returns n elements of t from from on. It aliases t where the memory is
-// aligned, and is a copy otherwise.
-func view[S Number](t *Tensor, from, n int) []S {
+// View returns the elements [from, from+n) of t, whose element type has the size
+// of S, in the memory of t. ok is false where that is not aligned for S, as may
+// be in a file.
+func View[S Number](t *Tensor, from, n int) (s []S, ok bool) {
 	if n == 0 {
-		return nil
+		return nil, true
 	}
 	var z S
 	size := int(unsafe.Sizeof(z))
 	b := t.Bytes()[from*size : (from+n)*size]
-	if p := unsafe.Pointer(&b[0]); uintptr(p)%unsafe.Alignof(z) == 0 {
-		return unsafe.Slice((*S)(p), n)
+	p := unsafe.Pointer(&b[0])
+	if uintptr(p)%unsafe.Alignof(z) != 0 {
+		return nil, false
 	}
-	s := make([]S, n)
-	copy(asBytes(s), b)
+	return unsafe.Slice((*S)(p), n), true
+}
+
+// view is View with a copy where the memory is not aligned.
+func view[S Number](t *Tensor, from, n int) []S {
+	s, ok := View[S](t, from, n)
+	if !ok {
+		s = make([]S, n)
+		size := int(unsafe.Sizeof(s[0]))
+		copy(asBytes(s), t.Bytes()[from*size:(from+n)*size])
+	}
 	return s
 }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -25,6 +27,9 @@ func quant(c *build.Context) {
 		g.dequantizeColumns("dequantizeColumnsI8", "int8", 1, g.VPMOVSXBD)
 		g.dequantizeColumns("dequantizeColumnsU16", "uint16", 2, g.VPMOVZXWD)
 		g.dequantizeColumns("dequantizeColumnsI16", "int16", 2, g.VPMOVSXWD)
+		g.pack("pack4", 4)
+		g.pack("pack2", 2)
+		g.pack8()
 	})
 }
 
@@ -237,4 +242,71 @@ func (g *gen) widenMasked(p, k reg.Register, size int, widen func(...Op)) V {
 		widen(x, q)
 	}
 	return q
+}
+
+// pack multiplies the odd codes so that they come to lie above the even ones,
+// and adds the pairs, once for 4 bits and twice for 2.
+func (g *gen) pack(base string, bits int) {
+	g.fn(base, "func(dst, src *uint8, n int, offset uint8)",
+		fmt.Sprintf("stores the low %d bits of src+offset side by side; n is a multiple of 64.", bits))
+	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+	offset := g.broadcastByte("offset")
+	mask, pairs, quads := g.hoist(KI(0x0f0f0f0f)), g.hoist(KI(0x10011001)), V(nil)
+	if bits == 2 {
+		mask, pairs, quads = g.hoist(KI(0x03030303)), g.hoist(KI(0x04010401)), g.hoist(KI(0x00100001))
+	}
+	words := func(i int) V {
+		v := g.load(g.at(src, i))
+		g.VPADDB(offset, v, v)
+		v = g.and(v, mask)
+		g.VPMADDUBSW(pairs, v, v)
+		if bits == 2 {
+			g.VPMADDWD(quads, v, v)
+		}
+		return v
+	}
+	g.each(n, 64, func() {
+		a := words(0)
+		switch {
+		case g.z && bits == 4:
+			g.VPMOVWB(a, Mem{Base: dst})
+		case g.z:
+			g.VPMOVDB(a, Mem{Base: dst})
+		case bits == 4:
+			g.VPACKUSWB(words(1), a, a)
+			g.VPERMQ(U8(0xd8), a, a)
+			g.VMOVDQU(a, Mem{Base: dst})
+		default:
+			g.VPACKSSDW(words(1), a, a)
+			g.VPERMQ(U8(0xd8), a, a)
+			g.VPACKUSWB(a, a, a)
+			g.VPERMQ(U8(0xd8), a, a)
+			g.VMOVDQU(a.AsX(), Mem{Base: dst})
+		}
+		g.ADDQ(U32(8*uint64(bits)), dst)
+	}, stream{src, 1})
+	g.ret()
+}
+
+func (g *gen) pack8() {
+	g.fn("pack8", "func(dst, src *uint8, n int, offset uint8)", "stores src+offset; n is a multiple of 64.")
+	dst, src, n := g.param("dst"), g.param("src"), g.param("n")
+	offset := g.broadcastByte("offset")
+	g.each(n, 64, func() {
+		for i := range 16 / g.lanes() {
+			v := g.load(g.at(src, i))
+			g.VPADDB(offset, v, v)
+			g.VMOVUPS(v, g.at(dst, i))
+		}
+	}, stream{dst, 1}, stream{src, 1})
+	g.ret()
+}
+
+// broadcastByte loads a parameter of a byte into all bytes.
+func (g *gen) broadcastByte(name string) V {
+	r, x := g.reg(), g.GP32()
+	g.Load(g.Param(name), x.As8())
+	g.VMOVD(x, r.AsX())
+	g.VPBROADCASTB(r.AsX(), r)
+	return r
 }
