@@ -132,8 +132,8 @@ type Options struct {
 	Bins          int // histogram bins on each side of 0; 0: calibration.DefaultBins
 
 	Activations string // storage type: u8 (default), i8, u16, i16, or none: then Mode is Weights
-	// Weights is the storage type of weights: i8 (default) or u8; in mode Weights
-	// any that quant.Storages lists.
+	// Weights is the storage type of weights: i8 (default), u8 or, where the kernels
+	// of Target read it, i4; in mode Weights any that quant.Storages lists.
 	Weights string
 	// Block is the number of elements that share a scale, in mode Weights: 0 is
 	// 32 for types of at most 4 bits and else one scale for each output channel,
@@ -391,11 +391,18 @@ func Prepare(ctx context.Context, m *graph.Model, o Options) (*graph.Model, []pa
 // and what needs it.
 func (o *Options) lowestOpset() (version int, what string) {
 	t := o.target()
-	switch wide := o.Activations == "u16" || o.Activations == "i16"; {
+	wide := ""
+	switch {
+	case o.Activations == "u16" || o.Activations == "i16":
+		wide = "16 bits in activations"
+	case o.Mode != Weights && o.Mode != Float16 && o.narrow():
+		wide = "4 bits in weights"
+	}
+	switch {
 	case o.Mode == Float16 && o.Weights == qdq.BFloat16:
 		return min(22, t.MaxOpset), "bfloat16"
-	case wide && !t.MSDomain:
-		return t.WideOpset, "16 bits in activations"
+	case wide != "" && !t.MSDomain:
+		return t.WideOpset, wide
 	case o.PerTensor && o.Mode == Dynamic:
 		return 11, "DynamicQuantizeLinear"
 	case o.Mode == Weights:
@@ -482,7 +489,9 @@ func (o *Options) check() error {
 	case o.Mode == Float16 && o.Weights != "" && o.Weights != qdq.Float16 && o.Weights != qdq.BFloat16:
 		return optionErrorf("mode float16 computes in f16 or bf16, not %s", o.Weights)
 	case o.Mode != Weights && o.Mode != Float16 && o.fewBits():
-		return optionErrorf("weights in %s are for mode weights: integer kernels read 8 bits with scales of float32, one for a channel or tensor", o.weightName())
+		return optionErrorf("weights in %s are for mode weights: the integer kernels of %s read %s with scales of float32, one for a channel or tensor%s", o.weightName(), o.target().Name, strings.Join(o.target().Weights, ", "), o.elsewhere())
+	case o.Mode == Dynamic && o.narrow():
+		return optionErrorf("mode dynamic has weights of 8 bits, not %s", o.Weights)
 	case o.Mode != Weights && slices.Contains(o.Algorithms, AWQ):
 		return optionErrorf("algorithm %s is for mode weights", AWQ)
 	case o.Format == QOperator && !o.target().MSDomain:
@@ -783,7 +792,7 @@ func (q *quantization) close() {
 }
 
 func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantization, error) {
-	if o.Mode == Auto && len(o.Data) == 0 && o.Table == nil && o.Plan == nil {
+	if o.Mode == Auto && len(o.Data) == 0 && o.Table == nil && o.Plan == nil && !o.narrow() {
 		o.Mode, o.unasked = Weights, !o.fewBits()
 	}
 	o.settle()

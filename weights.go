@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/onnxq/onnxq/auto"
 	"github.com/onnxq/onnxq/graph"
@@ -33,8 +34,30 @@ func (o *Options) settle() {
 
 // fewBits reports whether weights are to be stored as only mode Weights does.
 func (o *Options) fewBits() bool {
-	return o.BitsPerWeight > 0 || o.Weights != "" && o.Weights != "i8" && o.Weights != "u8" ||
+	return o.BitsPerWeight > 0 || o.Weights != "" && o.Weights != "i8" && o.Weights != "u8" && !o.narrow() ||
 		o.Block > 0 || o.WeightZero != "" && o.WeightZero != string(quant.Symmetric) || o.ScaleType != "" && o.ScaleType != "f32"
+}
+
+// narrow reports whether weights are of a type of fewer than 8 bits that integer
+// kernels of the target read.
+func (o *Options) narrow() bool {
+	t, err := targets.Type(o.Weights)
+	return err == nil && t.DType.Bits() < 8 && slices.Contains(o.target().Weights, o.Weights)
+}
+
+// elsewhere says which targets have integer kernels for the type of weights that
+// o.target() does not.
+func (o *Options) elsewhere() string {
+	var names []string
+	for _, t := range targets.All() {
+		if slices.Contains(t.Weights, o.Weights) {
+			names = append(names, t.Name)
+		}
+	}
+	if len(names) == 0 || slices.Contains(o.target().Weights, o.Weights) {
+		return ""
+	}
+	return fmt.Sprintf("; %s are read by those of %s", o.Weights, strings.Join(names, ", "))
 }
 
 // weightName returns the storage type of weights.
@@ -51,7 +74,7 @@ func (o *Options) weightName() string {
 // blocks returns the scheme of weights in mode Weights, or nil for that of one
 // symmetric scale for each channel of 8 bits or for float16.
 func (o *Options) blocks() *quant.Blocks {
-	if !o.fewBits() && !o.spreads() && o.Weights != "u8" && !slices.Contains(o.Algorithms, AWQ) || o.Weights == qdq.Float16 {
+	if !o.fewBits() && !o.spreads() && (o.Weights == "" || o.Weights == "i8") && !slices.Contains(o.Algorithms, AWQ) || o.Weights == qdq.Float16 {
 		return nil
 	}
 	b, err := o.scheme()

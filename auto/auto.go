@@ -177,7 +177,13 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.split, s.smooth, s.again, s.biases, s.relief, s.dynamic, s.store, s.clipped, s.rounded} {
+	steps := []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.split, s.smooth, s.again}
+	if len(fewBits(best.plan)) > 0 { // whose codes matter more than anything behind them
+		steps = append(steps, s.clipped, s.rounded, s.widened, s.biases, s.relief, s.dynamic, s.store)
+	} else {
+		steps = append(steps, s.biases, s.relief, s.dynamic, s.store, s.clipped, s.rounded)
+	}
+	for _, step := range steps {
 		next, err := step(ctx, best)
 		if err != nil {
 			return nil, err
@@ -276,7 +282,7 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 			next.qdq.Store = codes
 		}
 	default:
-		order, err := roughest(c.base, c.plan)
+		order, err := roughest(c.base, c.plan, atLoad(c.plan))
 		if err != nil {
 			return nil, err
 		}
@@ -862,7 +868,7 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 		}
 		return all, err
 	}
-	order, err := roughest(all.base, all.plan)
+	order, err := roughest(all.base, all.plan, atLoad(all.plan))
 	if err != nil {
 		return nil, err
 	}
@@ -889,9 +895,82 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 	return best, nil
 }
 
-// roughest lists the IDs of the weights that the plan stores as codes to be
-// decoded at load, by falling rounding error relative to their power.
-func roughest(m *graph.Model, plan *qdq.Plan) ([]int, error) {
+// fewBits lists the weights of fewer than 8 bits that integer kernels read, by
+// index in plan.Tensors.
+func fewBits(plan *qdq.Plan) []int {
+	var list []int
+	for i := range plan.Tensors {
+		e := &plan.Tensors[i]
+		if t, err := targets.Type(e.Type); err == nil && e.Kind == qdq.Weight && !e.AtLoad && t.DType.Bits() < 8 {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// widened gives 8 bits to as few of the weights that have fewer as will keep the
+// contract, those of the largest rounding error first, or to all of them where
+// nothing less does.
+func (s *search) widened(ctx context.Context, c *candidate) (*candidate, error) {
+	enough := func(c *candidate) bool { return c.score >= s.aim || c.short == "" && c.score >= leastScore }
+	list := fewBits(c.plan)
+	if !s.o.FloatIslands || len(list) == 0 || enough(c) {
+		return c, nil
+	}
+	order, err := roughest(c.base, c.plan, list)
+	if err != nil {
+		return nil, err
+	}
+	best := c
+	for lo, hi, n := 1, len(order), len(order); lo <= hi; n = (lo + hi) / 2 { // the number of weights of 8 bits
+		next := c.variant()
+		next.qdq.Wide = map[int]bool{}
+		for _, id := range order[:n] {
+			next.qdq.Wide[id] = true
+		}
+		if !s.afford(next) {
+			break
+		}
+		if err := s.build(ctx, next); err != nil {
+			return nil, err
+		}
+		if next.empty() {
+			break
+		}
+		if err := s.measure(ctx, next); err != nil {
+			return nil, err
+		}
+		next.found = append(next.found, fmt.Sprintf("%d of %d weights of few bits got 8, those of the largest rounding error: score %.1f → %.1f dB on calibration samples", n, len(order), c.score, next.score))
+		switch {
+		case enough(next):
+			best, hi = next, n-1
+		case n == len(order):
+			if next.score < c.score+freeGain {
+				return c, nil
+			}
+			return next, nil
+		default:
+			lo = n + 1
+		}
+	}
+	return best, nil
+}
+
+// atLoad lists the weights that the plan stores as codes to be decoded at load, by
+// index in plan.Tensors.
+func atLoad(plan *qdq.Plan) []int {
+	var list []int
+	for i := range plan.Tensors {
+		if e := &plan.Tensors[i]; e.AtLoad && e.Type != qdq.Float16 {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// roughest lists the IDs of weights, given by index in plan.Tensors, by falling
+// rounding error relative to their power.
+func roughest(m *graph.Model, plan *qdq.Plan, weights []int) ([]int, error) {
 	values, err := plan.Values(m)
 	if err != nil {
 		return nil, err
@@ -901,12 +980,9 @@ func roughest(m *graph.Model, plan *qdq.Plan) ([]int, error) {
 		noise float64
 	}
 	var list []weight
-	for i, v := range values {
-		e := &plan.Tensors[i]
-		if !e.AtLoad || e.Type == qdq.Float16 {
-			continue
-		}
-		scheme, err := e.Scheme()
+	for _, i := range weights {
+		v := values[i]
+		scheme, err := plan.Tensors[i].Scheme()
 		if err != nil {
 			return nil, err
 		}

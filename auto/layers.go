@@ -136,7 +136,7 @@ func (r *rounding) take(list []roundedLayer) error {
 			continue
 		}
 		p := &r.params[x.Tensor]
-		p.Codes = tensor.New(p.Type.DType, values[x.Tensor].Const.Shape()...)
+		p.Codes = tensor.New(p.Type.Held(), values[x.Tensor].Const.Shape()...)
 		if len(x.Codes) != len(p.Codes.Bytes()) {
 			return fmt.Errorf("%d bytes of codes for %q", len(x.Codes), values[x.Tensor].Name())
 		}

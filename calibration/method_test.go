@@ -350,7 +350,7 @@ func TestRangeEdges(t *testing.T) {
 			"constant": {2.5, 2.5, 2.5}, "masked": {1, -inf, 2, -1e30, 3},
 		} {
 			s := observe(t, x)
-			for _, scheme := range []quant.Scheme{{Type: quant.U8, Axis: -1}, {Type: quant.I8Narrow, Symmetric: true, Axis: -1}} {
+			for _, scheme := range []quant.Scheme{{Type: quant.U8, Axis: -1}, {Type: quant.I8.Narrow(), Symmetric: true, Axis: -1}} {
 				r, err := Range(s, m, MethodOptions{Scheme: scheme})
 				if err != nil {
 					t.Errorf("%s of %s: %v", m, name, err)

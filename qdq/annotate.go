@@ -20,6 +20,8 @@ type Options struct {
 	Weight           string   // storage type of weights; "" is the target's first
 	// SymmetricActivations puts the zero point of activations at the middle.
 	SymmetricActivations bool
+	// Wide names, by value ID, weights that get 8 bits where Weight has fewer.
+	Wide map[int]bool
 	// PerTensor gives weights one scale instead of one per output channel.
 	PerTensor bool
 	// PowerOfTwo makes scales powers of two, ReduceRange leaves out a bit of
@@ -283,12 +285,14 @@ func (a *annotator) fits(n *graph.Node, r *targets.Rule, spec *ops.Spec, d *deci
 			}
 			if p, ok := given(v); ok && p.Axis >= 0 {
 				return fmt.Sprintf("input %q has a scale for each channel", v.Name())
+			} else if ok && p.Type.DType.Bits() < 8 {
+				return fmt.Sprintf("input %q is quantized to %s", v.Name(), p.Type.Name)
 			} else if ok && r.Class == targets.Carry {
 				return fmt.Sprintf("input %q is quantized already", v.Name())
 			}
 			d.acts = append(d.acts, i)
 		case ops.Weight:
-			if why, ok := givenWeight(n, i, v); ok {
+			if why, ok := givenWeight(n, i, v, r); ok {
 				if why != "" {
 					return why
 				}
@@ -560,6 +564,7 @@ func (a *annotator) tensors(p *Plan) {
 		}
 	}
 	weight, _ := targets.Type(a.o.Weight)
+	wide := a.t.WideWeight(a.o.Weight)
 	listed := map[*graph.Value]int{} // index in p.Tensors
 	for _, d := range a.order {
 		if !d.on && d.how != Dynamic || d.into != nil {
@@ -571,7 +576,11 @@ func (a *annotator) tensors(p *Plan) {
 				continue
 			}
 			port, _ := spec.InPort(i)
-			e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, Type: weight.Name, Symmetric: weight.Min < 0, Reduced: a.o.ReduceRange, PowerOfTwo: a.o.PowerOfTwo, Axis: -1}
+			t := wide
+			if d.on && d.rule.FewBits && !a.o.Wide[v.ID] {
+				t = weight
+			}
+			e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, Type: t.Name, Symmetric: t.Min < 0, Reduced: a.o.ReduceRange, PowerOfTwo: a.o.PowerOfTwo, Axis: -1}
 			switch port.Role {
 			case ops.Activation:
 				if v.Const.DType() != tensor.Float32 || d.how != "" {
@@ -598,6 +607,10 @@ func (a *annotator) tensors(p *Plan) {
 				if p.Tensors[k].Axis != e.Axis {
 					p.Tensors[k].Axis = -1
 				}
+				// Of fewer bits are those of which every reader takes them.
+				if e.Kind == Weight && e.Type == wide.Name && p.Tensors[k].Kind == Weight {
+					p.Tensors[k].Type, p.Tensors[k].Symmetric = e.Type, e.Symmetric
+				}
 				continue
 			}
 			listed[v] = len(p.Tensors)
@@ -608,7 +621,7 @@ func (a *annotator) tensors(p *Plan) {
 		a.inBlocks(p, listed)
 	}
 	if a.o.Store != "" {
-		a.stored(p, listed, weight)
+		a.stored(p, listed, wide)
 	}
 }
 
@@ -763,8 +776,8 @@ func (e *TensorPlan) Scheme() (quant.Scheme, error) {
 	if err != nil {
 		return quant.Scheme{}, err
 	}
-	if e.Kind == Weight && e.Symmetric && t == quant.I8 {
-		t = quant.I8Narrow
+	if e.Kind == Weight && e.Symmetric {
+		t = t.Narrow()
 	}
 	if e.Reduced {
 		t = t.Reduced()

@@ -6,6 +6,7 @@ import (
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -23,7 +24,8 @@ func isDequantizer(n *graph.Node) bool {
 }
 
 // given returns the parameters of v where a DequantizeLinear of the model makes
-// it from codes of 8 or 16 bits with constant parameters, not in blocks.
+// it from codes of 8 or 16 bits, or constant ones of 4, with constant parameters,
+// not in blocks.
 func given(v *graph.Value) (quant.Params, bool) {
 	if v == nil || !isDequantizer(v.DefNode()) {
 		return quant.Params{}, false
@@ -46,8 +48,8 @@ func given(v *graph.Value) (quant.Params, bool) {
 			p.Zero[i] = int32(x)
 		}
 	}
-	for _, t := range []quant.Type{quant.U8, quant.I8, quant.U16, quant.I16} {
-		if t.DType == elem {
+	for _, t := range []quant.Type{quant.U8, quant.I8, quant.U16, quant.I16, quant.I4} {
+		if t.DType == elem && (t.DType.Bits() >= 8 || codes.IsConst()) {
 			p.Type = t
 		}
 	}
@@ -69,17 +71,17 @@ func isGiven(v *graph.Value) bool {
 	return ok
 }
 
-// givenWeight returns why v, the weight at port i of n, does not serve an
-// integer kernel as the codes that it is, or "" if it does; ok is false where it
-// is no DequantizeLinear of constant codes.
-func givenWeight(n *graph.Node, i int, v *graph.Value) (why string, ok bool) {
+// givenWeight returns why v, the weight at port i of n, does not serve the
+// integer kernel of r as the codes that it is, or "" if it does; ok is false
+// where it is no DequantizeLinear of constant codes.
+func givenWeight(n *graph.Node, i int, v *graph.Value, r *targets.Rule) (why string, ok bool) {
 	p, ok := given(v)
 	if !ok || !v.DefNode().Input(0).IsConst() {
 		return "", false
 	}
 	rank := v.DefNode().Input(0).Const.Rank()
 	switch want := ops.Lookup(n).Axis(n, i, rank); {
-	case p.Type.DType.Bits() != 8:
+	case p.Type.DType.Bits() != 8 && (p.Type.DType.Bits() > 8 || !r.FewBits):
 		return fmt.Sprintf("weight %q is quantized to %s", v.Name(), p.Type.Name), true
 	case rank < 2:
 		return fmt.Sprintf("weight %q has rank %d", v.Name(), rank), true

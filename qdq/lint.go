@@ -154,6 +154,7 @@ func (l *LintGroup) suits(t *targets.Target, n *graph.Node) bool {
 	}
 	spec := ops.Lookup(n)
 	var types []string
+	var weight []bool // whether types are those of weights
 	reads, missing := false, ""
 	for i, v := range n.Inputs() {
 		if v == nil {
@@ -162,6 +163,11 @@ func (l *LintGroup) suits(t *targets.Target, n *graph.Node) bool {
 		if dq := v.DefNode(); fusion.IsDQ(dq) {
 			reads = true
 			types = append(types, dequantizes(dq))
+			port := ops.Port{}
+			if spec != nil {
+				port, _ = spec.InPort(i)
+			}
+			weight = append(weight, port.Role == ops.Weight)
 		} else if spec != nil {
 			if port, _ := spec.InPort(i); port.Role == ops.Activation || port.Role == ops.Weight {
 				missing = v.Name()
@@ -182,6 +188,8 @@ func (l *LintGroup) suits(t *targets.Target, n *graph.Node) bool {
 		for i, name := range types {
 			if allowed := slices.Concat(t.Activations, t.Weights); why == "" && i < 2 && name != "i32" && !slices.Contains(allowed, name) {
 				why = fmt.Sprintf("%s takes no codes of type %s", t.Name, name)
+			} else if typ, err := targets.Type(name); why == "" && err == nil && typ.DType.Bits() < 8 && !(weight[i] && rule.FewBits) {
+				why = fmt.Sprintf("the integer kernel of %s for %s takes no codes of type %s here", t.Name, n.Op, name)
 			}
 		}
 		switch {

@@ -196,11 +196,17 @@ func TestLintAgrees(t *testing.T) {
 
 // A target without rules of fusion is taken at its table.
 func TestLintTable(t *testing.T) {
-	target := &targets.Target{Name: "npu", Activations: []string{"u8"}, Weights: []string{"i8"}, Rules: []targets.Rule{{Op: "Conv", Class: targets.Anchor}}}
+	target := &targets.Target{Name: "npu", Activations: []string{"u8"}, Weights: []string{"i8", "i4"}, Rules: []targets.Rule{
+		{Op: "Conv", Class: targets.Anchor, FewBits: true}, {Op: "ConvTranspose", Class: targets.Anchor}, {Op: "Add", Class: targets.Bridge},
+	}}
+	const few = "w4 = Constant <value = int4[1,1,1,1] {3}> ()\nwd = DequantizeLinear (w4, s)\n"
 	for _, c := range []struct{ nodes, want string }{
 		{lintX + lintW + "[n] a = Conv (xd, wd)\n" + lintQ, ""},
 		{lintX + lintW + "[n] a = Conv (xd, wd)\ny = Neg (a)\n", "no QuantizeLinear reads its output"},
 		{lintX + "[n] a = Conv (xd, fw)\n" + lintQ, `input "fw" is not dequantized`},
+		{lintX + few + "[n] a = Conv (xd, wd)\n" + lintQ, ""},
+		{lintX + few + "[n] a = ConvTranspose (xd, wd)\n" + lintQ, "the integer kernel of npu for ConvTranspose takes no codes of type i4 here"},
+		{lintX + few + "[n] a = Add (xd, wd)\n" + lintQ, "the integer kernel of npu for Add takes no codes of type i4 here"},
 		{lintX + "[n] a = Sigmoid (xd)\n" + lintQ, "npu has no integer kernel for Sigmoid"},
 		{"xh = QuantizeLinear (x, s, zh)\nxd = DequantizeLinear (xh, s, zh)\n" + lintW + "[n] a = Conv (xd, wd)\nyq = QuantizeLinear (a, so, zh)\ny = DequantizeLinear (yq, so, zh)\n", "npu takes no codes of type u16"},
 	} {

@@ -263,6 +263,9 @@ func (e *TensorPlan) check(v *graph.Value) error {
 		if e.Axis != -1 {
 			return fmt.Errorf("activations have one scale for all elements, the plan has axis %d", e.Axis)
 		}
+		if t, err := targets.Type(e.Type); err == nil && t.DType.Bits() < 8 {
+			return fmt.Errorf("activations have 8 or 16 bits, the plan has %s", e.Type)
+		}
 	case Weight, Bias:
 		if e.Form != "" && v.IsConst() && e.Axis >= 0 && e.Axis < v.Const.Rank() {
 			return e.checkForm(v)
@@ -278,6 +281,9 @@ func (e *TensorPlan) check(v *graph.Value) error {
 		}
 		if e.Type == Float16 && !e.AtLoad {
 			return errors.New("integer kernels read no float16; nodes that stay float do, at_load")
+		}
+		if t, err := targets.Type(e.Type); err == nil && t.DType.Bits() != 8 && e.AtLoad {
+			return fmt.Errorf("weights in %s that are decoded at load want a form", e.Type)
 		}
 		return nil
 	default:

@@ -203,6 +203,8 @@ func TestPlanErrors(t *testing.T) {
 		{"axis of a bias's weight", func(p *qdq.Plan) { tensorPlan(p, "w").Axis = 1 }, `"conv"`},
 		{"weight taken for an activation", func(p *qdq.Plan) { tensorPlan(p, "w").Kind = qdq.Activation }, `"w"`},
 		{"activation taken for a weight", func(p *qdq.Plan) { tensorPlan(p, "x").Kind = qdq.Weight }, `"x"`},
+		{"activation of few bits", func(p *qdq.Plan) { tensorPlan(p, "x").Type = "i4" }, `activations have 8 or 16 bits, the plan has i4`},
+		{"few bits at load", func(p *qdq.Plan) { tensorPlan(p, "w").Type, tensorPlan(p, "w").AtLoad = "i4", true }, `"w": weights in i4 that are decoded at load want a form`},
 		{"axis of an activation", func(p *qdq.Plan) { tensorPlan(p, "x").Axis = 1 }, `"x"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -151,14 +151,14 @@ func base(name string) string {
 // t: those of the domain com.microsoft where the standard ones do not have it.
 func (w *rewriter) quantizeOps(g *graph.Graph, t tensor.DType) (q, dq graph.OpKey) {
 	q, dq = op("QuantizeLinear"), op("DequantizeLinear")
-	if t.Bits() == 16 && g.Opset(graph.OnnxDomain) < wideOpset {
+	if t.Bits() != 8 && t.Bits() != 32 && g.Opset(graph.OnnxDomain) < wideOpset {
 		q.Domain, dq.Domain = msDomain, msDomain
 		w.m.SetOpset(msDomain, 1)
 	}
 	return q, dq
 }
 
-// wideOpset is the operator set from which QuantizeLinear has 16 bits.
+// wideOpset is the operator set from which QuantizeLinear has 16 and 4 bits.
 const wideOpset = 21
 
 func op(name string) graph.OpKey { return graph.OpKey{Type: name} }
@@ -199,6 +199,9 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 		if n.Op != op("Gather") || !planned(0) || !n.Input(0).IsConst() || n.Output(0) == nil {
 			return fmt.Errorf("only a Gather from a planned constant can look up codes")
 		}
+		if why := w.few(n.Input(0)); why != "" {
+			return errors.New(why)
+		}
 		return w.checkAxis(n, 0)
 	case Half, Brain:
 		if _, _, err := validate.Narrow(n, e.How.elem()); err != nil {
@@ -223,6 +226,9 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 			if err := w.checkAxis(n, i); err != nil {
 				return err
 			}
+			if why := w.few(n.Input(i)); why != "" {
+				return errors.New(why)
+			}
 		}
 		return nil
 	case Integer, FloatOutput:
@@ -245,6 +251,15 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 		return w.checkAxis(n, weight)
 	}
 	return fmt.Errorf("the plan does not say how the node is quantized: %q is none of %s, %s, %s, %s, %s, %s, %s", e.How, Integer, FloatOutput, Absorbed, Lookup, Dynamic, Half, Brain)
+}
+
+// few returns why kernels that read codes of 8 bits do not take the planned
+// constant v, or "".
+func (w *rewriter) few(v *graph.Value) string {
+	if p := w.params[v.ID]; v.IsConst() && p.Type.DType.Bits() < 8 {
+		return fmt.Sprintf("the plan has %q in %s, the kernel reads codes of 8 bits", v.Name(), p.Type.Name)
+	}
+	return ""
 }
 
 // checkAxis returns why the scales of constant input i of n do not run along
@@ -528,7 +543,8 @@ func (w *rewriter) codes(v *graph.Value, p *quant.Params) (*graph.Value, error) 
 		if err != nil {
 			return nil, err
 		}
-		w.dq[key] = v.Graph().NewInitializer(base(v.Name())+"_q", t)
+		w.dq[key] = v.Graph().NewInitializer(base(v.Name())+"_q", p.Type.Pack(t))
+		w.m.IRVersion = max(w.m.IRVersion, elementIR[p.Type.DType])
 	}
 	return w.dq[key], nil
 }

@@ -65,18 +65,22 @@ func (e *TensorPlan) Lines(t *tensor.Tensor) (quant.Lines, error) {
 // is about.
 func (e *TensorPlan) StoredBytes(t *tensor.Tensor) int64 {
 	if e.Form == "" {
-		each, scale := int64(1), int64(4) // a code and a scale
-		switch {
-		case e.Type == Float16:
-			each, scale = 2, 0
-		case !e.AtLoad:
-			scale++ // its zero point
-		}
 		scales := int64(1)
 		if e.Axis >= 0 {
 			scales = int64(t.Shape()[e.Axis])
 		}
-		return each*int64(t.Len()) + scales*scale
+		if e.Type == Float16 {
+			return 2 * int64(t.Len())
+		}
+		bits := int64(8)
+		if typ, err := targets.Type(e.Type); err == nil {
+			bits = int64(typ.DType.Bits())
+		}
+		bytes := (bits*int64(t.Len())+7)/8 + 4*scales
+		if !e.AtLoad {
+			bytes += (bits*scales + 7) / 8 // zero points
+		}
+		return bytes
 	}
 	b, err := e.Blocks()
 	if err != nil {

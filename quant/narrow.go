@@ -9,11 +9,17 @@ import (
 // range.
 var narrowings = []float64{0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5}
 
-// peaked is the ratio of the greatest magnitude to the root mean square of a
-// slice up to which clipping 8-bit codes cannot pay: for a normal distribution,
-// which has the least of it, the best of all clips lies at 3.92 times the root
-// mean square (R. Banner et al., "Post training 4-bit quantization", 2019).
-const peaked = 3.9
+// peaked returns the ratio of the greatest magnitude to the root mean square of a
+// slice up to which clipping codes cannot pay: for a normal distribution, which
+// has the least of it, the best of all clips lies at 3.92 times the root mean
+// square for 8 bits, at 2.55 times for 4 (R. Banner et al., "Post training 4-bit
+// quantization", 2019).
+func (t Type) peaked() float64 {
+	if t.DType.Bits() <= 4 {
+		return 2.5
+	}
+	return 3.9
+}
 
 // Narrow makes the scale of each slice of p smaller where clipping the largest
 // elements of t, a float32 tensor, costs less than the finer steps gain: where
@@ -23,7 +29,7 @@ const peaked = 3.9
 func (p *Params) Narrow(t *tensor.Tensor, importance func(i int) float64) int {
 	data := tensor.As[float32](t)
 	outer, channels, inner := split(t.Shape(), p.Axis)
-	lo, hi := float64(p.Type.Min), float64(p.Type.Max)
+	lo, hi, peaked := float64(p.Type.Min), float64(p.Type.Max), p.Type.peaked()
 	var x, weights []float64
 	changed := 0
 	for c := range channels {

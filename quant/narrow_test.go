@@ -35,7 +35,7 @@ func TestNarrow(t *testing.T) {
 		}
 		*at(2, 17) = 14
 		*at(4, 3) = 100 // too much to give up
-		p, err := quant.Scheme{Type: quant.I8Narrow, Symmetric: true, Axis: axis}.Weights(w)
+		p, err := quant.Scheme{Type: quant.I8.Narrow(), Symmetric: true, Axis: axis}.Weights(w)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +80,7 @@ func TestNarrow(t *testing.T) {
 		tensor.As[float32](w)[i] = float32(r.NormFloat64())
 	}
 	tensor.As[float32](w)[7] = 12
-	p, err := quant.Scheme{Type: quant.I8Narrow, Symmetric: true, Axis: -1}.Weights(w)
+	p, err := quant.Scheme{Type: quant.I8.Narrow(), Symmetric: true, Axis: -1}.Weights(w)
 	if err != nil {
 		t.Fatal(err)
 	}

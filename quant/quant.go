@@ -24,16 +24,42 @@ type Type struct {
 	Min, Max int32
 }
 
-// Integer types. The narrow ones leave out the lowest code, so that the range
-// is symmetric about 0.
+// Integer types.
 var (
-	U8        = Type{"u8", tensor.Uint8, 0, 255}
-	I8        = Type{"i8", tensor.Int8, -128, 127}
-	I8Narrow  = Type{"i8", tensor.Int8, -127, 127}
-	U16       = Type{"u16", tensor.Uint16, 0, 65535}
-	I16       = Type{"i16", tensor.Int16, -32768, 32767}
-	I16Narrow = Type{"i16", tensor.Int16, -32767, 32767}
+	U8  = Type{"u8", tensor.Uint8, 0, 255}
+	I8  = Type{"i8", tensor.Int8, -128, 127}
+	U16 = Type{"u16", tensor.Uint16, 0, 65535}
+	I16 = Type{"i16", tensor.Int16, -32768, 32767}
+	I4  = Type{"i4", tensor.Int4, -8, 7}
 )
+
+// Narrow returns the type without the lowest code of a signed one, so that the
+// range is symmetric about 0.
+func (t Type) Narrow() Type {
+	if t.Min < -t.Max {
+		t.Min = -t.Max
+	}
+	return t
+}
+
+// Held returns the element type that codes have in memory: DType, or the one of 8
+// bits for codes of fewer, which Pack packs.
+func (t Type) Held() tensor.DType {
+	if t.DType == tensor.Int4 {
+		return tensor.Int8
+	}
+	return t.DType
+}
+
+// Pack returns codes of element type Held as a file has them, of type DType.
+func (t Type) Pack(codes *tensor.Tensor) *tensor.Tensor {
+	if codes.DType() == t.DType {
+		return codes
+	}
+	out := tensor.New(t.DType, codes.Shape()...)
+	pack(out.Bytes(), codes.Bytes(), t.DType.Bits(), 0)
+	return out
+}
 
 // Reduced returns the type with one bit less of range, for kernels whose
 // 16-bit sums of products saturate.
@@ -236,14 +262,15 @@ func (s Scheme) Noise(t *tensor.Tensor) (float64, error) {
 	return noise * float64(t.Len()/len(ranges)) / signal, nil
 }
 
-// Quantize returns the codes of a float32 tensor, of type p.Type.DType, which
+// Quantize returns the codes of a float32 tensor, of type p.Type.Held(), which
 // must have 8 or, per tensor, 16 bits: the nearest ones, or p.Codes. NaN is refused.
 func (p Params) Quantize(t *tensor.Tensor) (*tensor.Tensor, error) {
-	if bits := p.Type.DType.Bits(); t.DType() != tensor.Float32 || bits != 8 && (bits != 16 || p.Axis >= 0) {
+	held := p.Type.Held()
+	if bits := held.Bits(); t.DType() != tensor.Float32 || bits != 8 && (bits != 16 || p.Axis >= 0) {
 		return nil, fmt.Errorf("cannot quantize %v to %v", t.DType(), p.Type.DType)
 	}
 	if p.Codes != nil {
-		if !slices.Equal(p.Codes.Shape(), t.Shape()) || p.Codes.DType() != p.Type.DType {
+		if !slices.Equal(p.Codes.Shape(), t.Shape()) || p.Codes.DType() != held {
 			return nil, fmt.Errorf("codes %v for a tensor %v of type %s", p.Codes, t, p.Type.Name)
 		}
 		return p.Codes, nil
@@ -253,8 +280,8 @@ func (p Params) Quantize(t *tensor.Tensor) (*tensor.Tensor, error) {
 	if channels != len(p.Scale) {
 		return nil, fmt.Errorf("%d scales for %d slices of %v", len(p.Scale), channels, t)
 	}
-	out := tensor.New(p.Type.DType, t.Shape()...)
-	switch p.Type.DType {
+	out := tensor.New(held, t.Shape()...)
+	switch held {
 	case tensor.Uint16:
 		kernels.QuantizeRangeU16(tensor.As[uint16](out), src, p.Scale[0], uint16(p.Zero[0]), uint16(p.Type.Min), uint16(p.Type.Max))
 		return out, nil
@@ -262,7 +289,7 @@ func (p Params) Quantize(t *tensor.Tensor) (*tensor.Tensor, error) {
 		kernels.QuantizeRangeI16(tensor.As[int16](out), src, p.Scale[0], int16(p.Zero[0]), int16(p.Type.Min), int16(p.Type.Max))
 		return out, nil
 	}
-	signed := p.Type.DType == tensor.Int8
+	signed := held == tensor.Int8
 	if inner == 1 && channels > 1 {
 		p.quantizeColumns(out, src, outer, channels)
 		return out, nil
@@ -344,14 +371,14 @@ func (p Params) ZeroTensor() *tensor.Tensor {
 	if p.Axis >= 0 {
 		shape = []int{len(p.Zero)}
 	}
-	out := tensor.New(p.Type.DType, shape...)
-	width := p.Type.DType.Bits() / 8
+	out := tensor.New(p.Type.Held(), shape...)
+	width := p.Type.Held().Bits() / 8
 	for i, z := range p.Zero {
 		for b := range width {
 			out.Bytes()[i*width+b] = byte(z >> (8 * b))
 		}
 	}
-	return out
+	return p.Type.Pack(out)
 }
 
 // Bias returns the int32 codes of a bias with scales sx·sw[c] and zero point

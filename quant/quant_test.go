@@ -1,7 +1,9 @@
 package quant
 
 import (
+	"bytes"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/onnxq/onnxq/tensor"
@@ -10,7 +12,7 @@ import (
 
 func TestScalar(t *testing.T) {
 	u8, i8 := Scheme{Type: U8, Axis: -1}, Scheme{Type: I8, Axis: -1}
-	sym := Scheme{Type: I8Narrow, Symmetric: true, Axis: -1}
+	sym := Scheme{Type: I8.Narrow(), Symmetric: true, Axis: -1}
 	for _, c := range []struct {
 		name  string
 		s     Scheme
@@ -46,7 +48,7 @@ func TestScalarContainsRangeAndZero(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := rapid.Float32Range(-1e30, 1e30).Draw(t, "a"), rapid.Float32Range(-1e30, 1e30).Draw(t, "b")
 		s := Scheme{
-			Type:      rapid.SampledFrom([]Type{U8, I8, I8Narrow, U16, I16, U8.Reduced()}).Draw(t, "type"),
+			Type:      rapid.SampledFrom([]Type{U8, I8, I8.Narrow(), U16, I16, U8.Reduced()}).Draw(t, "type"),
 			Symmetric: rapid.Bool().Draw(t, "symmetric"),
 			Axis:      -1,
 		}
@@ -74,7 +76,7 @@ func TestQuantizeRoundTrip(t *testing.T) {
 		for i := range tensor.As[float32](w) {
 			tensor.As[float32](w)[i] = float32(math.Sin(float64(i*i))) * float32(1+i%7)
 		}
-		p, err := Scheme{Type: I8Narrow, Symmetric: true, Axis: axis}.Weights(w)
+		p, err := Scheme{Type: I8.Narrow(), Symmetric: true, Axis: axis}.Weights(w)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,13 +100,13 @@ func TestQuantizeRoundTrip(t *testing.T) {
 
 func TestQuantizeRefusesNaN(t *testing.T) {
 	w := tensor.Of([]float32{1, float32(math.NaN())})
-	if _, err := (Scheme{Type: I8Narrow, Symmetric: true, Axis: -1}).Weights(w); err == nil {
+	if _, err := (Scheme{Type: I8.Narrow(), Symmetric: true, Axis: -1}).Weights(w); err == nil {
 		t.Fatal("NaN accepted")
 	}
 }
 
 func TestBiasOverflowRaisesWeightScale(t *testing.T) {
-	p := Params{Type: I8Narrow, Axis: 0, Scale: []float32{1e-3, 1e-9}, Zero: []int32{0, 0}}
+	p := Params{Type: I8.Narrow(), Axis: 0, Scale: []float32{1e-3, 1e-9}, Zero: []int32{0, 0}}
 	codes, scale, raised, err := p.Bias([]float32{1, 5}, 1e-3)
 	if err != nil {
 		t.Fatal(err)
@@ -116,5 +118,38 @@ func TestBiasOverflowRaisesWeightScale(t *testing.T) {
 		if got := float64(codes[i]) * float64(scale[i]); math.Abs(got-b) > 1e-6*b {
 			t.Errorf("bias %d becomes %v", i, got)
 		}
+	}
+}
+
+// Codes of 4 bits have 8 in memory and are packed for a file, two a byte, the
+// first in the lower half.
+func TestFewBits(t *testing.T) {
+	w := tensor.Of([]float32{-7, 3, 0.4, 7, -2.6, 7, 14, -14, 100}, 3, 3)
+	p, err := Scheme{Type: I4.Narrow(), Symmetric: true, Axis: 0}.Weights(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []float32{1, 1, 100.0 / 7}; !slices.Equal(p.Scale, want) {
+		t.Errorf("scales %v, want %v", p.Scale, want)
+	}
+	codes, err := p.Quantize(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []int8{-7, 3, 0, 7, -3, 7, 1, -1, 7}; !slices.Equal(tensor.As[int8](codes), want) {
+		t.Errorf("codes %v, want %v", tensor.As[int8](codes), want)
+	}
+	packed := p.Type.Pack(codes)
+	if want := []byte{0x39, 0x70, 0x7d, 0xf1, 0x07}; packed.DType() != tensor.Int4 || !bytes.Equal(packed.Bytes(), want) {
+		t.Errorf("packed %v % x, want % x", packed, packed.Bytes(), want)
+	}
+	if z := p.ZeroTensor(); z.DType() != tensor.Int4 || z.Len() != 3 || !bytes.Equal(z.Bytes(), []byte{0, 0}) {
+		t.Errorf("zero points %v % x", z, z.Bytes())
+	}
+	if back := tensor.As[float32](p.Dequantize(codes)); back[0] != -7 || back[8] != 100 {
+		t.Errorf("values %v", back)
+	}
+	if n := I8.Narrow(); n.Min != -127 || U8.Narrow() != U8 || n.Narrow() != n {
+		t.Errorf("%v, %v", n, U8.Narrow())
 	}
 }

@@ -113,13 +113,31 @@ func (t *Target) check() error {
 			return err
 		}
 	}
+	few, wide := "", false
 	for _, name := range t.Weights {
-		if typ, _ := Type(name); typ.DType.Bits() != 8 {
-			return fmt.Errorf("weights of type %s are not for integer kernels: want i8 or u8", name)
+		typ, _ := Type(name)
+		switch bits := typ.DType.Bits(); {
+		case bits > 8:
+			return fmt.Errorf("weights of type %s are not for integer kernels: want i8, u8 or i4", name)
+		case bits < 8:
+			few = name
+		default:
+			wide = true
 		}
 	}
+	if takes := slices.ContainsFunc(t.Rules, func(r Rule) bool { return r.FewBits }); few != "" && !takes {
+		return fmt.Errorf("weights of type %s want a rule with few_bits", few)
+	} else if few != "" && t.WideOpset == 0 {
+		return fmt.Errorf("weights of type %s want a wide_opset", few)
+	} else if few == "" && takes {
+		return errors.New("a rule has few_bits, but weights list no type of fewer than 8 bits")
+	} else if !wide {
+		return errors.New("weights have to list i8 or u8")
+	}
 	for _, name := range t.Activations {
-		if typ, _ := Type(name); t.SymmetricActivations && typ.Min >= 0 {
+		if typ, _ := Type(name); typ.DType.Bits() < 8 {
+			return fmt.Errorf("activations of type %s are not for integer kernels", name)
+		} else if t.SymmetricActivations && typ.Min >= 0 {
 			return fmt.Errorf("symmetric activations want signed types, not %s", name)
 		} else if typ.DType.Bits() == 16 && t.WideOpset == 0 {
 			return fmt.Errorf("activations of type %s want a wide_opset", name)

@@ -60,6 +60,9 @@ type Rule struct {
 	Attrs []AttrRule `json:"attributes,omitempty" yaml:"attributes,omitempty"`
 	// BothSides says that the weight may be an activation as well.
 	BothSides bool `json:"both_sides,omitempty" yaml:"both_sides,omitempty"`
+	// FewBits says that the kernel takes weights of fewer than 8 bits too, of the
+	// types that Target.Weights lists; others then take the first of 8 bits there.
+	FewBits bool `json:"few_bits,omitempty" yaml:"few_bits,omitempty"`
 	// Slow says that the integer kernel is slower than the float one, so that
 	// it is taken only where the user names the node.
 	Slow bool `json:"slow,omitempty" yaml:"slow,omitempty"`
@@ -79,7 +82,7 @@ type Target struct {
 	Sources []string `json:"sources" yaml:"sources"` // where the facts come from
 	// Activations and Weights are the storage types that its kernels take, the
 	// preferred one first; a leading activation type of u8 goes with signed
-	// weights.
+	// weights. Weights of fewer than 8 bits are taken by the rules that say so.
 	Activations []string `json:"activations" yaml:"activations"`
 	Weights     []string `json:"weights" yaml:"weights"`
 	// Floats are the 16-bit float types that it computes in: f16, bf16.
@@ -97,7 +100,7 @@ type Target struct {
 	PerTensorOpset  int `json:"per_tensor_opset" yaml:"per_tensor_opset"`
 	PerChannelOpset int `json:"per_channel_opset" yaml:"per_channel_opset"`
 	// WideOpset is the operator set from which QuantizeLinear and
-	// DequantizeLinear have 16 bits; below, where MSDomain says so, those of
+	// DequantizeLinear have 16 and 4 bits; below, where MSDomain says so, those of
 	// the domain com.microsoft have.
 	WideOpset int  `json:"wide_opset,omitempty" yaml:"wide_opset,omitempty"`
 	MSDomain  bool `json:"ms_domain,omitempty" yaml:"ms_domain,omitempty"`
@@ -162,9 +165,9 @@ func (r *Rule) Check(t *Target, n *graph.Node) string {
 }
 
 // types are the storage types that kernels of some target take.
-var types = []quant.Type{quant.U8, quant.I8, quant.U16, quant.I16}
+var types = []quant.Type{quant.U8, quant.I8, quant.U16, quant.I16, quant.I4}
 
-// Type returns the storage type of the given name: u8, i8, u16 or i16.
+// Type returns the storage type of the given name: u8, i8, u16, i16 or i4.
 func Type(name string) (quant.Type, error) {
 	for _, t := range types {
 		if t.Name == name {
@@ -172,6 +175,18 @@ func Type(name string) (quant.Type, error) {
 		}
 	}
 	return quant.Type{}, fmt.Errorf("unknown storage type %q", name)
+}
+
+// WideWeight returns the storage type of weights for kernels that do not take the
+// few bits of the given one: that type if it has 8 bits, or the first of Weights
+// that has.
+func (t *Target) WideWeight(name string) quant.Type {
+	for _, n := range append([]string{name}, t.Weights...) {
+		if typ, err := Type(n); err == nil && typ.DType.Bits() == 8 {
+			return typ
+		}
+	}
+	return quant.I8 // check wants one of 8 bits
 }
 
 // All returns the built-in targets.

@@ -30,6 +30,7 @@ func TestDeterminism(t *testing.T) {
 		{name: "dynamic", flags: "--mode dynamic"},
 		{name: "weights", flags: "--mode weights"},
 		{name: "four bits", sample: true, flags: "--weights i4 --granularity block:32"},
+		{name: "four bits in integer kernels", sample: true, flags: "--target qnn --weights i4"},
 		{name: "bits per weight", sample: true, flags: "--bits-per-weight 9 --granularity block:32 --scale-type f16"},
 		{name: "codebook", flags: "--weights kmeans:16"},
 		{name: "float16", sample: true, flags: "--mode float16"},

@@ -130,7 +130,7 @@ func holdoutFlag() []cli.Flag {
 // weightFlags say how weights are stored.
 func weightFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "weights", DefaultText: "the target's first, such as i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric); with --mode weights, which the others imply: " + strings.Join(quant.Storages(), ", ")},
+		&cli.StringFlag{Name: "weights", DefaultText: "the target's first, such as i8", Usage: "storage type of weights: i8 (symmetric) or u8 (asymmetric), i4 where the target's integer kernels read it; with --mode weights, which the others imply: " + strings.Join(quant.Storages(), ", ")},
 		&cli.StringFlag{Name: "weight-zero", Value: string(quant.Symmetric), Usage: "zero points of weights in --mode weights: symmetric (narrow range), full or asymmetric"},
 		&cli.StringFlag{Name: "scale-type", Value: "f32", Usage: "type of the scales of weights in --mode weights: f32, f16 or bf16"},
 		&cli.Float64Flag{Name: "bits-per-weight", Usage: "spread `X` bits a weight, scales included, over the weights: 2, 4 or 8 by the error that this saves; implies --mode weights", DefaultText: "the same for all"},

@@ -155,7 +155,7 @@ func oneByOne(ctx context.Context, f func(i int, sums []*moments) error) func(fi
 // round sets the codes of the weight of p.
 func (p *product) round(ctx context.Context, q *quant.Params, sums *moments) error {
 	w := tensor.As[float32](p.weight.Const)
-	codes := tensor.New(q.Type.DType, p.weight.Const.Shape()...)
+	codes := tensor.New(q.Type.Held(), p.weight.Const.Shape()...)
 	k, n := p.k, p.n
 	columns := make([]float32, k*n) // [k][n], inputs in the order of rounding
 	scale, zero := make([]float32, n), make([]int32, n)
