@@ -101,7 +101,7 @@ func TestAWQ(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				params, _, err := plan.Resolve(p, nil)
+				params, _, err := plan.Resolve(p, nil, 0)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -40,7 +40,7 @@ func (q *quantization) half(ctx context.Context, o auto.Options) (*auto.Result, 
 		}
 	}
 	var notes []string
-	res.Model, notes, _, err = auto.Apply(ctx, q.prepared, res.Plan, res.Table, auto.Way{})
+	res.Model, notes, _, err = auto.Apply(ctx, q.prepared, res.Plan, res.Table, auto.Way{Threads: q.o.Threads})
 	res.Notes = append(res.Notes, notes...)
 	return res, err
 }

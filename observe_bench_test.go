@@ -93,7 +93,7 @@ func benchmarkObserving(b *testing.B, path string, all map[string][]float64) {
 			for _, s := range t.Values {
 				list = append(list, calibration.Request{Stats: s, Method: m, Options: calibration.MethodOptions{Scheme: quant.Scheme{Type: quant.U8, Axis: -1}}})
 			}
-			for _, a := range calibration.Ranges(list) {
+			for _, a := range calibration.Ranges(list, 0) {
 				if a.Err != nil {
 					b.Fatal(a.Err)
 				}

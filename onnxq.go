@@ -202,7 +202,7 @@ type Options struct {
 	// Engine runs models: nil stands for the embedded executor, which keeps
 	// MaxBytes and MaxSteps; see package exec/ort for another.
 	Engine  exec.Engine `json:"-"`
-	Threads int         // 0: one per processor
+	Threads int         // that work at a time, whatever on; 0: one per processor
 	// Runner, if given, does what can be divided among processes: calibration, in
 	// Parts parts of the samples (0: 16), the measuring of candidates that do not
 	// depend on each other, and the rounding of weights by their effect on
@@ -1190,7 +1190,7 @@ func (q *quantization) follow(ctx context.Context, plan *qdq.Plan, o auto.Option
 		method = calibration.Auto
 	}
 	var bad map[int]string
-	res.Model, res.Notes, bad, err = auto.Apply(ctx, q.prepared, plan, res.Table, auto.Way{Method: method, MethodOptions: o.MethodOptions, CorrectBias: o.CorrectBias, FitPairs: o.Target.PairSums})
+	res.Model, res.Notes, bad, err = auto.Apply(ctx, q.prepared, plan, res.Table, auto.Way{Method: method, MethodOptions: o.MethodOptions, CorrectBias: o.CorrectBias, FitPairs: o.Target.PairSums, Threads: q.o.Threads})
 	for _, id := range slices.Sorted(maps.Keys(bad)) {
 		return nil, fmt.Errorf("the plan quantizes a tensor that has no range: %s", bad[id])
 	}

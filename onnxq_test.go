@@ -65,6 +65,47 @@ func TestSameBytesForAnyThreads(t *testing.T) {
 	}
 }
 
+// TestOneThread quantizes on one thread in a process that has several: no loop has
+// workers beside the caller, whatever the mode, but has where threads are left open.
+func TestOneThread(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	// helped reports whether some goroutine was a worker of a loop while f ran.
+	helped := func(f func()) bool {
+		done, seen := make(chan struct{}), make(chan bool)
+		go func() {
+			found := false
+			stacks := make([]byte, 1<<20)
+			for {
+				select {
+				case <-done:
+					seen <- found
+					return
+				default:
+				}
+				found = found || bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("par.(*Pool).work"))
+			}
+		}()
+		func() {
+			defer close(done)
+			f()
+		}()
+		return <-seen
+	}
+	options := []onnxq.Options{
+		{Mode: onnxq.Static}, {}, {Weights: "i4"}, {Mode: onnxq.Dynamic}, {Mode: onnxq.Float16}, {BitsPerWeight: 6},
+	}
+	for _, o := range options {
+		o.Data, o.Samples, o.Threads = samples("digits"), 24, 1
+		if helped(func() { quantize(t, "digits", o) }) {
+			t.Errorf("mode %q, weights %q: several threads worked", o.Mode, o.Weights)
+		}
+	}
+	o := onnxq.Options{Mode: onnxq.Static, Data: samples("digits"), Samples: 24}
+	if !helped(func() { quantize(t, "digits", o) }) {
+		t.Error("workers are not seen where threads are left open, so nothing is known")
+	}
+}
+
 func TestResultFields(t *testing.T) {
 	b, res := quantize(t, "text", onnxq.Options{})
 	if res.BytesIn != int64(len(models.Text().Model)) || res.BytesOut != int64(len(b)) {

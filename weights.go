@@ -279,7 +279,7 @@ func (q *quantization) coded(ctx context.Context, qo qdq.Options) (*auto.Result,
 		return &auto.Result{Plan: plan}, err
 	}
 	res := &auto.Result{Plan: plan}
-	way := auto.Way{}
+	way := auto.Way{Threads: q.o.Threads}
 	var errs []accuracy.BlockError
 	if q.calib != nil && q.calib.Len() > 0 && (q.o.allows(GPTQ) || qo.Blocks.Fit != quant.Cover) {
 		count := min(blockSamples, q.calib.Len())
@@ -290,7 +290,7 @@ func (q *quantization) coded(ctx context.Context, qo qdq.Options) (*auto.Result,
 			}
 			var n int
 			var err error
-			n, errs, err = layers.Round(ctx, q.prepared, plan, nil, auto.Way{}, params)
+			n, errs, err = layers.Round(ctx, q.prepared, plan, nil, way, params)
 			return n, err
 		}
 	}

@@ -430,7 +430,7 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 
 // way returns how c gets its parameters, without what runs the model.
 func (s *search) way(c *candidate) Way {
-	return Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, Clip: c.clip, FitPairs: s.o.Target.PairSums, ranges: s.known}
+	return Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, Clip: c.clip, FitPairs: s.o.Target.PairSums, Threads: s.o.Session.Threads, ranges: s.known}
 }
 
 // roundOnce rounds the weights of c or, if that has been done before, takes
@@ -476,6 +476,8 @@ type Way struct {
 	Clip bool
 	// FitPairs keeps sums of two products within 16 bits; see accuracy.FitPairs.
 	FitPairs bool
+	// Threads is how many look at weights and statistics; 0: one per processor.
+	Threads int
 
 	ranges ranges // known already; may be nil
 }
@@ -498,17 +500,17 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	params, bad, err := plan.Resolve(m, ranges)
+	params, bad, err := plan.Resolve(m, ranges, way.Threads)
 	if err != nil || len(bad) > 0 || plan.Empty() {
 		return nil, nil, bad, err
 	}
 	if way.Clip {
-		if _, err := accuracy.Clip(m, plan, params, boundsOf(table)); err != nil {
+		if _, err := accuracy.Clip(m, plan, params, boundsOf(table), way.Threads); err != nil {
 			return nil, nil, nil, err
 		}
 	}
 	if way.FitPairs {
-		channels, nodes, err := accuracy.FitPairs(m, plan, params, boundsOf(table))
+		channels, nodes, err := accuracy.FitPairs(m, plan, params, boundsOf(table), way.Threads)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -529,11 +531,11 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 				return nil, nil, nil, err
 			}
 		}
-		if _, err := accuracy.CorrectBias(result, plan, params, means(table), rounded); err != nil {
+		if _, err := accuracy.CorrectBias(result, plan, params, means(table), rounded, way.Threads); err != nil {
 			return nil, nil, nil, err
 		}
 	}
-	if notes, err = qdq.RewriteContext(ctx, result, plan, params, 0); err != nil {
+	if notes, err = qdq.RewriteContext(ctx, result, plan, params, way.Threads); err != nil {
 		return nil, nil, nil, err
 	}
 	if fitted != "" {
@@ -581,7 +583,7 @@ func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table)
 		list = append(list, calibration.Request{Stats: k.stats, Method: w.Method, Options: o})
 	}
 	failed := map[rangeKey]error{}
-	for i, r := range calibration.Ranges(list) {
+	for i, r := range calibration.Ranges(list, w.Threads) {
 		if r.Err != nil {
 			failed[keys[i]] = r.Err
 		} else {

@@ -301,7 +301,7 @@ func (s *Scorer) round(ctx context.Context, t *job.Task) ([]byte, error) {
 		return s.table(t, a.Table, func(table *rangedTable) error {
 			return s.load(t, a.Samples, func(samples []map[string]ops.Data) error {
 				l := Layers{Session: s.bounded(a.Limits), Samples: visit(samples), Count: a.Count, Blocks: a.Blocks, Nearest: a.Nearest}
-				way := a.Way.way(table.ranges)
+				way := a.Way.way(table.ranges, s.session.Threads)
 				way.Round = func(params []quant.Params) (int, error) {
 					r, err := l.start(base, a.Plan, params)
 					if err != nil {

@@ -27,7 +27,7 @@ func Sensitivity(ctx context.Context, m *graph.Model, plan *qdq.Plan, e exec.Eng
 	for i := range out {
 		alone := *plan
 		alone.Tensors = plan.Tensors[i : i+1]
-		q, _, _, err := Apply(ctx, m, &alone, nil, Way{})
+		q, _, _, err := Apply(ctx, m, &alone, nil, Way{Threads: o.Threads})
 		if err != nil {
 			return nil, err
 		}

@@ -55,8 +55,8 @@ func (w *Way) task() taskWay {
 	return taskWay{w.Method, w.MethodOptions, w.CorrectBias, w.Clip, w.FitPairs}
 }
 
-func (w *taskWay) way(known ranges) Way {
-	return Way{Method: w.Method, MethodOptions: w.MethodOptions, CorrectBias: w.CorrectBias, Clip: w.Clip, FitPairs: w.FitPairs, ranges: known}
+func (w *taskWay) way(known ranges, threads int) Way {
+	return Way{Method: w.Method, MethodOptions: w.MethodOptions, CorrectBias: w.CorrectBias, Clip: w.Clip, FitPairs: w.FitPairs, Threads: threads, ranges: known}
 }
 
 // Limits bound the runs of a task. How many threads there are is for who does it.
@@ -149,12 +149,12 @@ func (s *search) settlePlan(ctx context.Context, c *candidate) error {
 		if c.plan, err = qdq.Annotate(c.base, s.o.Target, options); err != nil {
 			return err
 		}
-		way := Way{Method: calibration.MinMax, MethodOptions: s.o.MethodOptions, ranges: s.known}
+		way := Way{Method: calibration.MinMax, MethodOptions: s.o.MethodOptions, Threads: s.o.Session.Threads, ranges: s.known}
 		ranges, err := way.rangesOf(c.base, c.plan, c.table)
 		if err != nil {
 			return err
 		}
-		_, bad, err := c.plan.Resolve(c.base, ranges)
+		_, bad, err := c.plan.Resolve(c.base, ranges, way.Threads)
 		if err != nil || len(bad) == 0 {
 			return err
 		}
@@ -387,7 +387,7 @@ func (s *Scorer) measure(ctx context.Context, t *job.Task) ([]byte, error) {
 	session := s.bounded(a.Limits)
 	r := &scored{}
 	use := func(y *yardstick, base *graph.Model, table *rangedTable, visits []map[string]ops.Data) error {
-		way := a.Way.way(table.ranges)
+		way := a.Way.way(table.ranges, s.session.Threads)
 		if a.Visits != "" {
 			way.Means = func(params []quant.Params) (accuracy.Means, error) {
 				return accuracy.MeasureMeans(ctx, base, a.Plan, params, visit(visits), session)

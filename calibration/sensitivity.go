@@ -21,10 +21,11 @@ type Answer struct {
 	Err   error
 }
 
-// Ranges answers all requests, on all processors.
-func Ranges(list []Request) []Answer {
+// Ranges answers all requests, on the given number of threads (0: one per
+// processor).
+func Ranges(list []Request, threads int) []Answer {
 	out := make([]Answer, len(list))
-	par.Each(0, len(list), func(i int) {
+	par.Each(threads, len(list), func(i int) {
 		r := &list[i]
 		out[i].Range, out[i].Err = Range(r.Stats, r.Method, r.Options)
 	})

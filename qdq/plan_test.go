@@ -84,7 +84,7 @@ func TestEditedTensors(t *testing.T) {
 	tensorPlan(p, "w").Axis = -1
 	tensorPlan(p, "r").Range = &[2]float64{-6, 3} // a Relu's
 	tensorPlan(p, "v").Type, tensorPlan(p, "v").Symmetric = "u8", false
-	params, _, err := p.Resolve(m, observe(t, m))
+	params, _, err := p.Resolve(m, observe(t, m), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestSharedRanges(t *testing.T) {
 		return map[string]quant.Range{"x": {Min: -1, Max: 1}, "r": {Min: 0, Max: 1}, "f": {Min: 0, Max: 3}}[v.Name()], ""
 	}
 	scale := func() [2]float32 {
-		params, _, err := p.Resolve(m, ranges)
+		params, _, err := p.Resolve(m, ranges, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +151,7 @@ func TestUnusableRanges(t *testing.T) {
 			return quant.Range{}, "no sample reached it"
 		}
 		return quant.Range{Max: 1}, ""
-	})
+	}, 0)
 	if err != nil || params != nil || len(bad) != 1 {
 		t.Fatal(params, bad, err)
 	}
@@ -210,7 +210,7 @@ func TestPlanErrors(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m, p := planOf(t)
 			c.edit(p)
-			params, _, err := p.Resolve(m, observe(t, m))
+			params, _, err := p.Resolve(m, observe(t, m), 0)
 			if err == nil {
 				_, err = qdq.Rewrite(m.Clone(), p, params)
 			}

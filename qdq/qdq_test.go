@@ -148,7 +148,7 @@ func observe(t tester, m *graph.Model) qdq.Ranges {
 // rewrite quantizes a copy of m as p says.
 func rewrite(t tester, m *graph.Model, p *qdq.Plan) (*graph.Model, []string) {
 	t.Helper()
-	params, bad, err := p.Resolve(m, observe(t, m))
+	params, bad, err := p.Resolve(m, observe(t, m), 0)
 	if err != nil || len(bad) > 0 {
 		t.Fatal(bad, err)
 	}

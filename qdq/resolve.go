@@ -59,8 +59,9 @@ type Ranges func(v *graph.Value, e *TensorPlan) (r quant.Range, why string)
 // Resolve returns the parameters of each planned tensor, in the order of
 // p.Tensors, for m, the model that the plan was made from. Biases get theirs
 // from Rewrite. Activations without a usable range are returned by value ID
-// with the reason; if there are any, there are no parameters.
-func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]string, error) {
+// with the reason; if there are any, there are no parameters. Weights are looked
+// at on the given number of threads (0: one per processor).
+func (p *Plan) Resolve(m *graph.Model, ranges Ranges, threads int) ([]quant.Params, map[int]string, error) {
 	b, err := p.bind(m)
 	if err != nil {
 		return nil, nil, err
@@ -120,7 +121,7 @@ func (p *Plan) Resolve(m *graph.Model, ranges Ranges) ([]quant.Params, map[int]s
 	}
 	params := make([]quant.Params, len(p.Tensors))
 	errs := make([]error, len(p.Tensors))
-	par.Each(0, len(p.Tensors), func(i int) {
+	par.Each(threads, len(p.Tensors), func(i int) {
 		e := &p.Tensors[i]
 		if e.Kind == Bias || e.Type == Float16 && e.Form == "" {
 			return

@@ -177,13 +177,13 @@ func quantize(t *testing.T, m *graph.Model, correct bool) (*graph.Model, int) {
 			r.Min, r.Max = min(r.Min, float64(st.lo[v.ID][i])), max(r.Max, float64(st.hi[v.ID][i]))
 		}
 		return r, ""
-	})
+	}, 0)
 	if err != nil || len(bad) > 0 {
 		t.Fatal(bad, err)
 	}
 	q, count := m.Clone(), 0
 	if correct {
-		if count, err = accuracy.CorrectBias(q, p, params, st.mean, nil); err != nil {
+		if count, err = accuracy.CorrectBias(q, p, params, st.mean, nil, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -118,7 +118,7 @@ func TestAWQ(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				params, _, err := plan.Resolve(q, nil)
+				params, _, err := plan.Resolve(q, nil, 0)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -28,8 +28,9 @@ type Means func(v *graph.Value) []float64
 // E[x_k] stands for E[q(x_k)], so that only weights count. It applies to planned Conv and
 // Gemm nodes with a constant bias, and to MatMul nodes that a constant bias is
 // added to. It edits m, a copy of the model that the plan was made from, and
-// returns the number of biases corrected.
-func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, rounded Means) (int, error) {
+// returns the number of biases corrected. Errors are summed on the given number of
+// threads (0: one per processor).
+func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, rounded Means, threads int) (int, error) {
 	type key struct{ scope, name string }
 	byName := map[key]*quant.Params{}
 	for i := range plan.Tensors {
@@ -65,7 +66,7 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, r
 			list = append(list, &correction{n: n, user: user, port: port, of: func() ([]float64, error) { return shiftOf(n, w.Const, p, mean, after) }})
 		}
 	}
-	par.Each(0, len(list), func(i int) { list[i].shift, list[i].err = list[i].of() })
+	par.Each(threads, len(list), func(i int) { list[i].shift, list[i].err = list[i].of() })
 	for _, c := range list {
 		if c.err != nil {
 			return count, graph.NodeError("bias correction", c.n, c.err)

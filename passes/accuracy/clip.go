@@ -14,15 +14,15 @@ import (
 // elements costs less than finer steps gain (see quant.Params.Narrow). An error
 // of a weight counts by the power of what it multiplies, for which the square of
 // the greatest magnitude of the input channel stands where bounds tells it. It
-// edits params, those of Resolve for plan, and returns the number of scales that
-// changed.
-func Clip(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds) (int, error) {
+// edits params, those of Resolve for plan, on the given number of threads (0: one
+// per processor), and returns the number of scales that changed.
+func Clip(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds, threads int) (int, error) {
 	values, err := plan.Values(m)
 	if err != nil {
 		return 0, err
 	}
 	changed := make([]int, len(values))
-	par.Each(0, len(values), func(i int) {
+	par.Each(threads, len(values), func(i int) {
 		v := values[i]
 		e := &plan.Tensors[i]
 		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || e.PowerOfTwo || params[i].Codes != nil || !holdsFloats(v) || len(params[i].Scale) == 0 {

@@ -58,7 +58,7 @@ func TestGPTQ(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		params, _, err := plan.Resolve(m, nil)
+		params, _, err := plan.Resolve(m, nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +186,7 @@ func TestGPTQReaders(t *testing.T) {
 				}
 				return sum
 			}
-			params, _, err := plan.Resolve(m, nil)
+			params, _, err := plan.Resolve(m, nil, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -292,7 +292,7 @@ func TestGPTQFewRows(t *testing.T) {
 			t.Fatal(err)
 		}
 		noise := func(nearest bool) float64 {
-			params, _, err := plan.Resolve(m, nil)
+			params, _, err := plan.Resolve(m, nil, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -36,8 +36,9 @@ type PairSums struct {
 // activations and i8 weights, from the parameters that Resolve gave and the
 // bounds of activation channels; where bounds gives nil, and where activations
 // are quantized as they come, a channel may take any code. Depthwise
-// convolutions are left out: their kernels add in 32 bits.
-func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds) ([]PairSums, error) {
+// convolutions are left out: their kernels add in 32 bits. Nodes are looked at on
+// the given number of threads (0: one per processor).
+func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds, threads int) ([]PairSums, error) {
 	values, err := plan.Values(m)
 	if err != nil {
 		return nil, err
@@ -82,7 +83,7 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds)
 		}
 	}
 	found := make([]bool, len(finds))
-	par.Each(0, len(finds), func(i int) { found[i] = finds[i]() })
+	par.Each(threads, len(finds), func(i int) { found[i] = finds[i]() })
 	kept := out[:0]
 	for i, s := range out {
 		if found[i] {
@@ -241,9 +242,9 @@ func codeBounds(p *quant.Params, pad bool, bounds Bounds, n *graph.Node) (lo, hi
 // pairs, for the least loss of precision: a channel that fits keeps all its
 // codes, and none has to do with less than 7 bits. It edits params, those of
 // Resolve, and returns the number of output channels changed and of nodes that
-// they belong to.
-func FitPairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds) (channels, nodes int, err error) {
-	list, err := Pairs(m, plan, params, bounds)
+// they belong to. threads is as for Pairs.
+func FitPairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds, threads int) (channels, nodes int, err error) {
+	list, err := Pairs(m, plan, params, bounds, threads)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -74,12 +74,12 @@ func TestFitPairsDynamic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	params, _, err := p.Resolve(m, nil)
+	params, _, err := p.Resolve(m, nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	none := func(*graph.Value) (lo, hi []float32) { return nil, nil }
-	channels, nodes, err := accuracy.FitPairs(m, p, params, none)
+	channels, nodes, err := accuracy.FitPairs(m, p, params, none, 0)
 	if err != nil || channels == 0 || nodes != 1 {
 		t.Errorf("%d channels of %d nodes, %v", channels, nodes, err)
 	}
@@ -138,7 +138,7 @@ func TestFitPairs(t *testing.T) {
 			st := observe(t, m)
 			params, _, err := p.Resolve(m, func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
 				return quant.Range{Min: float64(slices.Min(st.lo[v.ID])), Max: float64(slices.Max(st.hi[v.ID]))}, ""
-			})
+			}, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -170,11 +170,11 @@ func TestFitPairs(t *testing.T) {
 				return out
 			}
 			before, scales := worst(), slices.Clone(pw.Scale)
-			list, err := accuracy.Pairs(m, p, params, st.bounds)
+			list, err := accuracy.Pairs(m, p, params, st.bounds, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			channels, nodes, err := accuracy.FitPairs(m, p, params, st.bounds)
+			channels, nodes, err := accuracy.FitPairs(m, p, params, st.bounds, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -210,7 +210,7 @@ func TestFitPairs(t *testing.T) {
 			if changed != channels {
 				t.Errorf("%d channels changed, %d reported", changed, channels)
 			}
-			if again, _, err := accuracy.FitPairs(m, p, params, st.bounds); again > 0 || err != nil {
+			if again, _, err := accuracy.FitPairs(m, p, params, st.bounds, 0); again > 0 || err != nil {
 				t.Errorf("%d channels change again, %v", again, err)
 			}
 		})

@@ -95,7 +95,7 @@ func TestClip(t *testing.T) {
 			}
 			params, _, err := p.Resolve(m, func(*graph.Value, *qdq.TensorPlan) (quant.Range, string) {
 				return quant.Range{Min: -1, Max: 1}, ""
-			})
+			}, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -130,7 +130,7 @@ func TestClip(t *testing.T) {
 					return make([]float32, 32), power
 				}
 				return nil, nil
-			})
+			}, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -155,7 +155,7 @@ func TestMeasuredBias(t *testing.T) {
 	}
 	params, _, err := p.Resolve(m, func(*graph.Value, *qdq.TensorPlan) (quant.Range, string) {
 		return quant.Range{Min: -0.7, Max: 0.2}, ""
-	})
+	}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestMeasuredBias(t *testing.T) {
 	st := observe(t, m)
 	shift := func(rounded accuracy.Means) (worst float64) {
 		q := m.Clone()
-		if _, err := accuracy.CorrectBias(q, p, params, st.mean, rounded); err != nil {
+		if _, err := accuracy.CorrectBias(q, p, params, st.mean, rounded, 0); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := qdq.Rewrite(q, p, params); err != nil {
