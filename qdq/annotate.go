@@ -658,7 +658,7 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 			size := 4 * n
 			switch s := 2*n + halfOverhead; {
 			case s >= size:
-			case halfFits(v.Const):
+			case quant.HalfNoise(v.Const) <= halfNoise:
 				e.Type, size = Float16, s
 			}
 			if a.o.Store != Float16 && !a.o.Half[v.ID] && weight.Min < 0 {
@@ -680,21 +680,6 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 			p.Tensors = append(p.Tensors, e)
 		}
 	}
-}
-
-// halfFits reports whether float16 holds t to within rounding.
-func halfFits(t *tensor.Tensor) bool {
-	var signal, noise float64
-	back := quant.FromHalf(quant.Half(t))
-	for i, x := range tensor.As[float32](t) {
-		d := float64(x) - float64(back[i])
-		if d-d != 0 {
-			return false
-		}
-		signal += float64(x) * float64(x)
-		noise += d * d
-	}
-	return noise <= halfNoise*signal
 }
 
 // groups joins the values that share parameters: those around a Carry, and

@@ -228,7 +228,7 @@ func (w *rewriter) transposedCodes(v *graph.Value, p *quant.Params, shape []int)
 	if out := w.transposed[key]; out != nil {
 		return out, nil
 	}
-	t, err := p.Quantize(v.Const)
+	t, err := p.Quantize(nil, v.Const)
 	if err != nil {
 		return nil, err
 	}

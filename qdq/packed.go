@@ -113,6 +113,30 @@ func (c *coding) encode() *encoded {
 	return out
 }
 
+// codes returns the codes of a weight as a file has them, which are made when they
+// are asked for.
+func (k *coder) codes(t *tensor.Tensor, p *quant.Params) (*tensor.Tensor, error) {
+	if err := p.Check(t); err != nil {
+		return nil, err
+	}
+	if p.Codes != nil {
+		return p.Type.Pack(p.Codes), nil
+	}
+	own := *p
+	own.Scale, own.Zero = slices.Clone(p.Scale), slices.Clone(p.Zero)
+	return tensor.Deferred(p.Type.DType, t.Shape(), func() []byte {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.pool.Begin()
+		defer k.pool.End()
+		out, err := own.Quantize(k.pool, t)
+		if err != nil {
+			panic(err) // checked before
+		}
+		return own.Type.Pack(out).Bytes()
+	}), nil
+}
+
 // whole lays codes and parameters out as the tensor lies.
 func (c *coding) whole(all *quant.Coded) *encoded {
 	out := &encoded{}

@@ -499,7 +499,7 @@ func (w *rewriter) store(v *graph.Value, e *TensorPlan, p *quant.Params) error {
 		if !e.Symmetric {
 			return graph.ValueError("rewrite", v, fmt.Errorf("the plan decodes it at load with a zero point, which only symmetric codes do without"))
 		}
-		codes, err := p.Quantize(v.Const)
+		codes, err := w.coder.codes(v.Const, p)
 		if err != nil {
 			return graph.ValueError("rewrite", v, err)
 		}
@@ -539,11 +539,11 @@ func (w *rewriter) store(v *graph.Value, e *TensorPlan, p *quant.Params) error {
 func (w *rewriter) codes(v *graph.Value, p *quant.Params) (*graph.Value, error) {
 	key := dqKey{v, nil}
 	if w.dq[key] == nil {
-		t, err := p.Quantize(v.Const)
+		t, err := w.coder.codes(v.Const, p)
 		if err != nil {
 			return nil, err
 		}
-		w.dq[key] = v.Graph().NewInitializer(base(v.Name())+"_q", p.Type.Pack(t))
+		w.dq[key] = v.Graph().NewInitializer(base(v.Name())+"_q", t)
 		w.m.IRVersion = max(w.m.IRVersion, elementIR[p.Type.DType])
 	}
 	return w.dq[key], nil

@@ -76,6 +76,26 @@ func (l Lines) elements(dst []float32, from int) {
 	tensor.Read(l.T, from, dst)
 }
 
+// reader reads elements of a float32 tensor, in the memory of the tensor where
+// that is aligned.
+type reader struct {
+	t    *tensor.Tensor
+	room []float32
+}
+
+// floats returns the elements [from, from+n), which are valid until the next call.
+func (r *reader) floats(from, n int) []float32 {
+	if x, ok := tensor.View[float32](r.t, from, n); ok {
+		return x
+	}
+	if cap(r.room) < n {
+		r.room = make([]float32, n)
+	}
+	x := r.room[:n]
+	tensor.Read(r.t, from, x)
+	return x
+}
+
 // panel is the number of elements that are read together at most.
 const panel = 1 << 18
 

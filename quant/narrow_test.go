@@ -40,7 +40,7 @@ func TestNarrow(t *testing.T) {
 			t.Fatal(err)
 		}
 		loss := func() []float64 {
-			codes, err := p.Quantize(w)
+			codes, err := p.Quantize(nil, w)
 			if err != nil {
 				t.Fatal(err)
 			}

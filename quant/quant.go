@@ -13,6 +13,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/onnxq/onnxq/internal/par"
 	"github.com/onnxq/onnxq/kernels"
 	"github.com/onnxq/onnxq/tensor"
 )
@@ -204,15 +205,36 @@ func split(shape []int, axis int) (outer, channels, inner int) {
 // Ranges returns the range of each slice of a float32 tensor along axis (-1:
 // one range for all).
 func Ranges(t *tensor.Tensor, axis int) ([]Range, error) {
-	data := tensor.As[float32](t)
 	outer, channels, inner := split(t.Shape(), axis)
-	out := make([]Range, channels)
-	lows, highs := make([]float32, channels), make([]float32, channels)
-	if nans, infs := kernels.MinMaxChannels(lows, highs, data[:outer*channels*inner], inner); nans+infs > 0 {
-		return nil, fmt.Errorf("%w (%d of %d elements)", ErrNotFinite, nans+infs, len(data))
+	all := make([]kernels.Extrema, channels)
+	for c := range all {
+		all[c] = kernels.NoExtrema()
 	}
-	for c := range out {
-		out[c] = Range{Min: min(0, float64(lows[c])), Max: max(0, float64(highs[c]))}
+	bad, r := 0, reader{t: t}
+	if inner == 1 && channels > 1 {
+		lows, highs := make([]float32, channels), make([]float32, channels)
+		rows := max(1, panel/channels)
+		for o := 0; o < outer; o += rows {
+			nans, infs := kernels.MinMaxChannels(lows, highs, r.floats(o*channels, min(rows, outer-o)*channels), 1)
+			bad += nans + infs
+			for c := range all {
+				all[c].Min, all[c].Max = min(all[c].Min, lows[c]), max(all[c].Max, highs[c])
+			}
+		}
+	} else {
+		for i := range outer * channels {
+			for at := 0; at < inner; at += panel {
+				e := kernels.MinMax(r.floats(i*inner+at, min(panel, inner-at)))
+				all[i%channels], bad = all[i%channels].Merge(e), bad+e.NaN+e.Inf
+			}
+		}
+	}
+	if bad > 0 {
+		return nil, fmt.Errorf("%w (%d of %d elements)", ErrNotFinite, bad, t.Len())
+	}
+	out := make([]Range, channels)
+	for c, e := range all {
+		out[c] = Range{Min: min(0, float64(e.Min)), Max: max(0, float64(e.Max))}
 	}
 	return out, nil
 }
@@ -243,8 +265,8 @@ func (s Scheme) Noise(t *tensor.Tensor) (float64, error) {
 		return 0, err
 	}
 	var signal, noise float64
-	for _, x := range tensor.As[float32](t) {
-		signal += float64(float64(x) * float64(x))
+	for at, read := 0, (reader{t: t}); at < t.Len(); at += panel {
+		signal += kernels.ReduceSumSquares(read.floats(at, min(panel, t.Len()-at)))
 	}
 	if signal == 0 {
 		return 0, nil
@@ -262,61 +284,78 @@ func (s Scheme) Noise(t *tensor.Tensor) (float64, error) {
 	return noise * float64(t.Len()/len(ranges)) / signal, nil
 }
 
-// Quantize returns the codes of a float32 tensor, of type p.Type.Held(), which
-// must have 8 or, per tensor, 16 bits: the nearest ones, or p.Codes. NaN is refused.
-func (p Params) Quantize(t *tensor.Tensor) (*tensor.Tensor, error) {
+// Check returns why Quantize does not serve the tensor t.
+func (p Params) Check(t *tensor.Tensor) error {
 	held := p.Type.Held()
 	if bits := held.Bits(); t.DType() != tensor.Float32 || bits != 8 && (bits != 16 || p.Axis >= 0) {
-		return nil, fmt.Errorf("cannot quantize %v to %v", t.DType(), p.Type.DType)
+		return fmt.Errorf("cannot quantize %v to %v", t.DType(), p.Type.DType)
 	}
 	if p.Codes != nil {
 		if !slices.Equal(p.Codes.Shape(), t.Shape()) || p.Codes.DType() != held {
-			return nil, fmt.Errorf("codes %v for a tensor %v of type %s", p.Codes, t, p.Type.Name)
+			return fmt.Errorf("codes %v for a tensor %v of type %s", p.Codes, t, p.Type.Name)
 		}
+		return nil
+	}
+	if _, channels, _ := split(t.Shape(), p.Axis); channels != len(p.Scale) {
+		return fmt.Errorf("%d scales for %d slices of %v", len(p.Scale), channels, t)
+	}
+	return nil
+}
+
+// Quantize returns the codes of a float32 tensor, of type p.Type.Held(), which
+// must have 8 or, per tensor, 16 bits: the nearest ones, the lowest for NaN, or
+// p.Codes. The error is that of Check. pool may be nil.
+func (p Params) Quantize(pool *par.Pool, t *tensor.Tensor) (*tensor.Tensor, error) {
+	if err := p.Check(t); err != nil {
+		return nil, err
+	}
+	if p.Codes != nil {
 		return p.Codes, nil
 	}
-	src := tensor.As[float32](t)
+	out := tensor.New(p.Type.Held(), t.Shape()...)
 	outer, channels, inner := split(t.Shape(), p.Axis)
-	if channels != len(p.Scale) {
-		return nil, fmt.Errorf("%d scales for %d slices of %v", len(p.Scale), channels, t)
-	}
-	out := tensor.New(held, t.Shape()...)
-	switch held {
-	case tensor.Uint16:
-		kernels.QuantizeRangeU16(tensor.As[uint16](out), src, p.Scale[0], uint16(p.Zero[0]), uint16(p.Type.Min), uint16(p.Type.Max))
-		return out, nil
-	case tensor.Int16:
-		kernels.QuantizeRangeI16(tensor.As[int16](out), src, p.Scale[0], int16(p.Zero[0]), int16(p.Type.Min), int16(p.Type.Max))
-		return out, nil
-	}
-	signed := held == tensor.Int8
 	if inner == 1 && channels > 1 {
-		p.quantizeColumns(out, src, outer, channels)
+		pool.For(outer, max(1, panel/channels), func(lo, hi int) {
+			r := reader{t: t}
+			for i := lo; i < hi; i++ {
+				p.columns(out, i*channels, r.floats(i*channels, channels))
+			}
+		})
 		return out, nil
 	}
-	for o := range outer {
-		for c := range channels {
-			at := (o*channels + c) * inner
-			s, z := p.Scale[c], p.Zero[c]
-			if signed {
-				kernels.QuantizeRangeI8(tensor.As[int8](out)[at:at+inner], src[at:at+inner], s, int8(z), int8(p.Type.Min), int8(p.Type.Max))
-			} else {
-				kernels.QuantizeRangeU8(tensor.As[uint8](out)[at:at+inner], src[at:at+inner], s, uint8(z), uint8(p.Type.Min), uint8(p.Type.Max))
-			}
+	pool.For(t.Len(), panel, func(lo, hi int) {
+		r := reader{t: t}
+		for lo < hi {
+			end := min(hi, (lo/inner+1)*inner)
+			c := lo / inner % channels
+			p.run(out, lo, r.floats(lo, end-lo), p.Scale[c], p.Zero[c])
+			lo = end
 		}
-	}
+	})
 	return out, nil
 }
 
-// quantizeColumns quantizes a matrix [rows, cols] with one scale per column.
-func (p Params) quantizeColumns(out *tensor.Tensor, src []float32, rows, cols int) {
-	for r := range rows {
-		at := r * cols
-		if out.DType() == tensor.Int8 {
-			kernels.QuantizeColumns(tensor.As[int8](out)[at:], src[at:at+cols], p.Scale, p.Zero, int8(p.Type.Min), int8(p.Type.Max))
-		} else {
-			kernels.QuantizeColumns(tensor.As[uint8](out)[at:], src[at:at+cols], p.Scale, p.Zero, uint8(p.Type.Min), uint8(p.Type.Max))
-		}
+// run stores the codes of elements with one scale in out from the place at on.
+func (p Params) run(out *tensor.Tensor, at int, x []float32, scale float32, zero int32) {
+	lo, hi := p.Type.Min, p.Type.Max
+	switch out.DType() {
+	case tensor.Uint16:
+		kernels.QuantizeRangeU16(tensor.As[uint16](out)[at:], x, scale, uint16(zero), uint16(lo), uint16(hi))
+	case tensor.Int16:
+		kernels.QuantizeRangeI16(tensor.As[int16](out)[at:], x, scale, int16(zero), int16(lo), int16(hi))
+	case tensor.Uint8:
+		kernels.QuantizeRangeU8(tensor.As[uint8](out)[at:], x, scale, uint8(zero), uint8(lo), uint8(hi))
+	default:
+		kernels.QuantizeRangeI8(tensor.As[int8](out)[at:], x, scale, int8(zero), int8(lo), int8(hi))
+	}
+}
+
+// columns stores the codes of a row with a scale for each element.
+func (p Params) columns(out *tensor.Tensor, at int, row []float32) {
+	if out.DType() == tensor.Int8 {
+		kernels.QuantizeColumns(tensor.As[int8](out)[at:], row, p.Scale, p.Zero, int8(p.Type.Min), int8(p.Type.Max))
+	} else {
+		kernels.QuantizeColumns(tensor.As[uint8](out)[at:], row, p.Scale, p.Zero, uint8(p.Type.Min), uint8(p.Type.Max))
 	}
 }
 

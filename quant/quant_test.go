@@ -80,7 +80,7 @@ func TestQuantizeRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		codes, err := p.Quantize(w)
+		codes, err := p.Quantize(nil, w)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func TestFewBits(t *testing.T) {
 	if want := []float32{1, 1, 100.0 / 7}; !slices.Equal(p.Scale, want) {
 		t.Errorf("scales %v, want %v", p.Scale, want)
 	}
-	codes, err := p.Quantize(w)
+	codes, err := p.Quantize(nil, w)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,7 +121,7 @@ func biasOf(n *graph.Node) (*graph.Node, int) {
 // shiftOf returns the mean error of each output channel, or nil where the
 // shapes do not fit.
 func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean, after []float64) ([]float64, error) {
-	codes, err := p.Quantize(w)
+	codes, err := p.Quantize(nil, w)
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +213,7 @@ func MeasureMeans(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []
 		if axis < 0 || axis >= len(shape) {
 			return nil
 		}
-		codes, err := params[at[v.ID]].Quantize(t)
+		codes, err := params[at[v.ID]].Quantize(nil, t)
 		if err != nil {
 			return err
 		}

@@ -88,7 +88,7 @@ func TestFitPairsDynamic(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, v := range values {
-		codes, err := params[i].Quantize(v.Const)
+		codes, err := params[i].Quantize(nil, v.Const)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,7 +148,7 @@ func TestFitPairs(t *testing.T) {
 			}
 			px, pw := &params[slices.Index(values, n.Input(0))], &params[slices.Index(values, w)]
 			worst := func() (out []float64) {
-				codes, err := pw.Quantize(w.Const)
+				codes, err := pw.Quantize(nil, w.Const)
 				if err != nil {
 					t.Fatal(err)
 				}

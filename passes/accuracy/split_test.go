@@ -113,7 +113,7 @@ func TestClip(t *testing.T) {
 					if v != n.Input(1) {
 						continue
 					}
-					codes, err := params[i].Quantize(v.Const)
+					codes, err := params[i].Quantize(nil, v.Const)
 					if err != nil {
 						t.Fatal(err)
 					}
