@@ -1,8 +1,11 @@
 package onnxq_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,8 +13,10 @@ import (
 	"testing"
 
 	"github.com/onnxq/onnxq"
+	"github.com/onnxq/onnxq/calibration/npy"
 	executor "github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/exec/ort"
+	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/internal/orttest"
 	"github.com/onnxq/onnxq/ops"
@@ -68,6 +73,8 @@ func TestModes(t *testing.T) {
 	}{
 		{"digits", onnxq.Options{Mode: onnxq.Dynamic}, "MatMulInteger", "Gemm", 0.35, 25},
 		{"text", onnxq.Options{Mode: onnxq.Dynamic}, "DynamicQuantizeLinear", "Gemm", 0.35, 25},
+		{"digits", onnxq.Options{Mode: onnxq.Dynamic, PerToken: true}, "ReduceMax", "Gemm", 0.35, 25},
+		{"text", onnxq.Options{Mode: onnxq.Dynamic, PerToken: true}, "ReduceMax", "DynamicQuantizeLinear", 0.35, 30},
 		{"digits", onnxq.Options{Mode: onnxq.Float16}, "Cast", "DequantizeLinear", 0.6, 50},
 		{"text", onnxq.Options{Mode: onnxq.Float16}, "Cast", "DequantizeLinear", 0.6, 50},
 		{"digits", onnxq.Options{Mode: onnxq.Static, Activations: "i8", SymmetricActivations: true, PowerOfTwo: true}, "QuantizeLinear", "ConvInteger", 0.35, 15},
@@ -124,6 +131,114 @@ func sameAsRuntime(t *testing.T, name, path string, share float64) {
 	}
 	if r := relative(got, want); !(r <= share) {
 		t.Errorf("%s: outputs differ from the runtime's by %.2g, more than %.2g", name, r, share)
+	}
+}
+
+// TestPerToken multiplies rows of unlike magnitude: a scale for each keeps the small
+// ones, one scale for all loses them, and a demand on the outputs asks for the
+// former. ONNX Runtime and the executor give the same, bias included.
+func TestPerToken(t *testing.T) {
+	const k, n, rows = 48, 40, 6
+	r := rand.New(rand.NewPCG(7, 8))
+	floats := func(shape ...int) *tensor.Tensor {
+		x := tensor.New(tensor.Float32, shape...)
+		for i := range tensor.As[float32](x) {
+			tensor.As[float32](x)[i] = float32(r.NormFloat64())
+		}
+		return x
+	}
+	m, err := graph.Parse(fmt.Sprintf(`<ir_version: 8, opset_import: ["": 17]>
+g (float[b,%d,%d] x, float[%d,%d] w, float[%d] c) => (float[b,%d,%d] y) { p = MatMul (x, w) y = Add (p, c) }`, rows, k, k, n, n, rows, n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bias := floats(n)
+	for i := range tensor.As[float32](bias) {
+		tensor.As[float32](bias)[i] *= 1e-3
+	}
+	for _, c := range []*tensor.Tensor{floats(k, n), bias} {
+		v := m.Graph.Inputs()[1]
+		m.Graph.RemoveInput(v)
+		m.Graph.AddInitializer(v, c)
+	}
+	x := floats(2, rows, k)
+	for i := range tensor.As[float32](x) {
+		tensor.As[float32](x)[i] *= float32(math.Pow(10, float64(-(i / k % rows)))) // each row a tenth of the one before
+		if i/k == rows {
+			tensor.As[float32](x)[i] = 0 // and one of zeros
+		}
+	}
+	dir := t.TempDir()
+	var b bytes.Buffer
+	if err := npy.Write(&b, x); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(dir, "x.npy")
+	if err := os.WriteFile(data, b.Bytes(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	in := map[string]ops.Data{"x": x}
+	want := outputs(t, executor.Embedded{}, m, in)
+	demand := 30.0
+	var files []string
+	for _, c := range []struct {
+		o     onnxq.Options
+		worst float64 // the greatest error of a row, relative to the row
+		less  bool
+	}{
+		{onnxq.Options{Mode: onnxq.Dynamic, Data: []string{data}}, 0.5, false},
+		{onnxq.Options{Mode: onnxq.Dynamic, PerToken: true}, 0.03, true},
+		{onnxq.Options{Mode: onnxq.Dynamic, Data: []string{data}, MinSQNR: &demand}, 0.5, false}, // which it keeps
+	} {
+		q, _, err := onnxq.QuantizeModel(t.Context(), m, c.o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := outputs(t, executor.Embedded{}, q, in)
+		worst := 0.0
+		for i := 0; i < len(got[0]); i += n {
+			if i/n != rows {
+				worst = max(worst, relative(got[0][i:i+n], want[0][i:i+n]))
+			}
+		}
+		if c.less && worst > c.worst || !c.less && worst < c.worst {
+			t.Errorf("per token %v: the worst row is off by %.3g", c.o.PerToken, worst)
+		}
+		if zeros := relative(got[0][rows*n:(rows+1)*n], want[0][rows*n:(rows+1)*n]); zeros > 1e-6 {
+			t.Errorf("per token %v: the row of zeros is off by %.3g", c.o.PerToken, zeros)
+		}
+		path := filepath.Join(dir, fmt.Sprintf("%d.onnx", len(files)))
+		files = append(files, path)
+		if err := onnxfile.Save(t.Context(), q, path, onnxfile.SaveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		compareWithRuntime(t, "per token", path, in, got, tensor.Float32)
+	}
+	check(t, files)
+	// Where what follows looks at each row alone, one scale does not keep the demand.
+	p := m.Clone()
+	g := p.Graph
+	y := g.Outputs()[0]
+	z := g.NewValue("z", y.Type)
+	g.Append(g.NewNode(graph.OpKey{Type: "LayerNormalization"}, "", []*graph.Value{y, g.NewInitializer("ones", tensor.Of(slices.Repeat([]float32{1}, n)))}, []*graph.Value{z}, graph.Float("epsilon", 1e-30)))
+	g.SetOutput(0, z)
+	for _, c := range []struct {
+		demand float64
+		rows   int
+	}{{-30, 0}, {25, 1}} {
+		q, _, err := onnxq.QuantizeModel(t.Context(), p, onnxq.Options{Mode: onnxq.Dynamic, Data: []string{data}, MinSQNR: &c.demand})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for n := range q.Graph.Nodes() {
+			if n.Op.Type == "ReduceMax" {
+				found++
+			}
+		}
+		if found != c.rows {
+			t.Errorf("%g dB demanded: %d values have a scale for each row", c.demand, found)
+		}
 	}
 }
 
@@ -218,6 +333,7 @@ func TestContradictions(t *testing.T) {
 	}
 	for want, o := range map[string]onnxq.Options{
 		"DynamicQuantizeLinear gives no other type": {Mode: onnxq.Dynamic, Activations: "i8"},
+		"a scale for each row is for mode dynamic":  {Mode: onnxq.Static, PerToken: true},
 		"no symmetric activations":                  {Mode: onnxq.Dynamic, SymmetricActivations: true},
 		"no power-of-two scales":                    {Mode: onnxq.Dynamic, PowerOfTwo: true},
 		"mode dynamic quantizes activations":        {Mode: onnxq.Dynamic, Activations: onnxq.NoActivations},

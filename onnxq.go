@@ -144,6 +144,10 @@ type Options struct {
 	// BitsPerWeight, if not 0, spreads so many bits a weight, scales included,
 	// over the weights: each gets 2, 4 or 8 by the error that this saves.
 	BitsPerWeight float64
+	// PerToken gives each row of the inputs of products a scale of its own, in mode
+	// Dynamic: rows of unlike magnitude then keep their precision, for some more time.
+	// Without it this is done where MinSQNR or MaxDrop are not kept otherwise.
+	PerToken bool
 	// SymmetricActivations puts the zero point of activations at the middle of
 	// the codes.
 	SymmetricActivations bool
@@ -450,7 +454,7 @@ func (o *Options) qdq() qdq.Options {
 		Activation: o.Activations, Weight: o.Weights,
 		SymmetricActivations: o.SymmetricActivations, PerTensor: o.PerTensor,
 		PowerOfTwo: o.PowerOfTwo, ReduceRange: o.ReduceRange,
-		Ranges: o.Ranges, WeightsOnly: o.Mode == Weights, Dynamic: o.Mode == Dynamic,
+		Ranges: o.Ranges, WeightsOnly: o.Mode == Weights, Dynamic: o.Mode == Dynamic, PerToken: o.PerToken,
 	}
 	if o.Mode == Weights {
 		q.Blocks = o.blocks()
@@ -490,6 +494,8 @@ func (o *Options) check() error {
 		return optionErrorf("mode float16 computes in f16 or bf16, not %s", o.Weights)
 	case o.Mode != Weights && o.Mode != Float16 && o.fewBits():
 		return optionErrorf("weights in %s are for mode weights: the integer kernels of %s read %s with scales of float32, one for a channel or tensor%s", o.weightName(), o.target().Name, strings.Join(o.target().Weights, ", "), o.elsewhere())
+	case o.PerToken && o.Mode != Dynamic:
+		return optionErrorf("a scale for each row is for mode dynamic: scales that are known beforehand hold for a whole tensor")
 	case o.Mode == Dynamic && o.narrow():
 		return optionErrorf("mode dynamic has weights of 8 bits, not %s", o.Weights)
 	case o.Mode != Weights && slices.Contains(o.Algorithms, AWQ):
@@ -992,6 +998,7 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 	o := auto.Options{
 		Target: q.o.target(), Qdq: q.o.qdq(), Method: q.o.Method, MethodOptions: q.o.MethodOptions,
 		Equalize: q.o.allows(Equalize) && q.calib != nil, Split: q.o.allows(Split) && q.calib != nil, Smooth: q.o.allows(Smooth) && q.calib != nil, CorrectBias: q.o.allows(BiasCorrection), Round: q.o.allows(Round) || q.o.allows(GPTQ), Clip: q.o.allows(Clip),
+		Rows:         q.o.MinSQNR != nil || q.o.MaxDrop != nil,
 		FloatIslands: q.o.Mode == Auto, Store: q.o.Mode == Auto, Size: q.o.Prefer == Size || q.o.MinCoverage != nil, Speed: q.o.Prefer == Speed,
 		Contract: q.o.contract(),
 		Engine:   q.o.engine(),

@@ -34,6 +34,8 @@ type Options struct {
 	// Equalize, Smooth, CorrectBias and Round allow these passes; FloatIslands
 	// allows parts of the model to stay float.
 	Equalize, Split, Smooth, CorrectBias, Clip, Round, FloatIslands bool
+	// Rows allows a scale for each row where inputs are quantized as they come.
+	Rows bool
 	// Size puts few bytes above speed: what integers do not make faster is
 	// quantized as well.
 	Size bool
@@ -177,7 +179,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	steps := []func(context.Context, *candidate) (*candidate, error){s.islands, s.ranges, s.equalize, s.split, s.smooth, s.again}
+	steps := []func(context.Context, *candidate) (*candidate, error){s.rows, s.islands, s.ranges, s.equalize, s.split, s.smooth, s.again}
 	if len(fewBits(best.plan)) > 0 { // whose codes matter more than anything behind them
 		steps = append(steps, s.clipped, s.rounded, s.widened, s.biases, s.relief, s.dynamic, s.store)
 	} else {
@@ -760,6 +762,21 @@ func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error)
 		}
 	}
 	return best, nil
+}
+
+// rowGain is by how much, in dB, scales for each row have to raise the score, since
+// they take time.
+const rowGain = 3
+
+// rows gives each row that is quantized as it comes a scale of its own where the
+// contract is not kept otherwise.
+func (s *search) rows(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.Rows || !c.qdq.Dynamic || c.qdq.PerToken || c.short == "" {
+		return c, nil
+	}
+	next := c.variant()
+	next.qdq.PerToken = true
+	return s.better(ctx, c, next, rowGain, "a scale for each row of the inputs of products, since "+c.short)
 }
 
 // dynamic tries to let recurrent cells quantize their inputs as they come,

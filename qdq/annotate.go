@@ -50,10 +50,12 @@ type Options struct {
 	// Dynamic quantizes activations as they come: nodes are Dynamic where the
 	// target has a kernel, and else float but for look-ups in tables of codes.
 	Dynamic bool
+	// PerToken makes Dynamic nodes DynamicRows where their input has rows.
+	PerToken bool
 	// Compute as Half or Brain computes in 16-bit floats: every node that can,
 	// but for those of FullPrecision.
 	Compute How
-	// Choose says, by node ID, that a node is to be Dynamic, Half, Brain or
+	// Choose says, by node ID, that a node is to be Dynamic, DynamicRows, Half, Brain or
 	// Integer, where that can be, in place of what Dynamic, Compute and WeightsOnly
 	// say.
 	Choose map[int]How
@@ -81,7 +83,7 @@ type decision struct {
 	absorb *graph.Node // the activation behind the node that is absorbed, if any
 	into   *graph.Node // the node that absorbs this one
 	on     bool        // quantized with ranges known beforehand, as far as known
-	how    How         // Dynamic: rule is of that class, and on is false
+	how    How         // Dynamic or DynamicRows: rule is of that class, and on is false
 	leave  bool        // the user wants it left alone, weights included
 }
 
@@ -150,7 +152,7 @@ func (a *annotator) collect() error {
 			}
 			half := want.elem()
 			if half == tensor.Undefined {
-				d.rule, d.why = a.rule(n, d, want == Dynamic)
+				d.rule, d.why = a.rule(n, d, want.IsDynamic())
 			} else {
 				d.why = fitsHalf(n, half)
 			}
@@ -186,6 +188,9 @@ func (a *annotator) collect() error {
 			d.on = d.rule != nil
 			if d.on && d.rule.Class == targets.Dynamic {
 				d.on, d.how = false, Dynamic
+				if (a.o.PerToken || want == DynamicRows) && hasRows(n) {
+					d.how = DynamicRows
+				}
 			}
 			d.leave = d.leave || !included
 		}
@@ -567,7 +572,7 @@ func (a *annotator) tensors(p *Plan) {
 	wide := a.t.WideWeight(a.o.Weight)
 	listed := map[*graph.Value]int{} // index in p.Tensors
 	for _, d := range a.order {
-		if !d.on && d.how != Dynamic || d.into != nil {
+		if !d.on && !d.how.IsDynamic() || d.into != nil {
 			continue
 		}
 		spec := ops.Lookup(d.node)
@@ -595,7 +600,7 @@ func (a *annotator) tensors(p *Plan) {
 					e.Axis = -1 // the axis runs over the channels of one group
 				}
 			case ops.Bias:
-				if d.how == Dynamic || a.t.FloatBias {
+				if d.how.IsDynamic() || a.t.FloatBias {
 					continue // added in float32
 				}
 				e = TensorPlan{Scope: e.Scope, Tensor: e.Tensor, Kind: Bias, Type: "i32", Symmetric: true}

@@ -99,6 +99,11 @@ func matMulOf(n *graph.Node) matMulForm {
 	return notMatMul
 }
 
+// hasRows reports whether n, a Dynamic node, multiplies rows with a matrix.
+func hasRows(n *graph.Node) bool {
+	return n.Op.Type == "MatMul" || n.Op.Type == "Gemm" || n.Op.Type == "Conv" && matMulOf(n) != notMatMul
+}
+
 // quantized is what DynamicQuantizeLinear gives.
 type quantized struct{ codes, scale, zero *graph.Value }
 
@@ -145,7 +150,50 @@ func (b builder) quantize(v *graph.Value) quantized {
 	return q
 }
 
-// dynamicNode makes n, a Dynamic node, an integer product.
+// Parameters of codes with a scale for each row: their zero point, and how many
+// steps there are to either side.
+const (
+	rowZero  = 128
+	rowSteps = 127
+)
+
+// quantizeRows returns codes of v with a scale for each of its rows, [..., 1], which
+// the nodes of a graph share: the greatest magnitude of a row is rowSteps steps from
+// rowZero. The runtime has no operator for that; those that there are cost a pass
+// over v each.
+func (b builder) quantizeRows(v *graph.Value) quantized {
+	key := dqKey{v, b.at.Graph()}
+	if q, ok := b.w.rows[key]; ok {
+		return q
+	}
+	name := base(v.Name())
+	scalar := func(suffix string, x float32) *graph.Value {
+		return b.constant(name+suffix, tensor.Scalar(x))
+	}
+	magnitudes := b.node("Abs", name+"_abs", tensor.Float32, v.Type.Shape, []*graph.Value{v})
+	in, attrs := []*graph.Value{magnitudes}, []*graph.Attr{graph.Ints("axes", -1)}
+	if b.at.Graph().Opset(graph.OnnxDomain) >= axesInputOpset {
+		in, attrs = append(in, b.constant(name+"_axis", tensor.Of([]int64{-1}))), nil
+	}
+	var rows graph.Shape
+	if n := len(v.Type.Shape); n > 0 {
+		rows = append(slices.Clone(v.Type.Shape[:n-1]), graph.Dim{Known: true, Size: 1})
+	}
+	top := b.node("ReduceMax", name+"_max", tensor.Float32, rows, in, attrs...)
+	step := b.node("Mul", name+"_step", tensor.Float32, rows, []*graph.Value{top, scalar("_share", 1.0/rowSteps)})
+	// A row of zeros has codes of zero, not 0/0.
+	scale := b.node("Max", name+"_scale", tensor.Float32, rows, []*graph.Value{step, scalar("_least", 0x1p-126)})
+	steps := b.node("Div", name+"_steps", tensor.Float32, v.Type.Shape, []*graph.Value{v, scale})
+	zero := b.constant(name+"_zero_point", tensor.Of([]uint8{rowZero}, []int{}...))
+	codes := b.node("QuantizeLinear", name+"_q", tensor.Uint8, v.Type.Shape, []*graph.Value{steps, scalar("_one", 1), zero})
+	b.w.rows[key] = quantized{codes, scale, zero}
+	return b.w.rows[key]
+}
+
+// axesInputOpset is the operator set from which ReduceMax has its axes as an input.
+const axesInputOpset = 18
+
+// dynamicNode makes n, a Dynamic or DynamicRows node, an integer product.
 func (w *rewriter) dynamicNode(n *graph.Node) error {
 	b := builder{w, n}
 	y := n.Output(0)
@@ -199,14 +247,36 @@ func (b builder) product(x, weight *graph.Value, trans bool, bias *graph.Value, 
 	if err != nil {
 		return nil, err
 	}
-	q := b.quantize(x)
+	perRow := b.w.plan(b.at).How == DynamicRows
+	q := quantized{}
+	if perRow {
+		q = b.quantizeRows(x)
+	} else {
+		q = b.quantize(x)
+	}
 	in := []*graph.Value{q.codes, codes, q.zero}
 	if slices.ContainsFunc(p.Zero, func(z int32) bool { return z != 0 }) {
 		in = append(in, weight.Graph().NewInitializer(base(weight.Name())+"_zero_point", p.ZeroTensor()))
 	}
 	sums := b.node("MatMulInteger", name+"_i32", tensor.Int32, shape, in)
 	scale := weight.Graph().NewInitializer(base(weight.Name())+"_scale", p.ScaleTensor())
+	if perRow {
+		return b.scaledRows(sums, q.scale, scale, bias, name, shape), nil
+	}
 	return b.scaled(sums, q.scale, scale, bias, name, shape), nil
+}
+
+// scaledRows returns sums·weight·x + bias for an x of each row. It keeps the scales
+// apart: in the form of scaled, ONNX Runtime 1.32 takes the product for its
+// MatMulIntegerToFloat and scales the bias by x as well.
+func (b builder) scaledRows(sums, x, weight, bias *graph.Value, name string, shape graph.Shape) *graph.Value {
+	out := b.node("Cast", name+"_f32", tensor.Float32, shape, []*graph.Value{sums}, graph.Int("to", int64(tensor.Float32)))
+	out = b.node("Mul", name+"_columns", tensor.Float32, shape, []*graph.Value{out, weight})
+	out = b.node("Mul", name+"_scaled", tensor.Float32, shape, []*graph.Value{out, x})
+	if bias != nil {
+		out = b.node("Add", name+"_sum", tensor.Float32, shape, []*graph.Value{out, bias})
+	}
+	return out
 }
 
 // scaled returns sums·(x·weight) + bias in the form that the runtime takes for

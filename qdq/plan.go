@@ -56,7 +56,11 @@ const (
 	Half        How = "float16"      // computes in float16
 	Brain       How = "bfloat16"     // computes in bfloat16
 	Dynamic     How = "dynamic"      // multiplies its input, quantized as it comes, with codes and gives float32
+	DynamicRows How = "dynamic-rows" // the same, with a scale for each row (token) of the input
 )
+
+// IsDynamic reports whether a node quantizes its input as it comes.
+func (h How) IsDynamic() bool { return h == Dynamic || h == DynamicRows }
 
 // Kind is what a planned tensor is.
 type Kind string
@@ -251,7 +255,7 @@ func (p *Plan) bind(m *graph.Model) (*bound, error) {
 }
 
 // Int8 reports whether the node multiplies codes.
-func (e *NodePlan) Int8() bool { return e.How == Integer || e.How == FloatOutput || e.How == Dynamic }
+func (e *NodePlan) Int8() bool { return e.How == Integer || e.How == FloatOutput || e.How.IsDynamic() }
 
 // check returns why v cannot be what e says, which may have been edited.
 func (e *TensorPlan) check(v *graph.Value) error {

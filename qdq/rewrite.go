@@ -32,7 +32,7 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 	if len(params) != len(p.Tensors) {
 		return nil, fmt.Errorf("plan: %d parameters for %d tensors", len(params), len(p.Tensors))
 	}
-	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}, transposed: map[dqKey]*graph.Value{}, dynamic: map[dqKey]quantized{},
+	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}, transposed: map[dqKey]*graph.Value{}, dynamic: map[dqKey]quantized{}, rows: map[dqKey]quantized{},
 		half: map[halfKey]*graph.Value{}, coder: &coder{ctx: ctx, pool: par.New(threads)}}
 	for i, v := range b.values {
 		if !p.Tensors[i].AtLoad {
@@ -56,7 +56,7 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 				return nil, graph.NodeError("rewrite", n, err)
 			}
 			switch {
-			case e.Quantized && e.How == Dynamic:
+			case e.Quantized && e.How.IsDynamic():
 				dynamic = append(dynamic, n)
 			case e.Quantized && e.How.elem() != tensor.Undefined:
 				half = append(half, n)
@@ -122,9 +122,10 @@ type rewriter struct {
 	params []*quant.Params // by value ID
 	dq     map[dqKey]*graph.Value
 	// transposed holds codes of weights whose matrices are transposed, dynamic
-	// what DynamicQuantizeLinear gives.
+	// what DynamicQuantizeLinear gives, rows codes with a scale for each row.
 	transposed map[dqKey]*graph.Value
 	dynamic    map[dqKey]quantized
+	rows       map[dqKey]quantized
 	half       map[halfKey]*graph.Value // values in 16-bit floats
 	coder      *coder
 	raised     int // channels whose weight scale a bias raised
@@ -208,13 +209,16 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 			return err
 		}
 		return nil
-	case Dynamic:
+	case Dynamic, DynamicRows:
 		if n.Op.Domain != graph.OnnxDomain || !slices.Contains(dynamicOps, n.Op.Type) {
 			return fmt.Errorf("there is no kernel for this operator that quantizes inputs as they come")
 		}
 		spec := ops.Lookup(n)
 		if why := fitsDynamic(n, spec); why != "" {
 			return errors.New(why)
+		}
+		if e.How == DynamicRows && !hasRows(n) {
+			return fmt.Errorf("its input has no rows that could have scales of their own")
 		}
 		for i := range n.Inputs() {
 			if port, _ := spec.InPort(i); port.Role != ops.Weight {
@@ -250,7 +254,7 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 		}
 		return w.checkAxis(n, weight)
 	}
-	return fmt.Errorf("the plan does not say how the node is quantized: %q is none of %s, %s, %s, %s, %s, %s, %s", e.How, Integer, FloatOutput, Absorbed, Lookup, Dynamic, Half, Brain)
+	return fmt.Errorf("the plan does not say how the node is quantized: %q is none of %s, %s, %s, %s, %s, %s, %s, %s", e.How, Integer, FloatOutput, Absorbed, Lookup, Dynamic, DynamicRows, Half, Brain)
 }
 
 // few returns why kernels that read codes of 8 bits do not take the planned

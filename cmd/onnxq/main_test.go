@@ -177,6 +177,7 @@ func TestMistakes(t *testing.T) {
 		{quantize("--mode", "static", "--weights", "i4"), 2, `weights in i4 are for mode weights: the integer kernels of ort-cpu read i8, u8 .*; i4 are read by those of qnn`},
 		{quantize("--target", "qnn", "--weights", "i4", "--granularity", "block:32"), 2, `weights in i4 are for mode weights|qnn has no form for i4 weights`},
 		{[]string{"quantize", digits, "-o", "out.onnx", "--target", "qnn", "--weights", "i4"}, 4, `static quantization needs samples`},
+		{quantize("--per-token"), 2, `a scale for each row is for mode dynamic`},
 		{quantize("--granularity", "row"), 2, `--granularity "row" is none of`},
 		{quantize("--range", "x"), 2, `--range "x" is not NAME=MIN:MAX`},
 		{quantize("--range", "nosuch=0:1"), 2, `nosuch`},

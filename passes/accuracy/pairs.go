@@ -56,7 +56,7 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds,
 		for n := range g.Nodes() {
 			how := plan.Nodes[i].How
 			i++
-			if how != qdq.Integer && how != qdq.FloatOutput && how != qdq.Dynamic || n.NumInputs() < 2 || n.Input(0) == nil {
+			if how != qdq.Integer && how != qdq.FloatOutput && !how.IsDynamic() || n.NumInputs() < 2 || n.Input(0) == nil {
 				continue
 			}
 			ports := []int{1}
@@ -70,7 +70,7 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds,
 				}
 				s := PairSums{Node: n, weight: at[w.ID] - 1}
 				var px *quant.Params
-				if how != qdq.Dynamic {
+				if !how.IsDynamic() {
 					if at[x.ID] == 0 || params[at[x.ID]-1].Type.DType != tensor.Uint8 {
 						continue
 					}
