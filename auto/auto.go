@@ -547,7 +547,8 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 	return result, notes, nil, err
 }
 
-// rangesOf gives the method's range of each activation.
+// rangesOf gives the method's range of each activation, within what its readers
+// tell apart.
 func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table) (qdq.Ranges, error) {
 	values, err := plan.Values(m)
 	if err != nil {
@@ -582,7 +583,7 @@ func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table)
 			o.Sensitivity = calibration.Sensitivity(v, len(c.Count))
 		}
 		keys = append(keys, k)
-		list = append(list, calibration.Request{Stats: k.stats, Method: w.Method, Options: o})
+		list = append(list, calibration.Request{Stats: k.stats.Within(ops.Saturation(v)), Method: w.Method, Options: o})
 	}
 	failed := map[rangeKey]error{}
 	for i, r := range calibration.Ranges(list, w.Threads) {

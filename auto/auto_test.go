@@ -399,3 +399,31 @@ func TestSearchDynamic(t *testing.T) {
 		t.Errorf("for %v dB, the cell is %q, want float", least, got)
 	}
 }
+
+// Codes do not stand for what readers do not tell apart.
+func TestSaturation(t *testing.T) {
+	const text = `<ir_version: 8, opset_import: ["" : 14]> g (float[1,3,8,8] x) => (float[1,4,4,4] y)
+	<float[8,3,3,3] w1 = {...}, float[4,8,3,3] w2 = {...}> { c = Conv (x, w1) h = HardSwish (c) y = Conv (h, w2) }`
+	m, o := setup(t, text, 4)
+	for i, x := range tensor.As[float32](m.Graph.Initializers()[0].Const) {
+		tensor.As[float32](m.Graph.Initializers()[0].Const)[i] = 20 * x
+	}
+	for _, method := range calibration.Methods() {
+		o.Method = method
+		q := search(t, m, o).Model
+		found := false
+		for n := range q.Graph.Nodes() {
+			if n.Op.Type != "QuantizeLinear" || n.Input(0).Name() != "c" {
+				continue
+			}
+			found = true
+			scale, zero := tensor.As[float32](n.Input(1).Const)[0], n.Input(2).Const.Bytes()[0]
+			if low := float32(zero) * scale; low > 3+scale {
+				t.Errorf("%s: codes reach down to %g", method, -low)
+			}
+		}
+		if !found {
+			t.Errorf("%s: no codes of the convolution", method)
+		}
+	}
+}

@@ -63,8 +63,6 @@ func meanSensitivity(s *Stats, sensitivity []float64) []float64 {
 		return nil
 	}
 	h := &s.Hist
-	half := len(h.Counts) / 2
-	bin := func(x float32) int { return half + int(math.Floor(math.Ldexp(float64(x), -h.Exp))) }
 	// Differences from bin to bin.
 	sum, count := make([]float64, len(h.Counts)+1), make([]float64, len(h.Counts)+1)
 	var all, n float64
@@ -75,7 +73,7 @@ func meanSensitivity(s *Stats, sensitivity []float64) []float64 {
 		m := float64(c.Count[k])
 		all += float64(m * g)
 		n += m
-		lo, hi := bin(c.Min[k]), bin(c.Max[k])
+		lo, hi := h.bin(c.Min[k]), h.bin(c.Max[k])
 		sum[lo] += float64(m * g)
 		count[lo] += m
 		sum[hi+1] -= float64(m * g)

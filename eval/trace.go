@@ -93,6 +93,7 @@ type pair struct {
 	twin      *graph.Value // in Trace.plus; nil if there is none
 	from      []*pair      // the values that twin is made from
 	relative  bool         // the noise of inputs counts relative to their power
+	lo, hi    float64      // the bounds of what counts, those of ops.Saturation
 	noise     noise        // of inQuantized
 	carried   float64      // Σ (byFloat - inFloat)²
 	added     float64      // Σ (inQuantized - byFloat)²
@@ -227,6 +228,7 @@ func (b *builder) value(v *graph.Value) {
 		return
 	}
 	p := &pair{ref: v, seen: seen, codes: b.ranges[seen]}
+	p.lo, p.hi = ops.Saturation(v)
 	if dq := seen.DefNode(); fusion.IsDQ(dq) {
 		// What reads DequantizeLinear might become an integer kernel.
 		g := seen.Graph()
@@ -597,6 +599,9 @@ func (t *Trace) arrive(s slot, x *tensor.Tensor) {
 	t.arrived.Broadcast()
 }
 
+// clamp returns what the readers of p.ref see of x.
+func (p *pair) clamp(x float64) float64 { return min(max(x, p.lo), p.hi) }
+
 // add adds a set of values to the sums.
 func (p *pair) add(set *[parts]*tensor.Tensor) {
 	ref, got := set[inFloat], set[inQuantized]
@@ -616,8 +621,12 @@ func (p *pair) add(set *[parts]*tensor.Tensor) {
 	var carried, added float64
 	for i := range x {
 		r, g, f := float64(x[i]), float64(y[i]), float64(z[i])
+		if r <= maskLimit {
+			continue
+		}
+		r, g, f = p.clamp(r), p.clamp(g), p.clamp(f)
 		d := r - g
-		if d-d != 0 || r <= maskLimit {
+		if d-d != 0 {
 			continue
 		}
 		s.signal += r * r
