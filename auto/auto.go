@@ -252,9 +252,9 @@ func (s *search) finish(ctx context.Context, c *candidate) error {
 	return s.build(ctx, c)
 }
 
-// maxRetreats is the number of retreats of settle: two times with more and more
-// of the time that integers save given back, then no integers, then weights in
-// 16 bits, those of the largest rounding error first.
+// maxRetreats is the number of retreats of settle: two times with the weights in
+// 16 bits that cost the outputs most or more and more of the time that integers
+// save given back, then no integers, then weights in 16 bits.
 const maxRetreats = 5
 
 // retreat returns a variant of c that is closer to the float model.
@@ -275,6 +275,9 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 	switch {
 	case anchors > 0 && try < 2:
 		s.aim, s.share = max(c.score, s.aim)+retreatGain, []float64{0.35, 0.8}[try]
+		if r, err := s.finer(ctx, c); err != nil || r != c {
+			return r, err
+		}
 		if r, err := s.relief(ctx, c); err != nil || r != c {
 			return r, err
 		}
@@ -284,6 +287,11 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 			next.qdq.Store = codes
 		}
 	default:
+		if try < maxRetreats-1 {
+			if r, err := s.finer(ctx, c); err != nil || r != c {
+				return r, err
+			}
+		}
 		order, err := roughest(c.base, c.plan, atLoad(c.plan))
 		if err != nil {
 			return nil, err
@@ -313,7 +321,20 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 		return nil, err
 	}
 	next.found = append(next.found, fmt.Sprintf("%s, since %s: score %.1f → %.1f dB on calibration samples", note, c.short, c.score, next.score))
-	return next, nil
+	if anchors == 0 || !s.o.Round || s.o.Visits == 0 || next.round || s.good(next) {
+		return next, nil
+	}
+	// Without integers the codes of weights are all that is left to choose.
+	rounded := next.variant()
+	rounded.round = true
+	if err := s.build(ctx, rounded); err != nil {
+		return nil, err
+	}
+	if err := s.measure(ctx, rounded); err != nil || rounded.score < next.score+roundGain {
+		return next, err
+	}
+	rounded.found = append(rounded.found, fmt.Sprintf("weights rounded by their effect on outputs: score %.1f → %.1f dB on calibration samples", next.score, rounded.score))
+	return rounded, nil
 }
 
 // retreatGain is by how much, in dB, a retreat is to raise the score.
@@ -326,10 +347,10 @@ func (s *search) economize(ctx context.Context, c *candidate) error {
 		return nil
 	}
 	plan, err := qdq.Annotate(c.base, s.o.Target, c.qdq)
-	if err != nil || plan.Quantized() == 0 {
+	if err != nil {
 		return err
 	}
-	if s.costs, err = s.measureCosts(ctx, c.base); err != nil {
+	if s.costs, err = s.measureCosts(ctx, c.base); err != nil || plan.Quantized() == 0 {
 		return err
 	}
 	worth := margin
@@ -781,8 +802,9 @@ func (s *search) rows(ctx context.Context, c *candidate) (*candidate, error) {
 }
 
 // dynamic tries to let recurrent cells quantize their inputs as they come,
-// where the target has a kernel for that: it is faster than float, and what is
-// computed step by step has no range that could be known as well beforehand.
+// where the target has a kernel for that which is faster than float, as far as
+// costs are known: what is computed step by step has no range that could be known
+// as well beforehand.
 func (s *search) dynamic(ctx context.Context, c *candidate) (*candidate, error) {
 	if !s.o.FloatIslands {
 		return c, nil
@@ -793,7 +815,8 @@ func (s *search) dynamic(ctx context.Context, c *candidate) (*candidate, error) 
 	for g := range c.base.Scopes() {
 		for n := range g.Nodes() {
 			if _, keep := c.qdq.Keep[n.ID]; !keep && !quantized[n.ID] && n.Op.Type == "LSTM" &&
-				slices.ContainsFunc(s.o.Target.RulesFor(n), func(r *targets.Rule) bool { return r.Class == targets.Dynamic && !r.Slow }) {
+				slices.ContainsFunc(s.o.Target.RulesFor(n), func(r *targets.Rule) bool { return r.Class == targets.Dynamic && !r.Slow }) &&
+				(s.costs == nil || s.costs.size(n.Input(0)) == 0 || s.costs.saved(n) > 0) {
 				next.qdq.Choose[n.ID] = qdq.Dynamic
 			}
 		}

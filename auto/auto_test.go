@@ -3,6 +3,7 @@ package auto_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -288,6 +289,20 @@ func TestSearchStores(t *testing.T) {
 	if a, b := score(t, m, plain.Model, o.Samples), score(t, m, best.Model, o.Samples); a >= 30 || b < 30 {
 		t.Errorf("score %.1f dB without samples, %.1f dB measured, want less than 30 and more", a, b)
 	}
+	// A look at the whole finds too much error in what the search has kept.
+	strict := o
+	strict.Contract.MinSQNR = nil
+	looks := 0
+	strict.Accept = func(_ context.Context, q *graph.Model) (string, float64, error) {
+		looks++
+		if db := score(t, m, q, o.Samples); db < least {
+			return "the error is too large", least - db, nil
+		}
+		return "", 0, nil
+	}
+	if got := types(search(t, m, strict)); got["rough"] != "f16" || got["plain"] != "i8" || looks != 2 {
+		t.Errorf("after %d looks: %v", looks, got)
+	}
 	o.Qdq.Exclude = []string{"more"}
 	if got := types(search(t, m, o)); got["plain"] != "" {
 		t.Errorf("weight of a node that was left out: %v", got)
@@ -378,11 +393,14 @@ func TestSearchTrifles(t *testing.T) {
 }
 
 // A recurrent cell quantizes its inputs as they come where the outputs keep the
-// contract with that, and stays float where they do not.
+// contract with that, and stays float where they do not, or where it is so small
+// that this would be slower.
 func TestSearchDynamic(t *testing.T) {
-	const text = `<ir_version: 8, opset_import: ["" : 13]> g (float[6,1,32] x) => (float[6,1,1,64] y)
-	<float[1,256,32] w = {...}, float[1,256,64] r = {...}> { y = LSTM <hidden_size = 64> (x, w, r) }`
-	m, o := setup(t, text, 6)
+	cell := func(units int) string {
+		return fmt.Sprintf(`<ir_version: 8, opset_import: ["" : 13]> g (float[6,1,32] x) => (float[6,1,1,%[1]d] y)
+	<float[1,%[2]d,32] w = {...}, float[1,%[2]d,%[1]d] r = {...}> { y = LSTM <hidden_size = %[1]d> (x, w, r) }`, units, 4*units)
+	}
+	m, o := setup(t, cell(64), 6)
 	for _, v := range m.Graph.Initializers() {
 		for i := range tensor.As[float32](v.Const) {
 			tensor.As[float32](v.Const)[i] /= 40 // or its state would be chaos
@@ -397,6 +415,26 @@ func TestSearchDynamic(t *testing.T) {
 	o.Contract.MinSQNR = &least
 	if got := how(); got != "" {
 		t.Errorf("for %v dB, the cell is %q, want float", least, got)
+	}
+	for _, units := range []int{16, 128} {
+		m, o := setup(t, cell(units), 6)
+		for _, v := range m.Graph.Initializers() {
+			for i := range tensor.As[float32](v.Const) {
+				tensor.As[float32](v.Const)[i] /= 40
+			}
+		}
+		var err error
+		if o.Target, err = targets.Get("ort-cpu"); err != nil {
+			t.Fatal(err)
+		}
+		o.Store = true
+		want := qdq.Dynamic
+		if units == 16 {
+			want = ""
+		}
+		if got := search(t, m, o).Plan.Nodes[0].How; got != want {
+			t.Errorf("a cell of %d units is %q, want %q", units, got, want)
+		}
 	}
 }
 

@@ -92,6 +92,9 @@ func (k *costs) saved(n *graph.Node) float64 {
 func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 	y := float64(k.size(n.Output(0)))
 	w := n.Input(1)
+	if n.Op.Type == "LSTM" {
+		return k.cell(r, n)
+	}
 	if w == nil || !w.IsConst() || w.Const.Rank() < 2 || depth(n) == 0 {
 		switch n.Op.Type {
 		case "Reshape", "Flatten", "Squeeze", "Unsqueeze":
@@ -124,6 +127,17 @@ func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 		t += places * groups * taps * (r.Patch + channels*r.PatchElement)
 	}
 	return t
+}
+
+// cell returns what a recurrent cell takes; 0 where its sizes are not known.
+func (k *costs) cell(r *targets.Rates, n *graph.Node) float64 {
+	w, h := n.Input(1), n.Input(2)
+	if w == nil || h == nil || !w.IsConst() || !h.IsConst() || w.Const.Rank() != 3 || w.Const.Len() == 0 {
+		return 0
+	}
+	directions, inputs := float64(w.Const.Shape()[0]), float64(w.Const.Shape()[2])
+	steps := float64(k.size(n.Input(0))) / inputs
+	return steps * (directions*r.Step + float64(w.Const.Len()+h.Const.Len())*r.StepMAC)
 }
 
 // border returns what it takes to quantize v and to dequantize it.

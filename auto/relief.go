@@ -29,11 +29,16 @@ const (
 	reliefWork    = 8_000
 )
 
-// part is some anchors that follow each other, and what they mean together.
+// finerShare is the share of the weights that are stored in few bits that may
+// get 16.
+const finerShare = 0.3
+
+// part is some anchors or weights that follow each other, by ID, and what they
+// mean together.
 type part struct {
-	nodes []*graph.Node
-	work  float64 // share of the time that integers save or, where costs are not known, of the multiply-adds
-	gain  float64 // noise that goes away when they are float
+	ids  []int
+	work float64 // share of what float costs: see anchors and finer
+	gain float64 // noise that goes away when they are float
 }
 
 // relief keeps those anchors float that cost the outputs most for the
@@ -44,91 +49,13 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 	if !s.o.FloatIslands || (c.score >= s.aim || c.short == "" && s.aim == reliefAim && c.score >= leastScore) {
 		return c, nil
 	}
-	nodes := 0
-	for g := range c.base.Scopes() {
-		nodes += g.NumNodes()
-	}
-	tries := reliefWork / max(nodes, 1)
-	if tries < reliefParts/2 {
-		return c, nil
-	}
 	anchors, err := s.anchors(ctx, c)
-	if err != nil || len(anchors) < 2 {
-		return c, err
-	}
-	few := s.few(reliefSamples)
-	whole, err := s.score(ctx, c, few)
 	if err != nil {
 		return nil, err
 	}
-	noise := math.Pow(10, -whole/10)
-	try := func(list []part) error {
-		tries := make([]*candidate, len(list))
-		for i := range list {
-			tries[i] = c.keeping(list[i].nodes)
-		}
-		if err := s.ahead(ctx, tries, few); err != nil {
-			return err
-		}
-		for i, next := range tries {
-			if err := s.build(ctx, next); err != nil {
-				return err
-			}
-			got := noise
-			if !next.empty() {
-				db, err := s.score(ctx, next, few)
-				if err != nil {
-					return err
-				}
-				got = math.Pow(10, -db/10)
-			}
-			list[i].gain = noise - got
-		}
-		return nil
-	}
-	parts := divide(anchors, min(reliefParts, tries/2))
-	if err := try(parts); err != nil {
+	chosen, share, err := s.pick(ctx, c, anchors, s.share, c.keeping)
+	if err != nil {
 		return nil, err
-	}
-	// The parts that matter most are divided.
-	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(b.gain, a.gain) })
-	if parts[0].gain < reliefHope*noise && len(parts[0].nodes) > 1 {
-		return c, nil
-	}
-	var small []part
-	for left := min(tries/2, reliefParts); len(parts) > 0 && left > 1 && len(small) < reliefParts; parts = parts[1:] {
-		if len(parts[0].nodes) == 1 {
-			small = append(small, parts[0])
-			continue
-		}
-		pieces := divide(pieces(parts[0], anchors), left)
-		left -= len(pieces)
-		if err := try(pieces); err != nil {
-			return nil, err
-		}
-		small = append(small, pieces...)
-	}
-	small = append(small, parts...)
-	slices.SortStableFunc(small, func(a, b part) int { return cmp.Compare(b.gain*a.work, a.gain*b.work) })
-	// Gains do not simply add up, so each is measured with those before it.
-	var chosen []*graph.Node
-	share, score := 0.0, whole
-	for left := reliefParts / 2; len(small) > 0 && left > 0 && score < s.aim; small = small[1:] {
-		p := small[0]
-		if p.gain < noise/50 || share+p.work > s.share {
-			continue
-		}
-		if len(chosen) > 0 {
-			left--
-			trial := []part{{nodes: slices.Concat(chosen, p.nodes)}}
-			if err := try(trial); err != nil {
-				return nil, err
-			}
-			p.nodes, p.gain = trial[0].nodes, trial[0].gain
-		}
-		if got := -10 * math.Log10(noise-p.gain); got >= score+reliefStep {
-			chosen, share, score = p.nodes, share+p.work, got
-		}
 	}
 	if len(chosen) == 0 {
 		return c, nil
@@ -151,15 +78,153 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 	return next, nil
 }
 
+// pick chooses among items those that bring c closest to the float model for what
+// they cost, at most the share most of it: parts of them are varied one at a time,
+// those that matter most are divided and tried again, and the best are tried
+// together.
+func (s *search) pick(ctx context.Context, c *candidate, items []part, most float64, vary func(ids []int) *candidate) (chosen []int, share float64, err error) {
+	nodes := 0
+	for g := range c.base.Scopes() {
+		nodes += g.NumNodes()
+	}
+	tries := reliefWork / max(nodes, 1)
+	if tries < reliefParts/2 || len(items) < 2 {
+		return nil, 0, nil
+	}
+	few := s.few(reliefSamples)
+	whole, err := s.score(ctx, c, few)
+	if err != nil {
+		return nil, 0, err
+	}
+	noise := math.Pow(10, -whole/10)
+	try := func(list []part) error {
+		tries := make([]*candidate, len(list))
+		for i := range list {
+			tries[i] = vary(list[i].ids)
+		}
+		if err := s.ahead(ctx, tries, few); err != nil {
+			return err
+		}
+		for i, next := range tries {
+			if err := s.build(ctx, next); err != nil {
+				return err
+			}
+			got := noise
+			if !next.empty() {
+				db, err := s.score(ctx, next, few)
+				if err != nil {
+					return err
+				}
+				got = math.Pow(10, -db/10)
+			}
+			list[i].gain = noise - got
+		}
+		return nil
+	}
+	parts := divide(items, min(reliefParts, tries/2))
+	if err := try(parts); err != nil {
+		return nil, 0, err
+	}
+	// The parts that matter most are divided.
+	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(b.gain, a.gain) })
+	if parts[0].gain < reliefHope*noise && len(parts[0].ids) > 1 {
+		return nil, 0, nil
+	}
+	var small []part
+	for left := min(tries/2, reliefParts); len(parts) > 0 && left > 1 && len(small) < reliefParts; parts = parts[1:] {
+		if len(parts[0].ids) == 1 {
+			small = append(small, parts[0])
+			continue
+		}
+		pieces := divide(pieces(parts[0], items), left)
+		left -= len(pieces)
+		if err := try(pieces); err != nil {
+			return nil, 0, err
+		}
+		small = append(small, pieces...)
+	}
+	small = append(small, parts...)
+	slices.SortStableFunc(small, func(a, b part) int { return cmp.Compare(b.gain*a.work, a.gain*b.work) })
+	// Gains do not simply add up, so each is measured with those before it.
+	score := whole
+	for left := reliefParts / 2; len(small) > 0 && left > 0 && score < s.aim; small = small[1:] {
+		p := small[0]
+		if p.gain < noise/50 || share+p.work > most {
+			continue
+		}
+		if len(chosen) > 0 {
+			left--
+			trial := []part{{ids: slices.Concat(chosen, p.ids)}}
+			if err := try(trial); err != nil {
+				return nil, 0, err
+			}
+			p.ids, p.gain = trial[0].ids, trial[0].gain
+		}
+		if got := -10 * math.Log10(noise-p.gain); got >= score+reliefStep {
+			chosen, share, score = p.ids, share+p.work, got
+		}
+	}
+	return chosen, share, nil
+}
+
+// finer gives 16 bits to those of the weights that are decoded when the model is
+// loaded whose rounding costs the outputs most for the bytes that it saves.
+func (s *search) finer(ctx context.Context, c *candidate) (*candidate, error) {
+	values, err := c.plan.Values(c.base)
+	if err != nil {
+		return nil, err
+	}
+	var items []part
+	total := 0.0
+	for _, i := range atLoad(c.plan) {
+		v := values[i]
+		items = append(items, part{ids: []int{v.ID}, work: float64(v.Const.Len())})
+		total += float64(v.Const.Len())
+	}
+	for i := range items {
+		items[i].work /= max(total, 1)
+	}
+	chosen, share, err := s.pick(ctx, c, items, finerShare, c.halving)
+	if err != nil || len(chosen) == 0 {
+		return c, err
+	}
+	next := c.halving(chosen)
+	if err := s.build(ctx, next); err != nil || next.empty() {
+		return c, err
+	}
+	if err := s.measure(ctx, next); err != nil {
+		return nil, err
+	}
+	if next.score < c.score+reliefGain {
+		return c, nil
+	}
+	next.found = append(next.found, fmt.Sprintf("stored %d weights, %.1f %% of those that are decoded at load, in 16 bits: score %.1f → %.1f dB on calibration samples", len(chosen), 100*share, c.score, next.score))
+	return next, nil
+}
+
+// halving returns a variant of c in which weights that are decoded when the model
+// is loaded have 16 bits.
+func (c *candidate) halving(ids []int) *candidate {
+	next := c.variant()
+	next.qdq.Half = map[int]bool{}
+	for id := range c.qdq.Half {
+		next.qdq.Half[id] = true
+	}
+	for _, id := range ids {
+		next.qdq.Half[id] = true
+	}
+	return next
+}
+
 // keeping returns a variant of c in which nodes stay float.
-func (c *candidate) keeping(nodes []*graph.Node) *candidate {
+func (c *candidate) keeping(ids []int) *candidate {
 	next := c.variant()
 	next.qdq.Keep = map[int]string{}
 	for id, why := range c.qdq.Keep {
 		next.qdq.Keep[id] = why
 	}
-	for _, n := range nodes {
-		next.qdq.Keep[n.ID] = "integers cost the outputs too much here: measured"
+	for _, id := range ids {
+		next.qdq.Keep[id] = "integers cost the outputs too much here: measured"
 	}
 	return next
 }
@@ -175,10 +240,12 @@ func (s *search) few(n int) []int {
 }
 
 // anchors lists the nodes that multiply on integers under c's plan, in order,
-// with their share of the multiply-adds in one sample.
+// with their share of the time that integers save in one sample or, where costs
+// are not known, of the multiply-adds.
 func (s *search) anchors(ctx context.Context, c *candidate) ([]part, error) {
 	quantized := quantizedNodes(c.base, c.plan)
 	var out []part
+	var nodes []*graph.Node
 	taps := make([]bool, c.base.NumValues())
 	at := map[int]int{} // by ID of the output
 	for g := range c.base.Scopes() {
@@ -188,7 +255,7 @@ func (s *search) anchors(ctx context.Context, c *candidate) ([]part, error) {
 			}
 			y := n.Output(0)
 			taps[y.ID], at[y.ID] = true, len(out)
-			out = append(out, part{nodes: []*graph.Node{n}})
+			out, nodes = append(out, part{ids: []int{n.ID}}), append(nodes, n)
 		}
 	}
 	prog, err := exec.Compile(c.base, exec.Options{Taps: taps})
@@ -198,9 +265,9 @@ func (s *search) anchors(ctx context.Context, c *candidate) ([]part, error) {
 	total := 0.0
 	tap := func(v *graph.Value, t *tensor.Tensor) error {
 		if i, ok := at[v.ID]; ok {
-			w := float64(t.Len()) * float64(depth(out[i].nodes[0]))
+			w := float64(t.Len()) * float64(depth(nodes[i]))
 			if s.costs != nil {
-				w = s.costs.saved(out[i].nodes[0])
+				w = s.costs.saved(nodes[i])
 			}
 			out[i].work += w
 			total += w
@@ -237,18 +304,18 @@ func divide(list []part, n int) []part {
 	out := make([]part, n)
 	for i := range n {
 		for _, p := range list[i*len(list)/n : (i+1)*len(list)/n] {
-			out[i].nodes = append(out[i].nodes, p.nodes...)
+			out[i].ids = append(out[i].ids, p.ids...)
 			out[i].work += p.work
 		}
 	}
 	return out
 }
 
-// pieces returns the single anchors of p.
-func pieces(p part, anchors []part) []part {
+// pieces returns the single items of p.
+func pieces(p part, items []part) []part {
 	var out []part
-	for _, a := range anchors {
-		if slices.Contains(p.nodes, a.nodes[0]) {
+	for _, a := range items {
+		if slices.Contains(p.ids, a.ids[0]) {
 			out = append(out, a)
 		}
 	}

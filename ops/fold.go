@@ -355,7 +355,7 @@ func FoldBefore(n *graph.Node) bool {
 	source := prev.Input(0)
 	if isOp(prev, "BatchNormalization") {
 		f = batchNormAffine(prev, channels)
-	} else if isOp(prev, "Mul", "Div", "Add", "Sub") {
+	} else if isOp(prev, "Mul", "Div", "Add", "Sub") && !halvesGELU(prev) {
 		if source == nil || source.IsConst() {
 			source = prev.Input(1)
 		}
@@ -389,6 +389,31 @@ func FoldBefore(n *graph.Node) bool {
 	n.Graph().Remove(prev)
 	l.store(w, bias)
 	return true
+}
+
+// halvesGELU reports whether n is the last step of x · (1 + erf(x/√2)) · ½, the
+// GELU as exporters write it out (D. Hendrycks and K. Gimpel, 2016). Runtimes
+// compute the whole of it as one, which they would not without the half.
+func halvesGELU(n *graph.Node) bool {
+	if !isOp(n, "Mul") {
+		return false
+	}
+	for _, v := range n.Inputs() {
+		if v == nil || !isOp(v.DefNode(), "Mul") {
+			continue
+		}
+		for _, gate := range v.DefNode().Inputs() {
+			if gate == nil || !isOp(gate.DefNode(), "Add") {
+				continue
+			}
+			for _, x := range gate.DefNode().Inputs() {
+				if x != nil && isOp(x.DefNode(), "Erf") {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // scaleThrough handles a·x + b before a Conv n that pads, given as a Mul or Div

@@ -245,6 +245,12 @@ func TestPasses(t *testing.T) {
 			b.g.AddInput(k)
 			b.out(f32, 4, b.op("Add", "y", vals{b.op("Conv", "c", vals{x, w}), k}))
 		}, "Conv Add"},
+		{"a GELU written out stays whole", 13, 7, func(b *builder) {
+			x := b.op("Conv", "c", vals{b.float("x", 1, 2, 4, 4), b.rand("w", 2, 2, 1, 1)})
+			gate := b.op("Add", "a", vals{b.op("Erf", "e", vals{b.op("Div", "d", vals{x, b.scalar("r", 1.4142135)})}), b.scalar("one", 1)})
+			y := b.op("Mul", "h", vals{b.op("Mul", "m", vals{x, gate}), b.scalar("half", 0.5)})
+			b.out(f32, 4, b.op("Conv", "y", vals{y, b.rand("v", 3, 2, 3, 3)}))
+		}, "Conv Div Erf Add Mul Mul Conv"},
 		{"quantized weight is not folded", 13, 7, func(b *builder) {
 			w := b.g.NewInitializer("w", tensor.Of([]int8{1, 2, 3, 4}, 2, 2))
 			d := b.op("DequantizeLinear", "d", vals{w, b.scalar("s", 0.5)})

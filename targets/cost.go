@@ -45,6 +45,10 @@ type Rates struct {
 	// output element of other operators.
 	Average float64 `json:"average" yaml:"average"`
 	Element float64 `json:"element" yaml:"element"`
+	// Step is for each step of a recurrent cell in each row of the batch, and
+	// StepMAC for each multiply-add there.
+	Step    float64 `json:"step" yaml:"step"`
+	StepMAC float64 `json:"step_mac" yaml:"step_mac"`
 }
 
 // ThinRows is the number of rows of a product below which Thin counts.
@@ -62,12 +66,13 @@ func (r *Rates) Product(mac, places, k, n float64) float64 {
 }
 
 // avx2Cost was fitted to 219 convolutions of 8 models and to chains of products
-// under onnxruntime 1.32.0 on a Zen 3 core, which has AVX2 and no VNNI.
+// under onnxruntime 1.32.0 on a Zen 3 core, which has AVX2 and no VNNI. Steps of
+// recurrent cells are estimated: those of vnniCost, with multiply-adds half as fast.
 var avx2Cost = Cost{
 	Node:       800,
 	Call:       7000,
-	Float:      Rates{MAC: 0.0222, MatMul: 0.0222, Lanes: 8, Thin: 0.085, Output: 0.1, DepthMAC: 0.045, DepthOutput: 0.1, Average: 0.06, Element: 0.3},
-	Int:        Rates{MAC: 0.0105, MatMul: 0.0105, Lanes: 16, Thin: 0.026, Output: 0.3, Patch: 2, PatchElement: 0.03, DepthMAC: 0.036, DepthOutput: 0.48, Average: 0.95, Element: 0.25},
+	Float:      Rates{MAC: 0.0222, MatMul: 0.0222, Lanes: 8, Thin: 0.085, Output: 0.1, DepthMAC: 0.045, DepthOutput: 0.1, Average: 0.06, Element: 0.3, Step: 600, StepMAC: 0.05},
+	Int:        Rates{MAC: 0.0105, MatMul: 0.0105, Lanes: 16, Thin: 0.026, Output: 0.3, Patch: 2, PatchElement: 0.03, DepthMAC: 0.036, DepthOutput: 0.48, Average: 0.95, Element: 0.25, Step: 1300, StepMAC: 0.022},
 	Quantize:   0.35,
 	Dequantize: 0.25,
 	Layout:     0.4,
@@ -75,13 +80,13 @@ var avx2Cost = Cost{
 }
 
 // vnniCost was fitted to 507 convolutions of 10 models, both ways, and to products
-// of 4, under onnxruntime 1.32.0 on a core of a Xeon with AVX-512 and VNNI at
-// 2.8 GHz.
+// of 4, and to LSTM cells of 16 to 512 units, under onnxruntime 1.32.0 on a core of
+// a Xeon with AVX-512 and VNNI at 2.8 GHz.
 var vnniCost = Cost{
 	Node:       800,
 	Call:       7000,
-	Float:      Rates{MAC: 0.0113, MatMul: 0.0155, Lanes: 16, Thin: 0.085, Output: 0.18, Input: 0.08, PatchElement: 0.15, DepthMAC: 0.0185, DepthOutput: 0.22, Average: 0.04, Element: 0.3},
-	Int:        Rates{MAC: 0.0028, MatMul: 0.0075, Lanes: 16, Thin: 0.026, Output: 0.155, Input: 0.05, Patch: 3.5, PatchElement: 0.03, DepthMAC: 0.0256, DepthOutput: 0.32, Average: 0.95, Element: 0.3},
+	Float:      Rates{MAC: 0.0113, MatMul: 0.0155, Lanes: 16, Thin: 0.085, Output: 0.18, Input: 0.08, PatchElement: 0.15, DepthMAC: 0.0185, DepthOutput: 0.22, Average: 0.04, Element: 0.3, Step: 600, StepMAC: 0.037},
+	Int:        Rates{MAC: 0.0028, MatMul: 0.0075, Lanes: 16, Thin: 0.026, Output: 0.155, Input: 0.05, Patch: 3.5, PatchElement: 0.03, DepthMAC: 0.0256, DepthOutput: 0.32, Average: 0.95, Element: 0.3, Step: 1300, StepMAC: 0.011},
 	Quantize:   0.31,
 	Dequantize: 0.3,
 	Layout:     0.45,
