@@ -455,6 +455,7 @@ func (o *Options) qdq() qdq.Options {
 		SymmetricActivations: o.SymmetricActivations, PerTensor: o.PerTensor,
 		PowerOfTwo: o.PowerOfTwo, ReduceRange: o.ReduceRange,
 		Ranges: o.Ranges, WeightsOnly: o.Mode == Weights, Dynamic: o.Mode == Dynamic, PerToken: o.PerToken,
+		Logged: o.Mode == Auto, // which measures them
 	}
 	if o.Mode == Weights {
 		q.Blocks = o.blocks()

@@ -157,6 +157,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 			best.qdq.Store = qdq.Float16
 		}
 	}
+	best.qdq.Logged = o.Qdq.Logged && len(o.Samples) > 0
 	if err := s.economize(ctx, best); err != nil {
 		return nil, err
 	}

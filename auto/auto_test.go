@@ -101,7 +101,7 @@ func setup(t *testing.T, text string, n int) (*graph.Model, auto.Options) {
 	}
 	free := *target
 	free.Costs = nil // the models are too small for integers to pay
-	o := auto.Options{Target: &free, Equalize: true, Smooth: true, CorrectBias: true, FloatIslands: true}
+	o := auto.Options{Target: &free, Qdq: qdq.Options{Logged: true}, Equalize: true, Smooth: true, CorrectBias: true, FloatIslands: true}
 	for range n {
 		x := tensor.New(tensor.Float32, shape...)
 		for i := range tensor.As[float32](x) {
@@ -207,7 +207,7 @@ func TestSearch(t *testing.T) {
 			m, o := setup(t, c.text, 12)
 			before := graph.Text(m, -1)
 			plain := o
-			plain.Samples = nil
+			plain.Samples, plain.Qdq.Include = nil, []string{"*"}
 			first := search(t, m, plain)
 			if slices.ContainsFunc(first.Notes, func(n string) bool { return strings.Contains(n, "score") }) {
 				t.Errorf("measured without samples: %q", first.Notes)

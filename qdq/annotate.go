@@ -55,6 +55,9 @@ type Options struct {
 	// Compute as Half or Brain computes in 16-bit floats: every node that can,
 	// but for those of FullPrecision.
 	Compute How
+	// Logged quantizes products whose results reach a Log as well, which magnifies
+	// the errors of small values: for who measures what that costs.
+	Logged bool
 	// Choose says, by node ID, that a node is to be Dynamic, DynamicRows, Half, Brain or
 	// Integer, where that can be, in place of what Dynamic, Compute and WeightsOnly
 	// say.
@@ -138,6 +141,10 @@ func Annotate(m *graph.Model, t *targets.Target, o Options) (*Plan, error) {
 // collect makes a decision for each node from what can be said about it alone.
 func (a *annotator) collect() error {
 	matched := map[string]bool{}
+	logged := map[int]*graph.Node{}
+	if !a.t.Whole && !a.o.Logged {
+		logged = a.logged()
+	}
 	for g := range a.m.Scopes() {
 		for n := range g.Nodes() {
 			d := &decision{node: n}
@@ -177,6 +184,8 @@ func (a *annotator) collect() error {
 				d.rule, d.why = nil, "only weights are to be quantized"
 			case d.rule != nil && d.rule.Slow && matMulOf(n) == notMatMul && (len(a.o.Include) == 0 || !included) && a.o.Choose[n.ID] == "":
 				d.rule, d.why = nil, fmt.Sprintf("the integer kernel of %s for %s is slower than float, so it has to be included by name", a.t.Name, n.Op)
+			case d.rule != nil && d.rule.Class == targets.Anchor && logged[n.ID] != nil && (len(a.o.Include) == 0 || !included) && a.o.Choose[n.ID] == "":
+				d.rule, d.why = nil, fmt.Sprintf("feeds Log %q, which magnifies the error of small values, so it has to be included by name", logged[n.ID].Label())
 			case !included && d.rule != nil && d.rule.Class != targets.Carry:
 				d.rule, d.why = nil, "not among the included nodes"
 			}

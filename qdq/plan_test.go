@@ -293,3 +293,41 @@ func TestUnmatchedGlob(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// Products whose results a logarithm magnifies stay float, unless they are
+// included by name; what makes values of its own between ends that.
+func TestFeedsLog(t *testing.T) {
+	const ends = `y = Conv (l, w2) }`
+	for _, c := range []struct {
+		name, nodes string
+		float       []string
+		include     []string
+	}{
+		{"power spectrum", `[first] a = Conv (x, w) [re] r = Conv (a, w) [im] i = Conv (a, w) p = Mul (r, r) q = Mul (i, i) s = Add (p, q) e = Add (s, eps) l = Log (e)`, []string{"first", "re", "im"}, nil},
+		{"by name", `[first] a = Conv (x, w) p = Mul (a, a) e = Add (p, eps) l = Log (e)`, nil, []string{"first", "last"}},
+		{"activation", `[first] a = Conv (x, w) r = Relu (a) [re] b = Conv (r, w) p = Mul (b, b) l = Log (p)`, []string{"re"}, nil},
+		{"log of 1 + x", `[first] a = Conv (x, w) p = Mul (a, a) e = Add (p, one) l = Log (e)`, nil, nil},
+		{"no log", `[first] a = Conv (x, w) p = Mul (a, a) e = Add (p, eps) l = Sqrt (e)`, nil, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := parse(t, `<ir_version: 8, opset_import: ["" : 13]> g (float[1,4,6,6] x) => (float[1,4,6,6] y)
+				<float[4,4,1,1] w = {...}, float[4,4,1,1] w2 = {...}, float eps = {1e-9}, float one = {1}> { `+c.nodes+` [last] `+ends)
+			p, err := qdq.Annotate(m, ortCPU(t), qdq.Options{Include: c.include})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var float []string
+			for _, n := range p.Nodes {
+				if n.Op == "Conv" && !n.Quantized {
+					float = append(float, n.Node)
+					if !strings.Contains(n.Why, "feeds Log") {
+						t.Errorf("%s is float since %q", n.Node, n.Why)
+					}
+				}
+			}
+			if !slices.Equal(float, c.float) {
+				t.Errorf("float are %q, want %q", float, c.float)
+			}
+		})
+	}
+}
