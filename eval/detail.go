@@ -21,7 +21,7 @@ type Tensor struct {
 	Range [2]float64 `json:"range"`
 	Seen  [2]float64 `json:"seen"`
 	// Clipped is the share of values that lie outside of Range by more than half
-	// a step.
+	// a step, as far as their readers tell them apart (ops.Saturation).
 	Clipped float64 `json:"clipped"`
 	// Histogram counts the values of the float model.
 	Histogram Histogram `json:"histogram"`
@@ -95,7 +95,7 @@ func (p *pair) observe(sample int, x *tensor.Tensor) {
 	_ = p.seenBy.Update(sample, x.Shape(), data)
 	lo, hi := p.codes.low-p.codes.step/2, p.codes.high+p.codes.step/2
 	for _, f := range data {
-		if v := float64(f); (v < lo || v > hi) && v > -1e30 && !math.IsInf(v, 1) {
+		if v := p.clamp(float64(f)); (v < lo || v > hi) && v > -1e30 && !math.IsInf(v, 1) {
 			p.clipped++
 		}
 	}

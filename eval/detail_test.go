@@ -45,6 +45,17 @@ func TestDetails(t *testing.T) {
 	if x := tr.Tensors()[0]; x.Clipped < 0.4 || x.Clipped > 0.6 {
 		t.Errorf("%g of x is clipped", x.Clipped)
 	}
+	// Codes of 0 and more are all that a Relu tells apart.
+	relu := eval.NewTrace(ref, traceModel(t, "a = Conv (x, w)\na_q = QuantizeLinear (a, s, zero)\na_dq = DequantizeLinear (a_q, s, zero)\nr = Relu (a_dq)\ny = Conv (r, w2)\n"))
+	follow(t, relu, 30)
+	if list := relu.Tensors(); len(list) != 1 || list[0].Name != "a" || list[0].Clipped != 0 || list[0].Seen[0] > -0.1 {
+		t.Errorf("%+v", list)
+	}
+	for _, v := range relu.Values() {
+		if v.Name == "a" && (v.SQNR == nil || *v.SQNR < 25) {
+			t.Errorf("%+v", v)
+		}
+	}
 	w := tr.Weights()
 	if len(w) != 2 || w[0].Name != "w" || len(w[0].Before) != 4 || w[0].Before[0] != [2]float32{-0.3, 0.5} || math.Abs(float64(w[0].After[3][1])-0.7) > 1e-6 || w[1].Before[0] != w[1].After[0] {
 		t.Errorf("%+v", w)
