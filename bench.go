@@ -47,6 +47,7 @@ func Bench(ctx context.Context, m *graph.Model, o Options, runs int) (*Benchmark
 		return nil, err
 	}
 	defer release()
+	m = o.renamed(ctx, m, o.Data)
 	src, err := Open(ctx, m, o.Data, o)
 	if err != nil {
 		return nil, err

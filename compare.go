@@ -63,6 +63,7 @@ func Diff(ctx context.Context, ref, got *graph.Model, o Options) (d *Difference,
 	if err := sameInterface(ref, got); err != nil {
 		return nil, err
 	}
+	ref = o.renamed(ctx, ref, o.Data)
 	src, err := Open(ctx, ref, o.Data, o)
 	if err != nil {
 		return nil, err

@@ -222,6 +222,7 @@ func Run(ctx context.Context, m *graph.Model, o Options, sink func(name string, 
 		return 0, err
 	}
 	defer release()
+	m = o.renamed(ctx, m, o.Data)
 	src, err := Open(ctx, m, o.Data, o)
 	if err != nil {
 		return 0, err

@@ -539,11 +539,15 @@ func Inputs(m *graph.Model) []calibration.Input {
 // Open opens sample sources for m. Inputs that o.State feeds may be missing
 // from samples.
 func Open(ctx context.Context, m *graph.Model, specs []string, o Options) (*calibration.Source, error) {
+	return o.source(ctx, specs, Inputs(m))
+}
+
+// source opens sample sources for a model with the inputs in.
+func (o *Options) source(ctx context.Context, specs []string, in []calibration.Input) (*calibration.Source, error) {
 	so := o.Source
 	if so.ReadTensor == nil {
 		so.ReadTensor = onnxfile.ReadTensor
 	}
-	in := Inputs(m)
 	for i := range in {
 		in[i].Optional = slices.ContainsFunc(o.State, func(f calibration.Feedback) bool { return f.Input == in[i].Name })
 	}
@@ -810,6 +814,8 @@ func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantizat
 	if t := o.Table; t != nil && t.Model != "" && t.Model != Digest(m) {
 		return nil, optionErrorf("the calibration table was made from another model")
 	}
+	m = o.renamed(ctx, m, o.Data)
+	q.original = m
 	var err error
 	if q.prepared, q.passes, err = Prepare(ctx, m, o); err != nil {
 		return nil, err
