@@ -131,7 +131,9 @@ type Options struct {
 	MethodOptions calibration.MethodOptions
 	Bins          int // histogram bins on each side of 0; 0: calibration.DefaultBins
 
-	Activations string // storage type: u8 (default), i8, u16, i16, or none: then Mode is Weights
+	// Activations is the storage type of activations: u8 (default), i8, u16, i16,
+	// f8e4m3 where the target has it, with weights alike, or none: then Mode is Weights.
+	Activations string
 	// Weights is the storage type of weights: i8 (default), u8 or, where the kernels
 	// of Target read it, i4; in mode Weights any that quant.Storages lists.
 	Weights string
@@ -407,6 +409,8 @@ func (o *Options) lowestOpset() (version int, what string) {
 		return min(22, t.MaxOpset), "bfloat16"
 	case wide != "" && !t.MSDomain:
 		return t.WideOpset, wide
+	case o.real():
+		return max(t.PerChannelOpset, qdq.TypeOpset(o.Activations)), "float8 in activations"
 	case o.PerTensor && o.Mode == Dynamic:
 		return 11, "DynamicQuantizeLinear"
 	case o.Mode == Weights:
@@ -493,6 +497,8 @@ func (o *Options) check() error {
 		return optionErrorf("preference %q is none of speed, size and balanced", o.Prefer)
 	case o.Mode == Float16 && o.Weights != "" && o.Weights != qdq.Float16 && o.Weights != qdq.BFloat16:
 		return optionErrorf("mode float16 computes in f16 or bf16, not %s", o.Weights)
+	case o.Mode != Weights && o.Mode != Float16 && o.alone():
+		return optionErrorf("weights in %s go with activations of the same type in the kernels of %s", o.Weights, o.target().Name)
 	case o.Mode != Weights && o.Mode != Float16 && o.fewBits():
 		return optionErrorf("weights in %s are for mode weights: the integer kernels of %s read %s with scales of float32, one for a channel or tensor%s", o.weightName(), o.target().Name, strings.Join(o.target().Weights, ", "), o.elsewhere())
 	case o.PerToken && o.Mode != Dynamic:
@@ -513,6 +519,11 @@ func (o *Options) check() error {
 		return optionErrorf("mode dynamic has no power-of-two scales: DynamicQuantizeLinear chooses them")
 	case o.Mode == Weights:
 		return o.checkBlocks()
+	}
+	if q := o.qdq(); o.Plan == nil {
+		if err := q.Check(o.target()); err != nil {
+			return &OptionError{err}
+		}
 	}
 	return nil
 }
@@ -1392,7 +1403,7 @@ func (r *Result) describe(q *quantization) {
 		case qdq.Weight:
 			stored[[2]string{t.Scope, t.Tensor}] = t
 		case qdq.Activation:
-			wide[[2]string{t.Scope, t.Tensor}] = t.Type == "u16" || t.Type == "i16"
+			wide[[2]string{t.Scope, t.Tensor}] = t.Type == "u16" || t.Type == "i16" || t.Type == quant.F8E4M3.Name
 		}
 	}
 	var on, all float64

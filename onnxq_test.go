@@ -69,12 +69,18 @@ func TestSameBytesForAnyThreads(t *testing.T) {
 // workers beside the caller, whatever the mode, but has where threads are left open.
 func TestOneThread(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	works := func(stacks []byte) bool {
+		return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("par.(*Pool).work"))
+	}
 	// helped reports whether some goroutine was a worker of a loop while f ran.
 	helped := func(f func()) bool {
+		stacks := make([]byte, 1<<20)
+		for works(stacks) { // those of before end by themselves
+			time.Sleep(time.Millisecond)
+		}
 		done, seen := make(chan struct{}), make(chan bool)
 		go func() {
 			found := false
-			stacks := make([]byte, 1<<20)
 			for {
 				select {
 				case <-done:
@@ -82,7 +88,7 @@ func TestOneThread(t *testing.T) {
 					return
 				default:
 				}
-				found = found || bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("par.(*Pool).work"))
+				found = found || works(stacks)
 			}
 		}()
 		func() {

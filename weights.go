@@ -27,16 +27,25 @@ func (o *Options) settle() {
 	if o.Activations == NoActivations && o.Mode != Dynamic {
 		o.Mode, o.Activations = Weights, ""
 	}
-	if o.Mode == Auto && o.fewBits() {
+	if o.Mode == Auto && o.fewBits() && !o.alone() {
 		o.Mode = Weights
 	}
 }
 
 // fewBits reports whether weights are to be stored as only mode Weights does.
 func (o *Options) fewBits() bool {
-	return o.BitsPerWeight > 0 || o.Weights != "" && o.Weights != "i8" && o.Weights != "u8" && !o.narrow() ||
+	return o.BitsPerWeight > 0 || o.Weights != "" && o.Weights != "i8" && o.Weights != "u8" && !o.narrow() && !(o.real() && o.Weights == o.Activations) ||
 		o.Block > 0 || o.WeightZero != "" && o.WeightZero != string(quant.Symmetric) || o.ScaleType != "" && o.ScaleType != "f32"
 }
+
+// alone reports whether weights are small floats that kernels of the target read, but
+// activations are not.
+func (o *Options) alone() bool {
+	return o.Weights == quant.F8E4M3.Name && !o.real() && slices.Contains(o.target().Weights, o.Weights)
+}
+
+// real reports whether activations are small floats.
+func (o *Options) real() bool { return o.Activations == quant.F8E4M3.Name }
 
 // narrow reports whether weights are of a type of fewer than 8 bits that integer
 // kernels of the target read.

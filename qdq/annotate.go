@@ -107,27 +107,48 @@ type annotator struct {
 	codes []bool // by value ID: gets QuantizeLinear and DequantizeLinear
 }
 
-// Annotate decides what to quantize in m for a target. The model has been
-// prepared: constants are initializers, and types are inferred.
-func Annotate(m *graph.Model, t *targets.Target, o Options) (*Plan, error) {
-	if o.Activation == "" {
-		o.Activation = t.Activations[0]
+// types returns the storage types of activations and weights.
+func (o *Options) types(t *targets.Target) (activation, weight string) {
+	if activation = o.Activation; activation == "" {
+		activation = t.Activations[0]
 	}
-	if o.Weight == "" {
-		o.Weight = t.Weights[0]
+	if weight = o.Weight; weight == "" {
+		weight = t.Weights[0]
+		if realType(activation) {
+			weight = activation
+		}
 	}
-	if !slices.Contains(t.Activations, o.Activation) {
-		return nil, fmt.Errorf("%s has no kernels for %s activations, only %s", t.Name, o.Activation, strings.Join(t.Activations, ", "))
+	return activation, weight
+}
+
+// Check returns why the types that o names do not serve on a target, or nil.
+func (o *Options) Check(t *targets.Target) error {
+	activation, weight := o.types(t)
+	if !slices.Contains(t.Activations, activation) {
+		return fmt.Errorf("%s has no kernels for %s activations, only %s", t.Name, activation, strings.Join(t.Activations, ", "))
 	}
-	if !slices.Contains(t.Weights, o.Weight) {
-		return nil, fmt.Errorf("%s has no kernels for %s weights, only %s", t.Name, o.Weight, strings.Join(t.Weights, ", "))
+	if !slices.Contains(t.Weights, weight) {
+		return fmt.Errorf("%s has no kernels for %s weights, only %s", t.Name, weight, strings.Join(t.Weights, ", "))
+	}
+	if a, w := realType(activation), realType(weight); a != w {
+		return fmt.Errorf("%s activations do not go with %s weights: a kernel reads floats of 8 bits or integers", activation, weight)
 	}
 	if want := o.Compute.elem(); want != tensor.Undefined {
 		name := map[tensor.DType]string{tensor.Float16: Float16, tensor.BFloat16: BFloat16}[want]
 		if !slices.Contains(t.Floats, name) {
-			return nil, fmt.Errorf("%s does not compute in %s", t.Name, name)
+			return fmt.Errorf("%s does not compute in %s", t.Name, name)
 		}
 	}
+	return nil
+}
+
+// Annotate decides what to quantize in m for a target. The model has been
+// prepared: constants are initializers, and types are inferred.
+func Annotate(m *graph.Model, t *targets.Target, o Options) (*Plan, error) {
+	if err := o.Check(t); err != nil {
+		return nil, err
+	}
+	o.Activation, o.Weight = o.types(t)
 	o.SymmetricActivations = o.SymmetricActivations || t.SymmetricActivations
 	a := &annotator{m: m, t: t, o: o, byID: make([]*decision, m.NumNodes())}
 	if err := a.collect(); err != nil {
@@ -136,6 +157,12 @@ func Annotate(m *graph.Model, t *targets.Target, o Options) (*Plan, error) {
 	a.absorbActivations()
 	a.settle()
 	return a.plan(), nil
+}
+
+// realType reports whether the storage type of the given name has small floats.
+func realType(name string) bool {
+	t, err := targets.Type(name)
+	return err == nil && t.Real()
 }
 
 // collect makes a decision for each node from what can be said about it alone.
@@ -230,7 +257,7 @@ func (a *annotator) rule(n *graph.Node, d *decision, dynamic bool) (*targets.Rul
 		return nil, ""
 	}
 	rules := slices.DeleteFunc(a.t.RulesFor(n), func(r *targets.Rule) bool {
-		return r.Class != targets.Table && (r.Class == targets.Dynamic) != dynamic
+		return r.Class != targets.Table && (r.Class == targets.Dynamic) != dynamic || !dynamic && !r.For(a.o.Activation)
 	})
 	if len(rules) == 0 && dynamic {
 		if !slices.ContainsFunc(spec.In, func(p ops.Port) bool { return p.Role == ops.Weight }) {
@@ -578,7 +605,10 @@ func (a *annotator) tensors(p *Plan) {
 		}
 	}
 	weight, _ := targets.Type(a.o.Weight)
-	wide := a.t.WideWeight(a.o.Weight)
+	wide, stored := a.t.WideWeight(a.o.Weight), a.t.WideWeight(a.o.Weight)
+	if weight.Real() { // codes that are decoded at load are integers
+		stored = a.t.WideWeight("")
+	}
 	listed := map[*graph.Value]int{} // index in p.Tensors
 	for _, d := range a.order {
 		if !d.on && !d.how.IsDynamic() || d.into != nil {
@@ -635,7 +665,7 @@ func (a *annotator) tensors(p *Plan) {
 		a.inBlocks(p, listed)
 	}
 	if a.o.Store != "" {
-		a.stored(p, listed, wide)
+		a.stored(p, listed, stored)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/onnxq/onnxq/fusion"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
 )
 
@@ -184,6 +185,10 @@ func (l *LintGroup) suits(t *targets.Target, n *graph.Node) bool {
 	}
 	for _, rule := range rules {
 		why := rule.Check(t, n)
+		real := slices.Contains(types, quant.F8E4M3.Name)
+		if len(rule.Types) > 0 && !slices.ContainsFunc(types, rule.For) || len(rule.Types) == 0 && real {
+			why = fmt.Sprintf("the kernel of %s for %s takes no codes of type %s", t.Name, n.Op, types[0])
+		}
 		quantized := n.Output(0) != nil && slices.ContainsFunc(n.Output(0).Uses(), func(u graph.Use) bool { return fusion.IsQ(u.Node) })
 		for i, name := range types {
 			if allowed := slices.Concat(t.Activations, t.Weights); why == "" && i < 2 && name != "i32" && !slices.Contains(allowed, name) {

@@ -286,7 +286,7 @@ func (e *TensorPlan) check(v *graph.Value) error {
 		if e.Type == Float16 && !e.AtLoad {
 			return errors.New("integer kernels read no float16; nodes that stay float do, at_load")
 		}
-		if t, err := targets.Type(e.Type); err == nil && t.DType.Bits() != 8 && e.AtLoad {
+		if t, err := targets.Type(e.Type); err == nil && (t.DType.Bits() != 8 || t.Real()) && e.AtLoad {
 			return fmt.Errorf("weights in %s that are decoded at load want a form", e.Type)
 		}
 		return nil

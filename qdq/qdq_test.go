@@ -326,7 +326,7 @@ func TestRewrite(t *testing.T) {
 					t.Errorf("inputs and outputs are %s, were %s", b, a)
 				}
 				share := 0.03
-				if slices.ContainsFunc(p.Tensors, func(e qdq.TensorPlan) bool { return e.Type == "i4" && e.Form == "" }) {
+				if slices.ContainsFunc(p.Tensors, func(e qdq.TensorPlan) bool { return (e.Type == "i4" || e.Type == "f8e4m3") && e.Form == "" }) {
 					share = 0.15
 				}
 				compare(t, m, q, share)

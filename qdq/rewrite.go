@@ -257,11 +257,11 @@ func (w *rewriter) check(n *graph.Node, e *NodePlan) error {
 	return fmt.Errorf("the plan does not say how the node is quantized: %q is none of %s, %s, %s, %s, %s, %s, %s, %s", e.How, Integer, FloatOutput, Absorbed, Lookup, Dynamic, DynamicRows, Half, Brain)
 }
 
-// few returns why kernels that read codes of 8 bits do not take the planned
+// few returns why kernels that read integers of 8 bits do not take the planned
 // constant v, or "".
 func (w *rewriter) few(v *graph.Value) string {
-	if p := w.params[v.ID]; v.IsConst() && p.Type.DType.Bits() < 8 {
-		return fmt.Sprintf("the plan has %q in %s, the kernel reads codes of 8 bits", v.Name(), p.Type.Name)
+	if p := w.params[v.ID]; v.IsConst() && (p.Type.DType.Bits() < 8 || p.Type.Real()) {
+		return fmt.Sprintf("the plan has %q in %s, the kernel reads integers of 8 bits", v.Name(), p.Type.Name)
 	}
 	return ""
 }
@@ -302,6 +302,7 @@ func (w *rewriter) activation(v *graph.Value, p *quant.Params, pin bool) {
 	}
 	scale := g.NewInitializer(base(v.Name())+"_scale", p.ScaleTensor())
 	zero := g.NewInitializer(base(v.Name())+"_zero_point", p.ZeroTensor())
+	w.m.IRVersion = max(w.m.IRVersion, elementIR[p.Type.DType])
 	insert := func(in *graph.Graph, n, after *graph.Node) *graph.Node {
 		in.InsertAfter(n, after)
 		return n

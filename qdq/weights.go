@@ -245,6 +245,16 @@ var (
 	}
 )
 
+// TypeOpset returns the operator set from which QuantizeLinear and DequantizeLinear
+// know a type of kernels, or 0 for those that they always knew.
+func TypeOpset(name string) int {
+	t, err := targets.Type(name)
+	if err != nil {
+		return 0
+	}
+	return elementOpset[t.DType]
+}
+
 // blockedOpset is the operator set that brought DequantizeLinear in blocks,
 // halfScaleOpset that of scales in float16.
 const (

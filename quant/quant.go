@@ -18,7 +18,8 @@ import (
 	"github.com/onnxq/onnxq/tensor"
 )
 
-// Type is an integer storage type together with the codes that are used.
+// Type is a storage type of integers together with the codes that are used, or one
+// of small floats, for which Min and Max bound what is stored.
 type Type struct {
 	Name     string
 	DType    tensor.DType
@@ -33,6 +34,12 @@ var (
 	I16 = Type{"i16", tensor.Int16, -32768, 32767}
 	I4  = Type{"i4", tensor.Int4, -8, 7}
 )
+
+// F8E4M3 is float8e4m3fn, which has no infinities.
+var F8E4M3 = Type{"f8e4m3", tensor.Float8E4M3FN, -448, 448}
+
+// Real reports whether codes are small floats, whose steps grow with the value.
+func (t Type) Real() bool { return t.DType.IsFloat() }
 
 // Narrow returns the type without the lowest code of a signed one, so that the
 // range is symmetric about 0.
@@ -345,6 +352,8 @@ func (p Params) run(out *tensor.Tensor, at int, x []float32, scale float32, zero
 		kernels.QuantizeRangeI16(tensor.As[int16](out)[at:], x, scale, int16(zero), int16(lo), int16(hi))
 	case tensor.Uint8:
 		kernels.QuantizeRangeU8(tensor.As[uint8](out)[at:], x, scale, uint8(zero), uint8(lo), uint8(hi))
+	case tensor.Float8E4M3FN:
+		p.floats(out, at, x, func(int) float32 { return scale })
 	default:
 		kernels.QuantizeRangeI8(tensor.As[int8](out)[at:], x, scale, int8(zero), int8(lo), int8(hi))
 	}
@@ -352,11 +361,24 @@ func (p Params) run(out *tensor.Tensor, at int, x []float32, scale float32, zero
 
 // columns stores the codes of a row with a scale for each element.
 func (p Params) columns(out *tensor.Tensor, at int, row []float32) {
-	if out.DType() == tensor.Int8 {
+	if p.Type.Real() {
+		p.floats(out, at, row, func(i int) float32 { return p.Scale[i] })
+	} else if out.DType() == tensor.Int8 {
 		kernels.QuantizeColumns(tensor.As[int8](out)[at:], row, p.Scale, p.Zero, int8(p.Type.Min), int8(p.Type.Max))
 	} else {
 		kernels.QuantizeColumns(tensor.As[uint8](out)[at:], row, p.Scale, p.Zero, uint8(p.Type.Min), uint8(p.Type.Max))
 	}
+}
+
+// floats stores elements over their scales as small floats within the bounds of the
+// type.
+func (p Params) floats(out *tensor.Tensor, at int, x []float32, scale func(i int) float32) {
+	lo, hi := float32(p.Type.Min), float32(p.Type.Max)
+	over := make([]float32, len(x))
+	for i, v := range x {
+		over[i] = max(lo, min(hi, v/scale(i)))
+	}
+	tensor.Write(out, at, over)
 }
 
 // Code returns the code of x in slice c. NaN gets the code of 0.
@@ -377,6 +399,13 @@ func (p Params) Dequantize(codes *tensor.Tensor) *tensor.Tensor {
 	out := tensor.New(tensor.Float32, codes.Shape()...)
 	dst := tensor.As[float32](out)
 	outer, channels, inner := split(codes.Shape(), p.Axis)
+	if p.Type.Real() {
+		tensor.Read(codes, 0, dst)
+		for i := range dst {
+			dst[i] *= p.Scale[i/inner%channels]
+		}
+		return out
+	}
 	signed := codes.DType() == tensor.Int8
 	src := codes.Bytes()
 	for o := range outer {

@@ -153,3 +153,46 @@ func TestFewBits(t *testing.T) {
 		t.Errorf("%v, %v", n, U8.Narrow())
 	}
 }
+
+// Codes of float8 are the nearest ones of values over the scale, within its bounds.
+func TestFloat8(t *testing.T) {
+	w := tensor.Of([]float32{-448, 17, 0.0009765625, 449, 30, -1, 896, 27, 0}, 3, 3)
+	for _, axis := range []int{-1, 0, 1} {
+		p, err := Scheme{Type: F8E4M3.Narrow(), Symmetric: true, Axis: axis}.Weights(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		codes, err := p.Quantize(nil, w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if codes.DType() != tensor.Float8E4M3FN || !slices.Equal(codes.Shape(), w.Shape()) {
+			t.Fatalf("codes %v", codes)
+		}
+		if z := p.ZeroTensor(); z.DType() != tensor.Float8E4M3FN || z.Len() != len(p.Scale) || slices.ContainsFunc(z.Bytes(), func(b byte) bool { return b != 0 }) {
+			t.Errorf("zero points %v", z)
+		}
+		back := tensor.As[float32](p.Dequantize(codes))
+		for i, x := range tensor.As[float32](w) {
+			c := 0
+			if axis == 0 {
+				c = i / 3
+			} else if axis == 1 {
+				c = i % 3
+			}
+			s := float64(p.Scale[c])
+			// Half a step: of 3 bits behind the first, or of the subnormal numbers.
+			if off := math.Abs(float64(x - back[i])); off > math.Max(math.Abs(float64(x))/16, s/1024)*(1+1e-6) {
+				t.Errorf("axis %d: %v became %v, scale %v", axis, x, back[i], s)
+			}
+		}
+	}
+	p := Params{Type: F8E4M3, Axis: -1, Scale: []float32{0.5}, Zero: []int32{0}}
+	codes, err := p.Quantize(nil, tensor.Of([]float32{1e9, -300}, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back := tensor.As[float32](p.Dequantize(codes)); back[0] != 224 || back[1] != -224 {
+		t.Errorf("out of bounds: %v", back)
+	}
+}

@@ -113,7 +113,7 @@ func (t *Target) check() error {
 			return err
 		}
 	}
-	few, wide := "", false
+	few, wide, real := "", false, 0
 	for _, name := range t.Weights {
 		typ, _ := Type(name)
 		switch bits := typ.DType.Bits(); {
@@ -121,6 +121,8 @@ func (t *Target) check() error {
 			return fmt.Errorf("weights of type %s are not for integer kernels: want i8, u8 or i4", name)
 		case bits < 8:
 			few = name
+		case typ.Real():
+			real++
 		default:
 			wide = true
 		}
@@ -135,13 +137,23 @@ func (t *Target) check() error {
 		return errors.New("weights have to list i8 or u8")
 	}
 	for _, name := range t.Activations {
-		if typ, _ := Type(name); typ.DType.Bits() < 8 {
+		typ, _ := Type(name)
+		if typ.Real() {
+			real--
+			if !t.FloatBias || !t.SymmetricActivations {
+				return fmt.Errorf("activations of type %s want float_bias and symmetric_activations", name)
+			}
+		}
+		if typ.DType.Bits() < 8 {
 			return fmt.Errorf("activations of type %s are not for integer kernels", name)
 		} else if t.SymmetricActivations && typ.Min >= 0 {
 			return fmt.Errorf("symmetric activations want signed types, not %s", name)
 		} else if typ.DType.Bits() == 16 && t.WideOpset == 0 {
 			return fmt.Errorf("activations of type %s want a wide_opset", name)
 		}
+	}
+	if real != 0 {
+		return errors.New("f8e4m3 is for activations and weights together")
 	}
 	for _, name := range t.Floats {
 		if name != "f16" && name != "bf16" {
@@ -166,6 +178,14 @@ func (t *Target) check() error {
 		r := &t.Rules[i]
 		if r.Op == "" {
 			return fmt.Errorf("rule %d names no operator", i+1)
+		}
+		for _, name := range r.Types {
+			if !slices.Contains(t.Activations, name) {
+				return fmt.Errorf("the rule of %s is for activations of type %q, which the target does not list", r.Op, name)
+			}
+		}
+		if r.Channels < 0 || r.Places < 0 {
+			return fmt.Errorf("the rule of %s has negative channels or places", r.Op)
 		}
 		if !slices.Contains(Classes(), r.Class) {
 			return fmt.Errorf("the rule of %s has class %q, want one of %v", r.Op, r.Class, Classes())

@@ -72,13 +72,15 @@ var presets = []*Target{
 
 var tensorRT = Target{
 	Name:  "tensorrt",
-	Title: "NVIDIA TensorRT, explicit quantization: symmetric int8, biases in float",
+	Title: "NVIDIA TensorRT, explicit quantization: symmetric int8 or float8, biases in float",
 	Sources: []string{
 		"https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html (symmetric scheme, zero points of 0)",
 		"https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html (placement of Q/DQ: inputs of products, residual sums, none behind outputs)",
-		"onnx/onnx-tensorrt: docs/operators.md",
+		"onnx/onnx-tensorrt: docs/operators.md, onnxOpImporters.cpp (QuantizeLinear and DequantizeLinear of float8 by the type of the zero point)",
+		"https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/release-notes-10/10.6.0.html (float8 products with a scale for each channel)",
+		"NVIDIA/TensorRT-Model-Optimizer: modelopt/onnx/quantization/fp8.py (Conv, Gemm and MatMul in float8, channels and places of a Conv)",
 	},
-	Activations: []string{"i8"}, Weights: []string{"i8"}, Floats: []string{"f16", "bf16"}, SymmetricActivations: true, FloatBias: true,
+	Activations: []string{"i8", "f8e4m3"}, Weights: []string{"i8", "f8e4m3"}, Floats: []string{"f16", "bf16"}, SymmetricActivations: true, FloatBias: true,
 	PerTensorOpset: 10, PerChannelOpset: 13, MaxOpset: 22,
 	Rules: []Rule{
 		{Op: "Conv", Class: Anchor, FloatOutput: true, CodesToo: true, Absorbs: clamps},
@@ -96,6 +98,9 @@ var tensorRT = Target{
 		{Op: "Unsqueeze", Class: Carry, Hoist: true},
 		{Op: "Transpose", Class: Carry, Hoist: true},
 		{Op: "Slice", Class: Carry},
+		{Op: "Conv", Class: Anchor, FloatOutput: true, Types: []string{"f8e4m3"}, Channels: 16, Places: 32},
+		{Op: "MatMul", Class: Anchor, FloatOutput: true, BothSides: true, Types: []string{"f8e4m3"}},
+		{Op: "Gemm", Class: Anchor, FloatOutput: true, Attrs: plainGemm, Types: []string{"f8e4m3"}},
 	},
 }
 

@@ -63,6 +63,13 @@ type Rule struct {
 	// FewBits says that the kernel takes weights of fewer than 8 bits too, of the
 	// types that Target.Weights lists; others then take the first of 8 bits there.
 	FewBits bool `json:"few_bits,omitempty" yaml:"few_bits,omitempty"`
+	// Types lists the storage types of activations that the rule is for; none stands
+	// for all integers.
+	Types []string `json:"types,omitempty" yaml:"types,omitempty"`
+	// Channels divides the numbers of input and output channels of the weight, those
+	// of a group, and Places bounds the places of a kernel of a Conv; 0 demands nothing.
+	Channels int `json:"channels,omitempty" yaml:"channels,omitempty"`
+	Places   int `json:"places,omitempty" yaml:"places,omitempty"`
 	// Slow says that the integer kernel is slower than the float one, so that
 	// it is taken only where the user names the node.
 	Slow bool `json:"slow,omitempty" yaml:"slow,omitempty"`
@@ -82,7 +89,7 @@ type Target struct {
 	Sources []string `json:"sources" yaml:"sources"` // where the facts come from
 	// Activations and Weights are the storage types that its kernels take, the
 	// preferred one first; a leading activation type of u8 goes with signed
-	// weights. Weights of fewer than 8 bits are taken by the rules that say so.
+	// weights, and f8e4m3 with its like. Weights of fewer than 8 bits are taken by the rules that say so.
 	Activations []string `json:"activations" yaml:"activations"`
 	Weights     []string `json:"weights" yaml:"weights"`
 	// Floats are the 16-bit float types that it computes in: f16, bf16.
@@ -142,6 +149,15 @@ func (t *Target) RulesFor(n *graph.Node) []*Rule {
 	return out
 }
 
+// For reports whether r is for activations of the given storage type.
+func (r *Rule) For(activations string) bool {
+	if len(r.Types) == 0 {
+		t, err := Type(activations)
+		return err == nil && !t.Real()
+	}
+	return slices.Contains(r.Types, activations)
+}
+
 // Check returns why r does not hold for n, or "".
 func (r *Rule) Check(t *Target, n *graph.Node) string {
 	if n.Opset() < r.MinOpset {
@@ -161,13 +177,27 @@ func (r *Rule) Check(t *Target, n *graph.Node) string {
 			return fmt.Sprintf("the integer kernel of %s needs %s = %v, this is %v", t.Name, a.Name, a.Value, got)
 		}
 	}
+	if w := n.Input(1); w != nil && w.Const != nil && w.Const.Rank() >= 2 && (r.Channels > 0 || r.Places > 0) {
+		shape := w.Const.Shape()
+		if c := r.Channels; c > 0 && (shape[0]%c != 0 || shape[1]%c != 0) {
+			return fmt.Sprintf("the kernel of %s for %s wants multiples of %d channels, this has %d and %d", t.Name, r.Op, c, shape[0], shape[1])
+		}
+		places := 1
+		for _, d := range shape[2:] {
+			places *= d
+		}
+		if r.Places > 0 && places > r.Places {
+			return fmt.Sprintf("the kernel of %s for %s has at most %d places, this has %d", t.Name, r.Op, r.Places, places)
+		}
+	}
 	return ""
 }
 
 // types are the storage types that kernels of some target take.
-var types = []quant.Type{quant.U8, quant.I8, quant.U16, quant.I16, quant.I4}
+var types = []quant.Type{quant.U8, quant.I8, quant.U16, quant.I16, quant.I4, quant.F8E4M3}
 
-// Type returns the storage type of the given name: u8, i8, u16, i16 or i4.
+// Type returns the storage type of the given name: u8, i8, u16, i16, i4 or
+// f8e4m3.
 func Type(name string) (quant.Type, error) {
 	for _, t := range types {
 		if t.Name == name {
@@ -182,7 +212,7 @@ func Type(name string) (quant.Type, error) {
 // that has.
 func (t *Target) WideWeight(name string) quant.Type {
 	for _, n := range append([]string{name}, t.Weights...) {
-		if typ, err := Type(n); err == nil && typ.DType.Bits() == 8 {
+		if typ, err := Type(n); err == nil && typ.DType.Bits() == 8 && !(n != name && typ.Real()) {
 			return typ
 		}
 	}

@@ -241,6 +241,12 @@ func write[T Real](t *Tensor, from int, src []T, o ConvertOptions) {
 		}
 	case Float8E4M3FN, Float8E4M3FNUZ, Float8E5M2, Float8E5M2FNUZ:
 		dst, f := view[uint8](t, from, n), formats[t.dtype]
+		if s, ok := any(src).([]float32); ok {
+			for i, x := range s {
+				dst[i] = uint8(f.encode32(x, !o.NoSaturate))
+			}
+			return
+		}
 		for i, x := range src {
 			dst[i] = uint8(f.encode(float64(x), !o.NoSaturate))
 		}

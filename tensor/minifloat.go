@@ -62,6 +62,31 @@ func (f *format) encode(x float64, clamp bool) uint16 {
 	return code | sign
 }
 
+// encode32 is encode of a float32, for formats of 8 bits, without arithmetic on
+// exponents where the code is one of a finite number.
+func (f *format) encode32(x float32, clamp bool) uint16 {
+	u := math.Float32bits(x)
+	sign, a := uint16(u>>31)<<7, u&(1<<31-1)
+	if float64(math.Float32frombits(a)) > f.max || a > 0x7f800000 || a == 0 {
+		return f.encode(float64(x), clamp)
+	}
+	var code uint16
+	if e := int(a>>23) - 127; e >= 1-f.bias {
+		// Half a unit is added to the bits behind the mantissa, one less where it is
+		// even already; a carry goes on into the exponent.
+		shift := 23 - f.man
+		a += 1<<(shift-1) - 1 + a>>shift&1
+		code = uint16(a>>shift) - uint16(127-f.bias)<<f.man
+	} else {
+		unit := math.Float64frombits(uint64(1023+f.man+f.bias-1) << 52)
+		code = uint16(math.RoundToEven(float64(math.Float32frombits(a)) * unit))
+	}
+	if code == 0 && f.unsigned {
+		return 0
+	}
+	return code | sign
+}
+
 func (f *format) overflow(sign uint16, clamp bool) uint16 {
 	switch {
 	case clamp:

@@ -897,7 +897,7 @@ func (e *env) targetsCommand() *cli.Command {
 				for _, class := range targets.Classes() {
 					var names []string
 					for _, r := range t.Rules {
-						if r.Class == class {
+						if r.Class == class && !slices.Contains(names, r.Op) {
 							names = append(names, r.Op)
 						}
 					}

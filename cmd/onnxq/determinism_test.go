@@ -28,6 +28,7 @@ func TestDeterminism(t *testing.T) {
 		{name: "operators on codes", sample: true, flags: "--format qoperator"},
 		{name: "for size", sample: true, flags: "--prefer size --activations i8"},
 		{name: "dynamic", flags: "--mode dynamic"},
+		{name: "float8", sample: true, flags: "--target tensorrt --activations f8e4m3"},
 		{name: "per token", flags: "--mode dynamic --per-token"},
 		{name: "weights", flags: "--mode weights"},
 		{name: "four bits", sample: true, flags: "--weights i4 --granularity block:32"},

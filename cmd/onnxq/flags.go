@@ -157,7 +157,7 @@ func planFlags() []cli.Flag {
 // Values of --mode and --activations.
 var (
 	modeNames       = []string{"auto", "static", "dynamic", "weights", "float16"}
-	activationNames = []string{"u8", "i8", "u16", "i16", onnxq.NoActivations}
+	activationNames = []string{"u8", "i8", "u16", "i16", "f8e4m3", onnxq.NoActivations}
 )
 
 // options reads the flags that a command has; those it lacks are at their

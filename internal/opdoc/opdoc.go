@@ -48,7 +48,7 @@ func Write(w io.Writer) error {
 		for _, t := range targets.All() {
 			var classes []string
 			for _, r := range t.Rules {
-				if r.Op == s.Type && graph.NormalDomain(s.Domain) == graph.OnnxDomain {
+				if r.Op == s.Type && graph.NormalDomain(s.Domain) == graph.OnnxDomain && !slices.Contains(classes, string(r.Class)) {
 					classes = append(classes, string(r.Class))
 				}
 			}

@@ -191,7 +191,7 @@ func MeasureMeans(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []
 	taps := make([]bool, m.NumValues())
 	at := make([]int, m.NumValues())
 	for i, v := range values {
-		if plan.Tensors[i].Kind == qdq.Activation && want[v.ID].Channels && params[i].Type.DType.Bits() == 8 {
+		if plan.Tensors[i].Kind == qdq.Activation && want[v.ID].Channels && params[i].Type.DType.Bits() == 8 && !params[i].Type.Real() {
 			taps[v.ID], at[v.ID] = true, i
 		}
 	}

@@ -25,7 +25,7 @@ func Clip(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds, 
 	par.Each(threads, len(values), func(i int) {
 		v := values[i]
 		e := &plan.Tensors[i]
-		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || e.PowerOfTwo || params[i].Codes != nil || !holdsFloats(v) || len(params[i].Scale) == 0 {
+		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || e.PowerOfTwo || params[i].Codes != nil || params[i].Type.Real() || !holdsFloats(v) || len(params[i].Scale) == 0 {
 			return
 		}
 		var importance func(int) float64

@@ -96,7 +96,7 @@ func products(m *graph.Model, plan *qdq.Plan, blocks bool) ([]product, error) {
 	var out []product
 	for i, v := range values {
 		e := &plan.Tensors[i]
-		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || (e.Form != "") != blocks || !blocks && len(v.Uses()) != 1 {
+		if e.Kind != qdq.Weight || e.Type == qdq.Float16 || e.Form == "" && e.Type == quant.F8E4M3.Name || (e.Form != "") != blocks || !blocks && len(v.Uses()) != 1 {
 			continue
 		}
 		p := product{tensor: i, weight: v}
