@@ -459,6 +459,19 @@ func (g *Graph) SetOutput(i int, v *Value) {
 	v.uses = append(v.uses, Use{Graph: g, Index: i})
 }
 
+// RemoveOutputs takes the outputs for whose index drop reports true out of the
+// list.
+func (g *Graph) RemoveOutputs(drop func(i int) bool) {
+	old := g.outputs
+	g.outputs = nil
+	for i, v := range old {
+		v.dropOutputUse(g, i)
+		if !drop(i) {
+			g.AddOutput(v)
+		}
+	}
+}
+
 func (v *Value) dropOutputUse(g *Graph, i int) {
 	for k, u := range v.uses {
 		if u.Node == nil && u.Graph == g && u.Index == i {

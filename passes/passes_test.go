@@ -220,6 +220,19 @@ func TestPasses(t *testing.T) {
 			})
 			b.out(f32, 2, b.op("Loop", "y", vals{b.g.NewInitializer("m", tensor.Scalar(int64(3))), nil, x}, graphAttr("body", body)))
 		}, "Loop[Identity Mul]"},
+		{"what a loop hands on", 13, 7, func(b *builder) {
+			x, w := b.float("x", 2, 2), b.rand("w", 2, 2)
+			body := b.body(func(s *builder) {
+				s.in("i", tensor.Int64)
+				c := s.in("c", tensor.Bool)
+				u, v, k := s.float("u", 2, 2), s.float("v", 2, 2), s.float("k", 2, 2)
+				s.out(tensor.Bool, 0, s.op("Identity", "c2", vals{c}))
+				s.out(f32, 2, s.op("Identity", "u2", vals{u}), s.op("MatMul", "v2", vals{v, u}), s.op("Identity", "k2", vals{k}), s.op("Add", "s", vals{v, k}))
+			})
+			l := b.ops("Loop", []string{"u3", "v3", "k3", "s3"}, vals{b.g.NewInitializer("m", tensor.Scalar(int64(3))), nil, w, x, x}, graphAttr("body", body))
+			b.out(f32, 2, b.op("Add", "y", vals{l[1], l[0]}), b.op("Neg", "z", vals{l[2]}))
+			b.out(f32, 3, l[3])
+		}, "Loop[Identity MatMul Add] Add Neg"},
 		{"weights of branches are stored once", 13, 7, func(b *builder) {
 			x := b.float("x", 1, 32)
 			cond := b.in("cond", tensor.Bool)
