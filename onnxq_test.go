@@ -102,7 +102,9 @@ func TestOneThread(t *testing.T) {
 	}
 	for _, o := range options {
 		o.Data, o.Samples, o.Threads = samples("digits"), 24, 1
-		if helped(func() { quantize(t, "digits", o) }) {
+		// A worker that is seen once may be a late one of another test.
+		again := func() bool { return helped(func() { quantize(t, "digits", o) }) }
+		if again() && again() && again() {
 			t.Errorf("mode %q, weights %q: several threads worked", o.Mode, o.Weights)
 		}
 	}

@@ -74,9 +74,10 @@ func (c *Comparison) Add(ref, got []ops.Data) error {
 			if a.DType() != b.DType() || tensor.ShapeString(a.Shape()) != tensor.ShapeString(b.Shape()) {
 				return fmt.Errorf("eval: output %q is %v, the reference %v", s.name, b, a)
 			}
-			switch {
-			case a.DType() == tensor.Float32:
-				s.add(tensor.As[float32](a), tensor.As[float32](b), a.Shape())
+			x, real := floatsOf(a)
+			switch y, _ := floatsOf(b); {
+			case real:
+				s.add(x, y, a.Shape())
 			case !a.Equal(b):
 				s.wrong++
 			}
@@ -84,6 +85,19 @@ func (c *Comparison) Add(ref, got []ops.Data) error {
 	}
 	c.samples++
 	return nil
+}
+
+// floatsOf returns the elements of a tensor of floating-point numbers of 16, 32 or
+// 64 bits as float32.
+func floatsOf(t *tensor.Tensor) (x []float32, ok bool) {
+	switch t.DType() {
+	case tensor.Float32:
+		return tensor.As[float32](t), true
+	case tensor.Float16, tensor.BFloat16, tensor.Float64:
+		x, err := tensor.Float32s(t)
+		return x, err == nil
+	}
+	return nil, false
 }
 
 // tensorsOf appends the tensors in d to list: those of a sequence, of an

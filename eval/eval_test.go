@@ -16,6 +16,12 @@ var (
 
 func f32(shape []int, v ...float32) ops.Data { return tensor.Of(v, shape...) }
 
+func half(v ...float32) ops.Data {
+	t := tensor.New(tensor.Float16, 1, len(v))
+	tensor.Write(t, 0, v)
+	return t
+}
+
 func near(p *float64, want float64) bool {
 	if p == nil || math.IsNaN(want) {
 		return p == nil && math.IsNaN(want)
@@ -48,6 +54,8 @@ func TestComparison(t *testing.T) {
 		{"Inf changes its sign", f32([]int{2}, inf, 1), f32([]int{2}, -inf, 1), none, 1, none, 1},
 		{"integers", tensor.Of([]int64{1, 2, 3}), tensor.Of([]int64{1, 2, 4}), none, none, none, 1},
 		{"equal integers", tensor.Of([]int64{1, 2, 3}), tensor.Of([]int64{1, 2, 3}), none, none, none, 0},
+		{"doubles", tensor.Of([]float64{3, 4}, 1, 2), tensor.Of([]float64{3.5, 4.5}, 1, 2), 16.9897000, 0.99984615, 1, 0},
+		{"halves", half(3, 4), half(3.5, 4.5), 16.9897000, 0.99984615, 1, 0},
 		{"empty", f32([]int{0, 2}), f32([]int{0, 2}), none, none, none, 0},
 		{"scalar", tensor.Scalar[float32](2), tensor.Scalar[float32](1), 6.0205999, 1, none, 0},
 	} {
@@ -108,6 +116,24 @@ func TestWorst(t *testing.T) {
 }
 
 // The figures are worked out by hand.
+// Outputs of other widths count as those of float32 do.
+func TestScoreWidths(t *testing.T) {
+	score := func(ref, got ops.Data) float64 {
+		s := NewScore(1)
+		if err := s.Add([]ops.Data{ref}, []ops.Data{got}); err != nil {
+			t.Fatal(err)
+		}
+		return s.DB()
+	}
+	want := score(f32([]int{1, 2}, 3, 4), f32([]int{1, 2}, 3.5, 4.5))
+	if got := score(half(3, 4), half(3.5, 4.5)); got != want {
+		t.Errorf("float16: %g dB, want %g", got, want)
+	}
+	if got := score(tensor.Of([]float64{3, 4}, 1, 2), tensor.Of([]float64{3.5, 4.5}, 1, 2)); got != want {
+		t.Errorf("float64: %g dB, want %g", got, want)
+	}
+}
+
 func TestScore(t *testing.T) {
 	for _, c := range []struct {
 		name     string

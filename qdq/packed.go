@@ -26,6 +26,7 @@ type coder struct {
 	mu   sync.Mutex
 	last *coding
 	made *encoded
+	held int // bytes of codes that are ready, see codes
 }
 
 // coding is one weight on its way to constants.
@@ -113,8 +114,11 @@ func (c *coding) encode() *encoded {
 	return out
 }
 
-// codes returns the codes of a weight as a file has them, which are made when they
-// are asked for.
+// ready is the number of bytes of codes that a rewritten model holds; those of
+// further weights are made each time that they are asked for.
+const ready = 64 << 20
+
+// codes returns the codes of a weight as a file has them.
 func (k *coder) codes(t *tensor.Tensor, p *quant.Params) (*tensor.Tensor, error) {
 	if err := p.Check(t); err != nil {
 		return nil, err
@@ -124,7 +128,7 @@ func (k *coder) codes(t *tensor.Tensor, p *quant.Params) (*tensor.Tensor, error)
 	}
 	own := *p
 	own.Scale, own.Zero = slices.Clone(p.Scale), slices.Clone(p.Zero)
-	return tensor.Deferred(p.Type.DType, t.Shape(), func() []byte {
+	encode := func() *tensor.Tensor {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.pool.Begin()
@@ -133,8 +137,13 @@ func (k *coder) codes(t *tensor.Tensor, p *quant.Params) (*tensor.Tensor, error)
 		if err != nil {
 			panic(err) // checked before
 		}
-		return own.Type.Pack(out).Bytes()
-	}), nil
+		return own.Type.Pack(out)
+	}
+	if size := p.Type.DType.Bytes(t.Len()); k.held+size <= ready {
+		k.held += size
+		return encode(), nil
+	}
+	return tensor.Deferred(p.Type.DType, t.Shape(), func() []byte { return encode().Bytes() }), nil
 }
 
 // whole lays codes and parameters out as the tensor lies.

@@ -398,7 +398,7 @@ func (p Params) Value(q int32, c int) float32 { return float32(q-p.Zero[c]) * p.
 func (p Params) Dequantize(codes *tensor.Tensor) *tensor.Tensor {
 	out := tensor.New(tensor.Float32, codes.Shape()...)
 	dst := tensor.As[float32](out)
-	outer, channels, inner := split(codes.Shape(), p.Axis)
+	_, channels, inner := split(codes.Shape(), p.Axis)
 	if p.Type.Real() {
 		tensor.Read(codes, 0, dst)
 		for i := range dst {
@@ -406,21 +406,32 @@ func (p Params) Dequantize(codes *tensor.Tensor) *tensor.Tensor {
 		}
 		return out
 	}
-	signed := codes.DType() == tensor.Int8
-	src := codes.Bytes()
-	for o := range outer {
-		for c := range channels {
-			for i := range inner {
-				at := (o*channels+c)*inner + i
-				q := int32(src[at])
-				if signed {
-					q = int32(int8(src[at]))
-				}
-				dst[at] = p.Value(q, c)
-			}
-		}
+	switch codes.DType() {
+	case tensor.Int8:
+		dequantize(p, dst, tensor.As[int8](codes), channels, inner, kernels.DequantizeI8)
+	case tensor.Uint8:
+		dequantize(p, dst, tensor.As[uint8](codes), channels, inner, kernels.DequantizeU8)
+	case tensor.Int16:
+		dequantize(p, dst, tensor.As[int16](codes), channels, inner, kernels.DequantizeI16)
+	case tensor.Uint16:
+		dequantize(p, dst, tensor.As[uint16](codes), channels, inner, kernels.DequantizeU16)
 	}
 	return out
+}
+
+func dequantize[T int8 | uint8 | int16 | uint16](p Params, dst []float32, src []T, channels, inner int, run func(dst []float32, src []T, scale float32, zero T)) {
+	if inner == 1 && channels > 1 {
+		for ; len(src) > 0; dst, src = dst[channels:], src[channels:] {
+			kernels.DequantizeColumns(dst, src[:channels], p.Scale, p.Zero)
+		}
+		return
+	}
+	for c := 0; len(src) > 0; dst, src = dst[inner:], src[inner:] {
+		run(dst, src[:inner], p.Scale[c], T(p.Zero[c]))
+		if c++; c == channels {
+			c = 0
+		}
+	}
 }
 
 // ScaleTensor returns the scales as a tensor: a scalar per tensor, else a

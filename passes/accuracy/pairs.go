@@ -102,7 +102,8 @@ func (s *PairSums) find(port int, px, pw *quant.Params, bounds Bounds) bool {
 	n := s.Node
 	w, shape := floats(n.Input(port)), n.Input(port).Const.Shape()
 	var outs, k, channels int // output channels, inputs of one, channels among them
-	var index func(o, i int) int
+	var place []int           // of the first output channel's weights
+	var step int              // from those of an output channel to those of the next
 	group := func(int) int { return 0 }
 	pad := false
 	switch {
@@ -113,21 +114,24 @@ func (s *PairSums) find(port int, px, pw *quant.Params, bounds Bounds) bool {
 			return false
 		}
 		taps := k / channels
-		index = func(o, i int) int { return o*k + i%channels*taps + i/channels }
+		place, step = make([]int, k), k
+		for i := range place {
+			place[i] = i%channels*taps + i/channels
+		}
 		group = func(o int) int { return o / (outs / groups) * channels }
 		pad = true
 	case isProduct(n) && len(shape) == 2:
 		k, outs = shape[0], shape[1]
-		index = func(o, i int) int { return i*outs + o }
+		between := outs
+		step = 1
 		if n.Op.Type == "Gemm" && n.Int("transB", 0) != 0 {
 			k, outs = shape[1], shape[0]
-			index = func(o, i int) int { return o*k + i }
+			between, step = 1, k
 		}
-		channels = k
+		place, channels = spaced(k, between), k
 	case n.Op.Type == "LSTM" && len(shape) == 3:
 		outs, k = shape[0]*shape[1], shape[2] // of all directions
-		index = func(o, i int) int { return o*k + i }
-		channels = k
+		place, step, channels = spaced(k, 1), k, k
 	default:
 		return false
 	}
@@ -156,9 +160,11 @@ func (s *PairSums) find(port int, px, pw *quant.Params, bounds Bounds) bool {
 			}
 			inverse[j] = 1 / float64(scale)
 		}
-		for i := range k {
+		for i, at := range place {
+			at += first * step
 			for j, c := range block {
-				c[i] = float64(w[index(first+j, i)]) * inverse[j]
+				c[i] = float64(w[at]) * inverse[j]
+				at += step
 			}
 		}
 		for j, c := range block {
@@ -176,6 +182,15 @@ func (s *PairSums) find(port int, px, pw *quant.Params, bounds Bounds) bool {
 		}
 	}
 	return true
+}
+
+// spaced returns the multiples of step from 0 on.
+func spaced(n, step int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = i * step
+	}
+	return out
 }
 
 // pairBlock is the number of output channels that find reads together.
