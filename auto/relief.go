@@ -181,8 +181,16 @@ func (s *search) finer(ctx context.Context, c *candidate) (*candidate, error) {
 		items = append(items, part{ids: []int{v.ID}, work: float64(v.Const.Len())})
 		total += float64(v.Const.Len())
 	}
+	var ids []int
 	for i := range items {
 		items[i].work /= max(total, 1)
+		ids = append(ids, items[i].ids...)
+	}
+	if len(ids) < 2 {
+		return c, nil
+	}
+	if matter, err := s.matter(ctx, c, c.halving(ids)); err != nil || !matter {
+		return c, err
 	}
 	chosen, share, err := s.pick(ctx, c, items, finerShare, c.halving)
 	if err != nil || len(chosen) == 0 {
@@ -200,6 +208,21 @@ func (s *search) finer(ctx context.Context, c *candidate) (*candidate, error) {
 	}
 	next.found = append(next.found, fmt.Sprintf("stored %d weights, %.1f %% of those that are decoded at load, in 16 bits: score %.1f → %.1f dB on calibration samples", len(chosen), 100*share, c.score, next.score))
 	return next, nil
+}
+
+// matter reports whether the variant all of c, which has all of them more exact, is
+// without the share of the noise that one part has to answer for.
+func (s *search) matter(ctx context.Context, c, all *candidate) (bool, error) {
+	few := s.few(reliefSamples)
+	whole, err := s.score(ctx, c, few)
+	if err != nil {
+		return false, err
+	}
+	if err := s.build(ctx, all); err != nil || all.empty() {
+		return false, err
+	}
+	best, err := s.score(ctx, all, few)
+	return math.Pow(10, (whole-best)/10) <= 1-reliefHope, err
 }
 
 // halving returns a variant of c in which weights that are decoded when the model

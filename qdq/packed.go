@@ -118,6 +118,9 @@ func (c *coding) encode() *encoded {
 // further weights are made each time that they are asked for.
 const ready = 64 << 20
 
+// many is the number of elements from which waking other threads pays.
+const many = 1 << 19
+
 // codes returns the codes of a weight as a file has them.
 func (k *coder) codes(t *tensor.Tensor, p *quant.Params) (*tensor.Tensor, error) {
 	if err := p.Check(t); err != nil {
@@ -129,11 +132,15 @@ func (k *coder) codes(t *tensor.Tensor, p *quant.Params) (*tensor.Tensor, error)
 	own := *p
 	own.Scale, own.Zero = slices.Clone(p.Scale), slices.Clone(p.Zero)
 	encode := func() *tensor.Tensor {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.pool.Begin()
-		defer k.pool.End()
-		out, err := own.Quantize(k.pool, t)
+		var pool *par.Pool
+		if t.Len() >= many {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			pool = k.pool
+			pool.Begin()
+			defer pool.End()
+		}
+		out, err := own.Quantize(pool, t)
 		if err != nil {
 			panic(err) // checked before
 		}
