@@ -300,15 +300,7 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 		if try < maxRetreats-1 {
 			order = order[:(len(order)+1)/2]
 		}
-		if len(order) > 0 {
-			next.qdq.Half = map[int]bool{}
-			for id := range c.qdq.Half {
-				next.qdq.Half[id] = true
-			}
-			for _, id := range order {
-				next.qdq.Half[id] = true
-			}
-		}
+		next.qdq.Half = c.halving(order).qdq.Half
 		note = fmt.Sprintf("stored %d weights in 16 bits", len(order))
 	}
 	if err := s.build(ctx, next); err != nil {
@@ -328,14 +320,7 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 	// Without integers the codes of weights are all that is left to choose.
 	rounded := next.variant()
 	rounded.round = true
-	if err := s.build(ctx, rounded); err != nil {
-		return nil, err
-	}
-	if err := s.measure(ctx, rounded); err != nil || rounded.score < next.score+roundGain {
-		return next, err
-	}
-	rounded.found = append(rounded.found, fmt.Sprintf("weights rounded by their effect on outputs: score %.1f → %.1f dB on calibration samples", next.score, rounded.score))
-	return rounded, nil
+	return s.improved(ctx, next, rounded, roundGain, roundNote)
 }
 
 // retreatGain is by how much, in dB, a retreat is to raise the score.
@@ -736,11 +721,16 @@ func (y *yardstick) compare(ctx context.Context, m *graph.Model, saturate bool, 
 	return score.DB(), compared, nil
 }
 
-// better builds and measures next and returns it if it beats c by gain dB.
+// better is improved for what is left of the work of trying candidates.
 func (s *search) better(ctx context.Context, c, next *candidate, gain float64, note string) (*candidate, error) {
 	if !s.afford(next) {
 		return c, nil
 	}
+	return s.improved(ctx, c, next, gain, note)
+}
+
+// improved builds and measures next and returns it if it beats c by gain dB.
+func (s *search) improved(ctx context.Context, c, next *candidate, gain float64, note string) (*candidate, error) {
 	if err := s.build(ctx, next); err != nil {
 		return nil, err
 	}
@@ -1054,6 +1044,9 @@ func (s *search) clipped(ctx context.Context, c *candidate) (*candidate, error) 
 	return s.better(ctx, c, next, freeGain, "clipped the largest weights")
 }
 
+// roundNote says that codes were chosen so.
+const roundNote = "weights rounded by their effect on outputs"
+
 // rounded tries to choose the codes of weights by what they do to the samples.
 func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) {
 	if !s.o.Round || s.o.Visits == 0 || s.good(c) {
@@ -1061,7 +1054,7 @@ func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) 
 	}
 	next := c.variant()
 	next.round = true
-	return s.better(ctx, c, next, roundGain, "weights rounded by their effect on outputs")
+	return s.better(ctx, c, next, roundGain, roundNote)
 }
 
 // fine is the score in dB from which passes that lower the error are not tried.

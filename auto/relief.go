@@ -53,36 +53,26 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	chosen, share, err := s.pick(ctx, c, anchors, s.share, c.keeping)
+	chosen, share, err := s.pick(ctx, c, anchors, s.share, c.keeping, false)
 	if err != nil {
 		return nil, err
 	}
 	if len(chosen) == 0 {
 		return c, nil
 	}
-	next := c.keeping(chosen)
-	if err := s.build(ctx, next); err != nil || next.empty() {
-		return c, err
-	}
-	if err := s.measure(ctx, next); err != nil {
-		return nil, err
-	}
-	if next.score < c.score+reliefGain {
-		return c, nil
-	}
 	what := "the multiply-adds"
 	if s.costs != nil {
 		what = "the time that integers save"
 	}
-	next.found = append(next.found, fmt.Sprintf("kept %d nodes with %.1f %% of %s float: score %.1f → %.1f dB on calibration samples", len(chosen), 100*share, what, c.score, next.score))
-	return next, nil
+	return s.improved(ctx, c, c.keeping(chosen), reliefGain, fmt.Sprintf("kept %d nodes with %.1f %% of %s float", len(chosen), 100*share, what))
 }
 
 // pick chooses among items those that bring c closest to the float model for what
 // they cost, at most the share most of it: parts of them are varied one at a time,
 // those that matter most are divided and tried again, and the best are tried
-// together.
-func (s *search) pick(ctx context.Context, c *candidate, items []part, most float64, vary func(ids []int) *candidate) (chosen []int, share float64, err error) {
+// together. With doubt set, all of them are varied first, and none where that
+// takes away less of the noise than one part has to answer for.
+func (s *search) pick(ctx context.Context, c *candidate, items []part, most float64, vary func(ids []int) *candidate, doubt bool) (chosen []int, share float64, err error) {
 	nodes := 0
 	for g := range c.base.Scopes() {
 		nodes += g.NumNodes()
@@ -120,6 +110,12 @@ func (s *search) pick(ctx context.Context, c *candidate, items []part, most floa
 			list[i].gain = noise - got
 		}
 		return nil
+	}
+	if doubt {
+		all := divide(items, 1)
+		if err := try(all); err != nil || all[0].gain < reliefHope*noise {
+			return nil, 0, err
+		}
 	}
 	parts := divide(items, min(reliefParts, tries/2))
 	if err := try(parts); err != nil {
@@ -181,48 +177,14 @@ func (s *search) finer(ctx context.Context, c *candidate) (*candidate, error) {
 		items = append(items, part{ids: []int{v.ID}, work: float64(v.Const.Len())})
 		total += float64(v.Const.Len())
 	}
-	var ids []int
 	for i := range items {
 		items[i].work /= max(total, 1)
-		ids = append(ids, items[i].ids...)
 	}
-	if len(ids) < 2 {
-		return c, nil
-	}
-	if matter, err := s.matter(ctx, c, c.halving(ids)); err != nil || !matter {
-		return c, err
-	}
-	chosen, share, err := s.pick(ctx, c, items, finerShare, c.halving)
+	chosen, share, err := s.pick(ctx, c, items, finerShare, c.halving, true)
 	if err != nil || len(chosen) == 0 {
 		return c, err
 	}
-	next := c.halving(chosen)
-	if err := s.build(ctx, next); err != nil || next.empty() {
-		return c, err
-	}
-	if err := s.measure(ctx, next); err != nil {
-		return nil, err
-	}
-	if next.score < c.score+reliefGain {
-		return c, nil
-	}
-	next.found = append(next.found, fmt.Sprintf("stored %d weights, %.1f %% of those that are decoded at load, in 16 bits: score %.1f → %.1f dB on calibration samples", len(chosen), 100*share, c.score, next.score))
-	return next, nil
-}
-
-// matter reports whether the variant all of c, which has all of them more exact, is
-// without the share of the noise that one part has to answer for.
-func (s *search) matter(ctx context.Context, c, all *candidate) (bool, error) {
-	few := s.few(reliefSamples)
-	whole, err := s.score(ctx, c, few)
-	if err != nil {
-		return false, err
-	}
-	if err := s.build(ctx, all); err != nil || all.empty() {
-		return false, err
-	}
-	best, err := s.score(ctx, all, few)
-	return math.Pow(10, (whole-best)/10) <= 1-reliefHope, err
+	return s.improved(ctx, c, c.halving(chosen), reliefGain, fmt.Sprintf("stored %d weights, %.1f %% of those that are decoded at load, in 16 bits", len(chosen), 100*share))
 }
 
 // halving returns a variant of c in which weights that are decoded when the model

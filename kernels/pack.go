@@ -6,7 +6,7 @@ package kernels
 // bytes.
 func Pack4[T ~uint8 | ~int8](dst []byte, src []T, offset byte) {
 	dst = dst[:(len(src)+1)/2]
-	n := pack4Vec(ptr(dst), cast[uint8](src), len(src), offset)
+	n := packVec(4, ptr(dst), cast[uint8](src), len(src), offset)
 	dst, src = dst[n/2:], src[n:]
 	for i := range len(src) / 2 {
 		dst[i] = (byte(src[2*i])+offset)&15 | (byte(src[2*i+1])+offset)<<4
@@ -34,7 +34,7 @@ func Unpack4[T ~uint8 | ~int8](dst []T, src []byte) {
 // Missing last elements are 0. dst has at least (len(src)+3)/4 bytes.
 func Pack2[T ~uint8 | ~int8](dst []byte, src []T, offset byte) {
 	dst = dst[:(len(src)+3)/4]
-	n := pack2Vec(ptr(dst), cast[uint8](src), len(src), offset)
+	n := packVec(2, ptr(dst), cast[uint8](src), len(src), offset)
 	dst, src = dst[n/4:], src[n:]
 	for i := range len(src) / 4 {
 		s := src[4*i : 4*i+4]
@@ -62,7 +62,7 @@ func Unpack2[T ~uint8 | ~int8](dst []T, src []byte) {
 // src and may be src.
 func Pack8[T ~uint8 | ~int8](dst []byte, src []T, offset byte) {
 	dst = dst[:len(src)]
-	n := pack8Vec(ptr(dst), cast[uint8](src), len(src), offset)
+	n := packVec(8, ptr(dst), cast[uint8](src), len(src), offset)
 	for i, q := range src[n:] {
 		dst[n+i] = byte(q) + offset
 	}

@@ -2,41 +2,26 @@
 
 package kernels
 
-func pack4Vec(dst, src *uint8, n int, offset uint8) int {
-	n &^= 63
-	switch level {
-	case Generic:
+// packVec packs codes of 2, 4 or 8 bits.
+func packVec(bits int, dst, src *uint8, n int, offset uint8) int {
+	if level == Generic {
 		return 0
-	case AVX2:
-		pack4AVX2(dst, src, n, offset)
-	default:
-		pack4AVX512(dst, src, n, offset)
 	}
-	return n
-}
-
-func pack2Vec(dst, src *uint8, n int, offset uint8) int {
 	n &^= 63
-	switch level {
-	case Generic:
-		return 0
-	case AVX2:
-		pack2AVX2(dst, src, n, offset)
-	default:
+	wide := level != AVX2
+	switch {
+	case bits == 2 && wide:
 		pack2AVX512(dst, src, n, offset)
-	}
-	return n
-}
-
-func pack8Vec(dst, src *uint8, n int, offset uint8) int {
-	n &^= 63
-	switch level {
-	case Generic:
-		return 0
-	case AVX2:
-		pack8AVX2(dst, src, n, offset)
-	default:
+	case bits == 2:
+		pack2AVX2(dst, src, n, offset)
+	case bits == 4 && wide:
+		pack4AVX512(dst, src, n, offset)
+	case bits == 4:
+		pack4AVX2(dst, src, n, offset)
+	case wide:
 		pack8AVX512(dst, src, n, offset)
+	default:
+		pack8AVX2(dst, src, n, offset)
 	}
 	return n
 }

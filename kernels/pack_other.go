@@ -2,8 +2,4 @@
 
 package kernels
 
-func pack4Vec(dst, src *uint8, n int, offset uint8) int { return 0 }
-
-func pack2Vec(dst, src *uint8, n int, offset uint8) int { return 0 }
-
-func pack8Vec(dst, src *uint8, n int, offset uint8) int { return 0 }
+func packVec(bits int, dst, src *uint8, n int, offset uint8) int { return 0 }

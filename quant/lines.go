@@ -76,8 +76,8 @@ func (l Lines) elements(dst []float32, from int) {
 	tensor.Read(l.T, from, dst)
 }
 
-// reader reads elements of a float32 tensor, in the memory of the tensor where
-// that is aligned.
+// reader reads elements of a tensor of real numbers as float32, in the memory of
+// the tensor where that holds them so, aligned.
 type reader struct {
 	t    *tensor.Tensor
 	room []float32
@@ -85,14 +85,16 @@ type reader struct {
 
 // floats returns the elements [from, from+n), which are valid until the next call.
 func (r *reader) floats(from, n int) []float32 {
-	if x, ok := tensor.View[float32](r.t, from, n); ok {
-		return x
+	if r.t.DType() == tensor.Float32 {
+		if x, ok := tensor.View[float32](r.t, from, n); ok {
+			return x
+		}
 	}
 	if cap(r.room) < n {
 		r.room = make([]float32, n)
 	}
 	x := r.room[:n]
-	tensor.Read(r.t, from, x)
+	Lines{T: r.t}.elements(x, from)
 	return x
 }
 
@@ -114,22 +116,13 @@ func (l Lines) each(pool *par.Pool, from, to int, f func(from, to int, x []float
 // are not finite. pool may be nil.
 func (l Lines) Extrema(pool *par.Pool) kernels.Extrema {
 	// The order of elements does not matter here: flat pieces are read fastest.
-	flat := Lines{l.T, 1, 1, l.T.Len()}
 	n := l.T.Len()
 	pieces := (n + panel - 1) / panel
 	found := make([]kernels.Extrema, pieces)
 	pool.For(pieces, 1, func(i, _ int) {
-		if l.T.DType() == tensor.Float32 {
-			if x, ok := tensor.View[float32](l.T, i*panel, min(panel, n-i*panel)); ok {
-				found[i] = kernels.MinMax(x)
-				return
-			}
-		}
-		x, e := make([]float32, min(panel/16, n)), kernels.NoExtrema()
-		for at, end := i*panel, min((i+1)*panel, n); at < end; at += len(x) {
-			x = x[:min(len(x), end-at)]
-			flat.elements(x, at)
-			e = e.Merge(kernels.MinMax(x))
+		r, e := reader{t: l.T}, kernels.NoExtrema()
+		for at, end := i*panel, min((i+1)*panel, n); at < end; at += panel / 16 {
+			e = e.Merge(kernels.MinMax(r.floats(at, min(panel/16, end-at))))
 		}
 		found[i] = e
 	})
