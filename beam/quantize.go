@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
@@ -149,6 +150,7 @@ func Pair(ctx context.Context, patterns []string, folder string) (ins, outs []st
 		if len(found) == 0 {
 			return nil, nil, fmt.Errorf("%s: no such model", p)
 		}
+		slices.Sort(found)
 		for _, in := range found {
 			name, err := base(in)
 			if err != nil {
