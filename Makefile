@@ -97,7 +97,7 @@ benchmarks: build
 	python3 gates/benchmarks.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared}
 
 # docs/schemes.md: each way to quantize on real models. Needs what gates needs,
-# and time; measurements are kept in bin/table.json.
+# and time.
 table: build
 	python3 gates/table.py --onnxq bin/onnxq --shared $${ONNXQ_SHARED:-../shared} --only $${MODELS:-vww_mobilenet,cifar_resnet8,crepe_tiny}
 
