@@ -135,6 +135,7 @@ type search struct {
 	files shipped
 	runs  int
 	known ranges
+	memo  accuracy.Memo
 	left  int  // nodes that may still be tried
 	final bool // the choices are made: all samples may be used
 	costs *costs
@@ -439,7 +440,7 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 
 // way returns how c gets its parameters, without what runs the model.
 func (s *search) way(c *candidate) Way {
-	return Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, Clip: c.clip, FitPairs: s.o.Target.PairSums, Threads: s.o.Session.Threads, ranges: s.known}
+	return Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, Clip: c.clip, FitPairs: s.o.Target.PairSums, Threads: s.o.Session.Threads, ranges: s.known, memo: &s.memo}
 }
 
 // roundOnce rounds the weights of c or, if that has been done before, takes
@@ -488,7 +489,8 @@ type Way struct {
 	// Threads is how many look at weights and statistics; 0: one per processor.
 	Threads int
 
-	ranges ranges // known already; may be nil
+	ranges ranges         // known already; may be nil
+	memo   *accuracy.Memo // may be nil
 }
 
 // ranges are what methods gave.
@@ -519,7 +521,7 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 		}
 	}
 	if way.FitPairs {
-		channels, nodes, err := accuracy.FitPairs(m, plan, params, boundsOf(table), way.Threads)
+		channels, nodes, err := accuracy.FitPairs(m, plan, params, boundsOf(table), way.memo, way.Threads)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -540,7 +542,7 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 				return nil, nil, nil, err
 			}
 		}
-		if _, err := accuracy.CorrectBias(result, plan, params, means(table), rounded, way.Threads); err != nil {
+		if _, err := accuracy.CorrectBias(result, plan, params, means(table), rounded, way.memo, way.Threads); err != nil {
 			return nil, nil, nil, err
 		}
 	}

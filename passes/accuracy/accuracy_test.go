@@ -150,6 +150,14 @@ func observe(t *testing.T, m *graph.Model) *stats {
 
 func (s *stats) bounds(v *graph.Value) (lo, hi []float32) { return s.lo[v.ID], s.hi[v.ID] }
 
+func (s *stats) ranges(v *graph.Value, _ *qdq.TensorPlan) (quant.Range, string) {
+	r := quant.Range{}
+	for i := range s.lo[v.ID] {
+		r.Min, r.Max = min(r.Min, float64(s.lo[v.ID][i])), max(r.Max, float64(s.hi[v.ID][i]))
+	}
+	return r, ""
+}
+
 func (s *stats) mean(v *graph.Value) []float64 {
 	var out []float64
 	for i, x := range s.sum[v.ID] {
@@ -171,19 +179,13 @@ func quantize(t *testing.T, m *graph.Model, correct bool) (*graph.Model, int) {
 		t.Fatal(err)
 	}
 	st := observe(t, m)
-	params, bad, err := p.Resolve(m, func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
-		r := quant.Range{}
-		for i := range st.lo[v.ID] {
-			r.Min, r.Max = min(r.Min, float64(st.lo[v.ID][i])), max(r.Max, float64(st.hi[v.ID][i]))
-		}
-		return r, ""
-	}, 0)
+	params, bad, err := p.Resolve(m, st.ranges, 0)
 	if err != nil || len(bad) > 0 {
 		t.Fatal(bad, err)
 	}
 	q, count := m.Clone(), 0
 	if correct {
-		if count, err = accuracy.CorrectBias(q, p, params, st.mean, nil, 0); err != nil {
+		if count, err = accuracy.CorrectBias(q, p, params, st.mean, nil, nil, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

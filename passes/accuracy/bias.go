@@ -29,8 +29,8 @@ type Means func(v *graph.Value) []float64
 // Gemm nodes with a constant bias, and to MatMul nodes that a constant bias is
 // added to. It edits m, a copy of the model that the plan was made from, and
 // returns the number of biases corrected. Errors are summed on the given number of
-// threads (0: one per processor).
-func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, rounded Means, threads int) (int, error) {
+// threads (0: one per processor), unless memo, which may be nil, knows them.
+func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, rounded Means, memo *Memo, threads int) (int, error) {
 	type key struct{ scope, name string }
 	byName := map[key]*quant.Params{}
 	for i := range plan.Tensors {
@@ -38,7 +38,7 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, r
 			byName[key{t.Scope, t.Tensor}] = &params[i]
 		}
 	}
-	var list []*correction
+	var list, unknown []*correction
 	count, i := 0, 0
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
@@ -63,14 +63,26 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, r
 					after = mean
 				}
 			}
-			list = append(list, &correction{n: n, user: user, port: port, of: func() ([]float64, error) { return shiftOf(n, w.Const, p, mean, after) }})
+			c := &correction{n: n, user: user, port: port, p: p, mean: mean, after: after}
+			list = append(list, c)
+			if e := memo.shift(useOf(n, 1), p, mean, after); e != nil {
+				c.shift = e.shift
+			} else {
+				unknown = append(unknown, c)
+			}
 		}
 	}
-	par.Each(threads, len(list), func(i int) { list[i].shift, list[i].err = list[i].of() })
-	for _, c := range list {
+	par.Each(threads, len(unknown), func(i int) {
+		c := unknown[i]
+		c.shift, c.err = shiftOf(c.n, c.n.Input(1).Const, c.p, c.mean, c.after)
+	})
+	for _, c := range unknown {
 		if c.err != nil {
-			return count, graph.NodeError("bias correction", c.n, c.err)
+			return 0, graph.NodeError("bias correction", c.n, c.err)
 		}
+		memo.keepShift(useOf(c.n, 1), c.p, c.mean, c.after, c.shift)
+	}
+	for _, c := range list {
 		b := tensor.As[float32](c.user.Input(c.port).Const)
 		if c.shift == nil || len(b) != len(c.shift) {
 			continue
@@ -87,11 +99,12 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, r
 
 // correction is what shiftOf finds for the node n, whose bias user reads.
 type correction struct {
-	n, user *graph.Node
-	port    int
-	of      func() ([]float64, error)
-	shift   []float64
-	err     error
+	n, user     *graph.Node
+	port        int
+	p           *quant.Params
+	mean, after []float64
+	shift       []float64
+	err         error
 }
 
 // biasOf returns the node and port that hold the constant float32 bias of n.

@@ -37,8 +37,9 @@ type PairSums struct {
 // bounds of activation channels; where bounds gives nil, and where activations
 // are quantized as they come, a channel may take any code. Depthwise
 // convolutions are left out: their kernels add in 32 bits. Nodes are looked at on
-// the given number of threads (0: one per processor).
-func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds, threads int) ([]PairSums, error) {
+// the given number of threads (0: one per processor), unless memo, which may be
+// nil, knows them.
+func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds, memo *Memo, threads int) ([]PairSums, error) {
 	values, err := plan.Values(m)
 	if err != nil {
 		return nil, err
@@ -50,7 +51,8 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds,
 		}
 	}
 	var out []PairSums
-	var finds []func() bool
+	var unknown []search
+	var found []bool
 	i := 0
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
@@ -76,14 +78,31 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds,
 					}
 					px = &params[at[x.ID]-1]
 				}
-				at := len(out)
+				x0 := search{at: len(out), port: port, px: px}
+				x0.lo, x0.hi = bounds(x)
 				out = append(out, s)
-				finds = append(finds, func() bool { return out[at].find(port, px, &params[s.weight], bounds) })
+				if e := memo.pair(useOf(n, port), px, &params[s.weight], x0.lo, x0.hi); e != nil {
+					node, weight := s.Node, s.weight
+					s = e.sums
+					s.Node, s.weight = node, weight
+					out[x0.at] = s
+					found = append(found, e.found)
+					continue
+				}
+				found = append(found, false)
+				unknown = append(unknown, x0)
 			}
 		}
 	}
-	found := make([]bool, len(finds))
-	par.Each(threads, len(finds), func(i int) { found[i] = finds[i]() })
+	par.Each(threads, len(unknown), func(i int) {
+		u := &unknown[i]
+		s := &out[u.at]
+		found[u.at] = s.find(u.port, u.px, &params[s.weight], u.lo, u.hi)
+	})
+	for _, u := range unknown {
+		s := &out[u.at]
+		memo.keepPair(useOf(s.Node, u.port), u.px, &params[s.weight], u.lo, u.hi, s, found[u.at])
+	}
 	kept := out[:0]
 	for i, s := range out {
 		if found[i] {
@@ -93,12 +112,20 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds,
 	return kept, nil
 }
 
+// search is a PairSums to be found: where it is in the list, and the arguments of
+// find.
+type search struct {
+	at, port int
+	px       *quant.Params
+	lo, hi   []float32
+}
+
 // half is the share of a step by which a code may lie off its weight.
 const half = 0.5
 
-// find fills s in for the weight at a port; it reports whether the kernel adds
-// in pairs.
-func (s *PairSums) find(port int, px, pw *quant.Params, bounds Bounds) bool {
+// find fills s in for the weight at a port, which channels between from and to are
+// multiplied with; it reports whether the kernel adds in pairs.
+func (s *PairSums) find(port int, px, pw *quant.Params, from, to []float32) bool {
 	n := s.Node
 	w, shape := floats(n.Input(port)), n.Input(port).Const.Shape()
 	var outs, k, channels int // output channels, inputs of one, channels among them
@@ -137,7 +164,7 @@ func (s *PairSums) find(port int, px, pw *quant.Params, bounds Bounds) bool {
 	}
 	var lo, hi []float64
 	if px != nil {
-		lo, hi = codeBounds(px, pad, bounds, n)
+		lo, hi = codeBounds(px, pad, from, to, n)
 	}
 	s.Need = make([]float64, outs)
 	s.Sums = outs * ((k + 1) / 2)
@@ -226,9 +253,8 @@ func (s *PairSums) channel(c, least, most []float64, from, to float64) (need flo
 }
 
 // codeBounds returns the codes that bound each channel of the activation of n,
-// or nil if any code is possible. Padding adds the zero point.
-func codeBounds(p *quant.Params, pad bool, bounds Bounds, n *graph.Node) (lo, hi []float64) {
-	l, h := bounds(n.Input(0))
+// whose values l and h bound, or nil if any code is possible. Padding adds the zero point.
+func codeBounds(p *quant.Params, pad bool, l, h []float32, n *graph.Node) (lo, hi []float64) {
 	channels := n.Input(1).Const.Len()
 	if n.Op.Type == "Conv" {
 		channels = n.Input(1).Const.Shape()[1] * int(n.Int("group", 1))
@@ -257,9 +283,9 @@ func codeBounds(p *quant.Params, pad bool, bounds Bounds, n *graph.Node) (lo, hi
 // pairs, for the least loss of precision: a channel that fits keeps all its
 // codes, and none has to do with less than 7 bits. It edits params, those of
 // Resolve, and returns the number of output channels changed and of nodes that
-// they belong to. threads is as for Pairs.
-func FitPairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds, threads int) (channels, nodes int, err error) {
-	list, err := Pairs(m, plan, params, bounds, threads)
+// they belong to. memo and threads are as for Pairs.
+func FitPairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds, memo *Memo, threads int) (channels, nodes int, err error) {
+	list, err := Pairs(m, plan, params, bounds, memo, threads)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -79,7 +79,7 @@ func TestFitPairsDynamic(t *testing.T) {
 		t.Fatal(err)
 	}
 	none := func(*graph.Value) (lo, hi []float32) { return nil, nil }
-	channels, nodes, err := accuracy.FitPairs(m, p, params, none, 0)
+	channels, nodes, err := accuracy.FitPairs(m, p, params, none, nil, 0)
 	if err != nil || channels == 0 || nodes != 1 {
 		t.Errorf("%d channels of %d nodes, %v", channels, nodes, err)
 	}
@@ -170,11 +170,11 @@ func TestFitPairs(t *testing.T) {
 				return out
 			}
 			before, scales := worst(), slices.Clone(pw.Scale)
-			list, err := accuracy.Pairs(m, p, params, st.bounds, 0)
+			list, err := accuracy.Pairs(m, p, params, st.bounds, nil, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			channels, nodes, err := accuracy.FitPairs(m, p, params, st.bounds, 0)
+			channels, nodes, err := accuracy.FitPairs(m, p, params, st.bounds, nil, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -210,7 +210,7 @@ func TestFitPairs(t *testing.T) {
 			if changed != channels {
 				t.Errorf("%d channels changed, %d reported", changed, channels)
 			}
-			if again, _, err := accuracy.FitPairs(m, p, params, st.bounds, 0); again > 0 || err != nil {
+			if again, _, err := accuracy.FitPairs(m, p, params, st.bounds, nil, 0); again > 0 || err != nil {
 				t.Errorf("%d channels change again, %v", again, err)
 			}
 		})

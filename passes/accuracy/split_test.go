@@ -163,7 +163,7 @@ func TestMeasuredBias(t *testing.T) {
 	st := observe(t, m)
 	shift := func(rounded accuracy.Means) (worst float64) {
 		q := m.Clone()
-		if _, err := accuracy.CorrectBias(q, p, params, st.mean, rounded, 0); err != nil {
+		if _, err := accuracy.CorrectBias(q, p, params, st.mean, rounded, nil, 0); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := qdq.Rewrite(q, p, params); err != nil {
