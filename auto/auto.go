@@ -763,20 +763,13 @@ func (s *search) equalize(ctx context.Context, c *candidate) (*candidate, error)
 	if !s.o.Equalize || s.good(c) {
 		return c, nil
 	}
-	best := c
-	for _, strength := range strengths {
-		next := c.variant()
-		next.base = c.base.Clone()
-		count := accuracy.Equalize(next.base, boundsOf(c.table), strength)
-		if count == 0 {
-			break
-		}
-		var err error
-		if best, err = s.rescaled(ctx, best, next, freeGain, fmt.Sprintf("equalized the channels of %d values by %.0f %%", count, 100*strength)); err != nil {
-			return nil, err
-		}
+	next := c.variant()
+	next.base = c.base.Clone()
+	count := accuracy.Equalize(next.base, boundsOf(c.table), means(c.table))
+	if count == 0 {
+		return c, nil
 	}
-	return best, nil
+	return s.rescaled(ctx, c, next, freeGain, fmt.Sprintf("equalized the channels of %d values", count))
 }
 
 // rowGain is by how much, in dB, scales for each row have to raise the score, since
@@ -1064,9 +1057,6 @@ const fine = 25
 
 // good reports whether nothing has to be gained any more.
 func (s *search) good(c *candidate) bool { return c.score >= fine && c.short == "" }
-
-// strengths are what equalize tries.
-var strengths = []float64{1, 0.7}
 
 // Parameters of smoothing: α and the least factor by which the expected error
 // of an activation has to fall.

@@ -228,6 +228,16 @@ func TestEqualize(t *testing.T) {
 		{ a = Conv (x, w1) r = Relu (a) y = Conv (r, w2) }`, 0},
 		{"bounded", `(float[1,3,6,6] x) => (float[1,4,6,6] y) <float[8,3,1,1] w1 = {...}, float[4,8,1,1] w2 = {...}, float lo = {0}, float hi = {6}>
 		{ a = Conv (x, w1) r = Clip (a, lo, hi) y = Conv (r, w2) }`, 0},
+		{"read by two", `(float[1,3,6,6] x) => (float[1,4,6,6] y, float[1,4,6,6] z) <float[8,3,1,1] w1 = {...}, float[4,8,1,1] w2 = {...}>
+		{ a = Conv (x, w1) r = Relu (a) y = Conv (r, w2) z = Conv (r, w2) }`, 1},
+		{"residual", `(float[1,3,6,6] x) => (float[1,4,6,6] y) <float[8,3,1,1] w1 = {...}, float[8] b1 = {...}, float[8,8,3,3] v = {...}, float[4,8,1,1] w2 = {...}>
+		{ a = Conv (x, w1, b1) r = Relu (a) b = Conv <pads = [1,1,1,1]> (r, v) c = Add (b, r) y = Conv (c, w2) }`, 2},
+		{"concatenated", `(float[1,3,6,6] x) => (float[1,4,6,6] y) <float[4,3,1,1] u = {...}, float[8,3,1,1] w1 = {...}, float[4,12,1,1] v = {...}, float k = {0.1}>
+		{ a = Conv (x, u) b = Conv (x, w1) c = Mul (b, k) d = Concat <axis = 1> (a, c) y = Conv (d, v) }`, 1},
+		{"a product at the end", `(float[1,3,6,6] x) => (float[1,4] y) <float[8,3,1,1] w1 = {...}, float[8] b1 = {...}, float[4,8] w2 = {...}, float[4] b2 = {...}>
+		{ a = Conv (x, w1, b1) r = Relu (a) m = GlobalAveragePool (r) f = Flatten (m) y = Gemm <transB = 1> (f, w2, b2) }`, 1},
+		{"a mean", `(float[1,3,6,6] x) => (float[1,4] y) <float[8,3,1,1] w1 = {...}, float[8] b1 = {...}, float[8,4] w2 = {...}>
+		{ a = Conv (x, w1, b1) r = Relu (a) f = ReduceMean <axes = [2,3], keepdims = 0> (r) y = MatMul (f, w2) }`, 1},
 		{"bent", `(float[1,3,6,6] x) => (float[1,4,6,6] y) <float[8,3,1,1] w1 = {...}, float[4,8,1,1] w2 = {...}>
 		{ a = Conv (x, w1) r = Sigmoid (a) y = Conv (r, w2) }`, 0},
 	} {
@@ -239,7 +249,18 @@ func TestEqualize(t *testing.T) {
 				if v.Name() == "b1" {
 					scaleBy(t, m, "b1", 0, false)
 				}
-				if s := v.Const.Shape(); v.Name() == "w2" && s[1] == 1 {
+				if v.Name() == "v" && c.name == "concatenated" {
+					for i := range tensor.As[float32](v.Const) {
+						if k := i%12 - 4; k >= 0 {
+							tensor.As[float32](v.Const)[i] *= 10 * float32(math.Exp2(5*float64(k)/7))
+						}
+					}
+				}
+				if v.Name() == "v" && c.name == "residual" {
+					scaleBy(t, m, "v", 0, false)
+					scaleBy(t, m, "v", 1, true)
+				}
+				if s := v.Const.Shape(); v.Name() == "w2" && (s[1] == 1 || c.name == "a mean") {
 					scaleBy(t, m, "w2", 0, true)
 				} else if v.Name() == "w2" {
 					scaleBy(t, m, "w2", 1, true)
@@ -248,7 +269,8 @@ func TestEqualize(t *testing.T) {
 			want := run(t, m, nil)
 			plain, _ := quantize(t, m, false)
 			e := m.Clone()
-			if got := accuracy.Equalize(e, observe(t, m).bounds, 1); got != c.want {
+			st := observe(t, m)
+			if got := accuracy.Equalize(e, st.bounds, st.mean); got != c.want {
 				t.Fatalf("%d values equalized, want %d", got, c.want)
 			}
 			if r := ratio(want, run(t, e, nil)); !(r < 1e-10) {
