@@ -32,11 +32,11 @@ func (q *quantization) half(ctx context.Context, o auto.Options) (*auto.Result, 
 		if res.Table, err = o.Calibrate(ctx, q.prepared, watch, false); err != nil {
 			return nil, err
 		}
-		if o.Qdq.Keep = tooLarge(q.prepared, plan, res.Table); len(o.Qdq.Keep) > 0 {
+		if o.Qdq.Keep = outOfHalf(q.prepared, plan, res.Table); len(o.Qdq.Keep) > 0 {
 			if res.Plan, err = qdq.Annotate(q.prepared, o.Target, o.Qdq); err != nil {
 				return nil, err
 			}
-			res.Notes = append(res.Notes, fmt.Sprintf("%d nodes whose values come near the largest of float16, or beyond, stay float32", len(o.Qdq.Keep)))
+			res.Notes = append(res.Notes, fmt.Sprintf("%d nodes whose values come near the largest of float16 or beyond, or are all too small for it, stay float32", len(o.Qdq.Keep)))
 		}
 	}
 	var notes []string
@@ -45,9 +45,9 @@ func (q *quantization) half(ctx context.Context, o auto.Options) (*auto.Result, 
 	return res, err
 }
 
-// tooLarge returns, by node ID, the nodes in float16 that meet values beyond
-// half its range, with the reason.
-func tooLarge(m *graph.Model, plan *qdq.Plan, table *calibration.Table) map[int]string {
+// outOfHalf returns, by node ID, the nodes in float16 that meet values beyond
+// half its range, or values all of which lose digits in it, with the reason.
+func outOfHalf(m *graph.Model, plan *qdq.Plan, table *calibration.Table) map[int]string {
 	keep := map[int]string{}
 	i := 0
 	for g := range m.Scopes() {
@@ -65,8 +65,16 @@ func tooLarge(m *graph.Model, plan *qdq.Plan, table *calibration.Table) map[int]
 				if st == nil {
 					continue
 				}
-				if r, err := calibration.Range(st, calibration.MinMax, calibration.MethodOptions{}); err != nil || max(-r.Min, r.Max) > qdq.MaxHalf/2 {
-					keep[n.ID] = fmt.Sprintf("%q reaches %.3g, float16 ends at %d", v.Name(), max(-r.Min, r.Max), qdq.MaxHalf)
+				r, err := calibration.Range(st, calibration.MinMax, calibration.MethodOptions{})
+				why, most := "", max(-r.Min, r.Max)
+				switch {
+				case err != nil || most > qdq.MaxHalf/2:
+					why = fmt.Sprintf("%q reaches %.3g, float16 ends at %d", v.Name(), most, qdq.MaxHalf)
+				case most > 0 && most < qdq.MinHalf:
+					why = fmt.Sprintf("%q reaches no more than %.3g, float16 has all its digits from %.2g on", v.Name(), most, qdq.MinHalf)
+				}
+				if why != "" {
+					keep[n.ID] = why
 					break
 				}
 			}

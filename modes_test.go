@@ -369,6 +369,40 @@ func TestFloat8(t *testing.T) {
 	check(t, files)
 }
 
+// TestOutOfHalf: what leaves the range of float16 on samples, or loses its digits
+// there, stays float32, and what the outputs lose is said.
+func TestOutOfHalf(t *testing.T) {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["": 17]>
+g (float[4] x) => (float[4] y, float[4] z, float[64] u) <float[4,64] w = {...}> { [a] a = Mul (x, x) [y] y = Mul (a, x) [b] b = Exp (x) [c] c = Neg (b) [z] z = Mul (c, c) [u] u = MatMul (x, w) }`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	w := npy.NewWriter(&buf, false)
+	if err := errors.Join(w.Add("x", tensor.Of([]float32{-12, -13, -14, -60})), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "x.npz")
+	if err := os.WriteFile(path, buf.Bytes(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	_, res, err := onnxq.QuantizeModel(t.Context(), m, onnxq.Options{Mode: onnxq.Float16, Data: []string{path}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range res.Plan.Nodes {
+		want := map[string]string{"y": "reaches", "c": "digits", "z": "digits", "b": "float32"}[n.Node]
+		if n.Quantized != (want == "") || !strings.Contains(n.Why, want) {
+			t.Errorf("%s %s: quantized is %v: %s", n.Op, n.Node, n.Quantized, n.Why)
+		}
+	}
+	for _, o := range res.Outputs {
+		if o.SQNR != nil && *o.SQNR < 60 {
+			t.Errorf("%s: %v dB", o.Name, *o.SQNR)
+		}
+	}
+}
+
 // TestContradictions: options that cannot be met together are refused.
 func TestContradictions(t *testing.T) {
 	tensorrt, err := targets.Get("tensorrt")

@@ -152,6 +152,9 @@ func classes(v *graph.Value) bool {
 func (c *Contract) Check(kinds []Kind, outputs []eval.Output, score float64) string {
 	short := func(o *eval.Output, least float64) string {
 		if o.SQNR != nil && *o.SQNR < least {
+			if *o.SQNR == eval.Lost {
+				return fmt.Sprintf("output %q is lost: not finite, or not zero as it has to be", o.Name)
+			}
 			return fmt.Sprintf("output %q has an SQNR of %.2f dB, %g dB were demanded", o.Name, *o.SQNR, least)
 		}
 		return ""

@@ -4,6 +4,8 @@ package eval
 import (
 	"fmt"
 	"math"
+	"strconv"
+	"strings"
 
 	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/tensor"
@@ -13,7 +15,8 @@ import (
 type Output struct {
 	Name string `json:"name"`
 	// SQNR is 10·log10(Σ ref² / Σ (ref - got)²) in dB, nil if the outputs are
-	// equal in every bit or hold no floats.
+	// equal in every bit or hold no floats, and Lost where an element is NaN or
+	// infinite whose reference is finite.
 	SQNR *float64 `json:"sqnr_db"`
 	// Cosine is Σ ref·got / √(Σ ref² · Σ got²), nil where it is not defined.
 	Cosine *float64 `json:"cosine"`
@@ -33,6 +36,25 @@ type Output struct {
 	Different int `json:"different,omitempty"`
 }
 
+// Lost is the SQNR in dB, finite for the sake of JSON, of outputs whose noise is
+// infinite, or that have noise and no signal.
+const Lost = -math.MaxFloat32
+
+// Decibel tells an SQNR in dB with some digits behind the point: exact without one.
+func Decibel(x *float64, digits int) string {
+	switch {
+	case x == nil:
+		return "exact"
+	case *x == Lost:
+		return "lost"
+	}
+	s := strconv.FormatFloat(*x, 'f', digits, 64)
+	if strings.Trim(s, "-0.") == "" {
+		s = strings.TrimPrefix(s, "-")
+	}
+	return s
+}
+
 // Comparison accumulates the outputs of samples.
 type Comparison struct {
 	outputs []sums
@@ -46,6 +68,7 @@ type sums struct {
 	rows, same, wrong int
 	kl                float64
 	floats            bool
+	lost              bool // an element is not finite whose reference is
 }
 
 // NewComparison returns an empty comparison of outputs of the given names.
@@ -130,6 +153,7 @@ func (s *sums) add(ref, got []float32, shape []int) {
 			if r != g && !(r != r && g != g) {
 				s.wrong++
 			}
+			s.lost = s.lost || r-r == 0
 			continue
 		}
 		d := r - g
@@ -213,10 +237,10 @@ func (c *Comparison) Outputs() []Output {
 	out := make([]Output, len(c.outputs))
 	for i, s := range c.outputs {
 		o := Output{Name: s.name, Different: s.wrong}
-		if s.floats && s.noise > 0 {
+		if s.floats && (s.noise > 0 || s.lost) {
 			db := 10 * math.Log10(s.signal/s.noise)
-			if s.signal == 0 {
-				db = -math.MaxFloat32
+			if s.signal == 0 || s.lost {
+				db = Lost
 			}
 			o.SQNR = &db
 		}

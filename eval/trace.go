@@ -111,6 +111,22 @@ type pair struct {
 
 type noise struct{ signal, noise, got, dot float64 }
 
+// lostError stands for the error of an element that is not finite and should be.
+const lostError = 1e30
+
+// squareError returns the square of the error of got; that of a reference that is
+// not finite is 0.
+func squareError(ref, got float64) float64 {
+	d := got - ref
+	switch {
+	case ref-ref != 0:
+		return 0
+	case d-d != 0:
+		d = lostError
+	}
+	return d * d
+}
+
 // maskLimit is what masks of attention reach down to; they are no signal.
 const maskLimit = -1e30
 
@@ -625,18 +641,17 @@ func (p *pair) add(set *[parts]*tensor.Tensor) {
 			continue
 		}
 		r, g, f = p.clamp(r), p.clamp(g), p.clamp(f)
-		d := r - g
-		if d-d != 0 {
+		if r-r != 0 {
 			continue
 		}
 		s.signal += r * r
-		s.noise += d * d
-		s.got += g * g
-		s.dot += r * g
-		if f-f == 0 {
-			carried += (f - r) * (f - r)
-			added += (g - f) * (g - f)
+		s.noise += squareError(r, g)
+		if g-g == 0 {
+			s.got += g * g
+			s.dot += r * g
 		}
+		carried += squareError(r, f)
+		added += squareError(f, g)
 	}
 	p.noise.signal += s.signal
 	p.noise.noise += s.noise
@@ -744,6 +759,9 @@ func db(signal, noise float64) *float64 {
 		return nil
 	}
 	x := 10 * math.Log10(signal/noise)
+	if noise >= lostError*lostError {
+		x = Lost
+	}
 	return &x
 }
 

@@ -168,9 +168,12 @@ func realType(name string) bool {
 // collect makes a decision for each node from what can be said about it alone.
 func (a *annotator) collect() error {
 	matched := map[string]bool{}
-	logged := map[int]*graph.Node{}
-	if !a.t.Whole && !a.o.Logged {
-		logged = a.logged()
+	var logged, near map[int]*graph.Node
+	if !a.o.Logged {
+		logged, near = a.logged()
+	}
+	if a.t.Whole {
+		logged = nil
 	}
 	for g := range a.m.Scopes() {
 		for n := range g.Nodes() {
@@ -188,7 +191,9 @@ func (a *annotator) collect() error {
 			if half == tensor.Undefined {
 				d.rule, d.why = a.rule(n, d, want.IsDynamic())
 			} else {
-				d.why = fitsHalf(n, half)
+				if d.why = fitsHalf(n, half); d.why == "" && near[n.ID] != nil {
+					d.why = fmt.Sprintf("feeds Log %q, which magnifies the error of small values", near[n.ID].Label())
+				}
 			}
 			excluded, included := "", len(a.o.Include) == 0
 			for _, glob := range a.o.Exclude {

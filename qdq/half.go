@@ -11,8 +11,12 @@ import (
 	"github.com/onnxq/onnxq/validate"
 )
 
-// MaxHalf is the largest magnitude that float16 holds.
-const MaxHalf = 65504
+// MaxHalf is the largest magnitude that float16 holds, MinHalf the least that it
+// holds with all its digits.
+const (
+	MaxHalf = 65504
+	MinHalf = 1.0 / (1 << 14)
+)
 
 // fullPrecision lists operators that stay float32 where others compute in 16
 // bits: their results leave the range of float16 or lose their digits in it, or
@@ -54,10 +58,26 @@ func fitsHalf(n *graph.Node, t tensor.DType) string {
 	case !slices.ContainsFunc(n.Inputs(), func(v *graph.Value) bool { return v != nil && v.Type.Elem == tensor.Float32 }):
 		return "reads no float32"
 	}
-	if _, _, err := validate.Narrow(n, t); err != nil {
+	in, _, err := validate.Narrow(n, t)
+	if err != nil {
 		return err.Error()
 	}
+	for i, narrow := range in {
+		if v := n.Input(i); narrow && t == tensor.Float16 && v.IsConst() && slices.Contains(scaling, n.Op.Type) && tiny(tensor.As[float32](v.Const)) {
+			return fmt.Sprintf("the constant %q is too small for float16", v.Name())
+		}
+	}
 	return ""
+}
+
+// tiny reports whether the largest of x is one that float16 does not hold with all
+// its digits, but not 0.
+func tiny(x []float32) bool {
+	most := float32(0)
+	for _, v := range x {
+		most = max(most, v, -v)
+	}
+	return most > 0 && most < MinHalf
 }
 
 // halfNode makes n compute in 16-bit floats: what it reads is cast, once for

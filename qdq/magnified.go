@@ -18,39 +18,55 @@ var scaling = []string{"Abs", "Add", "Clip", "Concat", "Div", "DFT", "Max", "Mul
 // scaling alone, and names that Log by the product's node ID: the spectra of
 // signals, say. Rounding, of their inputs or their results, leaves the same error
 // everywhere, which the logarithm of a small element magnifies without bound.
-func (a *annotator) logged() map[int]*graph.Node {
-	out := map[int]*graph.Node{}
-	seen := make([]bool, a.m.NumNodes())
+// What scales on the way from the last of them is in near: floats of 16 bits hold
+// small elements with fewer digits, and then not at all.
+func (a *annotator) logged() (products, near map[int]*graph.Node) {
+	products, near = map[int]*graph.Node{}, map[int]*graph.Node{}
+	type place struct {
+		node *graph.Node
+		past bool // a product
+	}
+	seen := map[place]bool{}
 	for g := range a.m.Scopes() {
 		for n := range g.Nodes() {
 			if n.Op != op("Log") {
 				continue
 			}
-			for stack := []*graph.Value{n.Input(0)}; len(stack) > 0; {
-				v := stack[len(stack)-1]
+			var stack []place
+			push := func(from []*graph.Value, past bool) {
+				for _, v := range from {
+					if v == nil || v.DefNode() == nil {
+						continue
+					}
+					if at := (place{v.DefNode(), past}); !seen[at] {
+						seen[at] = true
+						stack = append(stack, at)
+					}
+				}
+			}
+			for push(n.Inputs(), false); len(stack) > 0; {
+				at := stack[len(stack)-1]
 				stack = stack[:len(stack)-1]
-				d := (*graph.Node)(nil)
-				if v != nil {
-					d = v.DefNode()
-				}
-				if d == nil || seen[d.ID] {
-					continue
-				}
-				seen[d.ID] = true
+				d := at.node
 				spec := ops.Lookup(d)
 				switch {
 				case spec == nil || d.Op.Domain != graph.OnnxDomain:
 					continue
 				case slices.ContainsFunc(a.t.RulesFor(d), func(r *targets.Rule) bool { return r.Class == targets.Anchor }):
-					out[d.ID] = n
+					if products[d.ID] == nil {
+						products[d.ID] = n
+					}
+					at.past = true
 				case spec.FlowAt(d) != ops.Pass && (!slices.Contains(scaling, d.Op.Type) || offset(d)):
 					continue
+				case !at.past && near[d.ID] == nil:
+					near[d.ID] = n
 				}
-				stack = append(stack, d.Inputs()...)
+				push(d.Inputs(), at.past)
 			}
 		}
 	}
-	return out
+	return products, near
 }
 
 // offset reports whether n adds, or bounds from below by, a constant of 1 or more,

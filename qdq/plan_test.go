@@ -331,3 +331,35 @@ func TestFeedsLog(t *testing.T) {
 		})
 	}
 }
+
+// In float16, what is scaled on the way to a logarithm stays float32, and so does
+// what meets constants that float16 does not hold; products do not.
+func TestHalfKeepsSmallValues(t *testing.T) {
+	for _, c := range []struct {
+		name, nodes string
+		float       []string // besides Log
+	}{
+		{"power spectrum", `[first] a = Conv (x, w) [square] p = Mul (a, a) [turn] q = Transpose <perm = [0,1,2,3]> (p) [floor] e = Add (q, eps) [log] l = Log (e)`, []string{"square", "turn", "floor"}},
+		{"log of 1 + x", `[first] a = Conv (x, w) [square] p = Mul (a, a) [floor] e = Add (p, one) [log] l = Log (e)`, nil},
+		{"small constant", `[first] a = Conv (x, w) [square] p = Mul (a, a) [floor] e = Add (p, eps) [root] l = Sqrt (e)`, []string{"floor"}},
+		{"small bias", `[first] l = Conv (x, w, small)`, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := parse(t, `<ir_version: 8, opset_import: ["" : 13]> g (float[1,4,6,6] x) => (float[1,4,6,6] y)
+				<float[4,4,1,1] w = {...}, float[4,4,1,1] w2 = {...}, float eps = {1e-9}, float one = {1}, float[4] small = {1e-7, 0, 0, 0}> { `+c.nodes+` [last] y = Conv (l, w2) }`)
+			p, err := qdq.Annotate(m, ortCPU(t), qdq.Options{Compute: qdq.Half})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var float []string
+			for _, n := range p.Nodes {
+				if n.Op != "Log" && !n.Quantized {
+					float = append(float, n.Node)
+				}
+			}
+			if !slices.Equal(float, c.float) {
+				t.Errorf("float are %q, want %q", float, c.float)
+			}
+		})
+	}
+}

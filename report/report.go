@@ -119,6 +119,8 @@ func (v *view) Headline() string {
 	switch {
 	case len(v.Outputs) == 0:
 		parts = append(parts, "nothing was measured, since there were no samples")
+	case v.SQNR != nil && *v.SQNR == eval.Lost:
+		parts = append(parts, "an output is lost: not finite, or not zero as it has to be")
 	case v.SQNR == nil:
 		parts = append(parts, "every output is the same")
 	default:
@@ -340,12 +342,7 @@ func size(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-func decibel(x *float64) string {
-	if x == nil {
-		return "exact"
-	}
-	return strings.Replace(" "+fmt.Sprintf("%.1f", *x), " -0.0", " 0.0", 1)[1:]
-}
+func decibel(x *float64) string { return eval.Decibel(x, 1) }
 
 func optional(format string, x *float64) string {
 	if x == nil {

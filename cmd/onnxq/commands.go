@@ -17,6 +17,7 @@ import (
 	"github.com/onnxq/onnxq"
 	"github.com/onnxq/onnxq/calibration"
 	"github.com/onnxq/onnxq/calibration/npy"
+	"github.com/onnxq/onnxq/eval"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
 	"github.com/onnxq/onnxq/internal/atomicfile"
@@ -168,7 +169,9 @@ func printResult(w io.Writer, in, out string, r *onnxq.Result, verbose bool) {
 	}
 	for _, o := range r.Outputs {
 		text := "exact"
-		if o.SQNR != nil {
+		if o.SQNR != nil && *o.SQNR == eval.Lost {
+			text = "lost: not finite, or not zero as it has to be"
+		} else if o.SQNR != nil {
 			text = fmt.Sprintf("SQNR %.2f dB (an error of %.2g %%)", *o.SQNR, 100*math.Pow(10, -*o.SQNR/20))
 		}
 		if o.Cosine != nil {

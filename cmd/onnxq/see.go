@@ -3,9 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/onnxq/onnxq"
+	"github.com/onnxq/onnxq/eval"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/urfave/cli/v2"
@@ -145,12 +145,7 @@ func (e *env) compareCommand() *cli.Command {
 // most is the number of rows that tables show without -v.
 const most = 12
 
-func decibel(x *float64) string {
-	if x == nil {
-		return "exact"
-	}
-	return strings.Replace(" "+fmt.Sprintf("%.1f", *x), " -0.0", " 0.0", 1)[1:]
-}
+func decibel(x *float64) string { return eval.Decibel(x, 1) }
 
 func optional(format string, x *float64) string {
 	if x == nil {
