@@ -854,9 +854,9 @@ func (v *Value) IsInitializer() bool { return v.Const != nil || v.Sparse != nil 
 
 // IsConst reports whether v is a dense initializer that no caller can
 // override: it is no input, or the IR version is below 4, where initializers
-// had to be listed among the inputs.
+// had to be listed among the inputs. nil, an input left out, is none.
 func (v *Value) IsConst() bool {
-	return v.Const != nil && v.def == nil && (!v.input || v.graph.model.IRVersion < 4)
+	return v != nil && v.Const != nil && v.def == nil && (!v.input || v.graph.model.IRVersion < 4)
 }
 
 // Uses returns the places that read v, in no particular but a reproducible

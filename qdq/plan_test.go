@@ -363,3 +363,22 @@ func TestHalfKeepsSmallValues(t *testing.T) {
 		})
 	}
 }
+
+// Inputs that are left out are no weights.
+func TestWantsWithoutInput(t *testing.T) {
+	m := parse(t, `<ir_version: 8, opset_import: ["" : 13]> g (float[1,4,6,6] x) => (float[1,4,12,12] y)
+		<float[4,4,1,1] w = {...}, float[4,4,1,1] w2 = {...}, float[4] s = {1, 1, 2, 2}> { a = Conv (x, w) r = Resize (a, , s) y = Conv (r, w2) }`)
+	p, err := qdq.Annotate(m, target(t, "qnn"), qdq.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := p.Wants(m)
+	if err != nil || p.Quantized() != 3 {
+		t.Fatalf("%d nodes quantized, %v", p.Quantized(), err)
+	}
+	for n := range m.Graph.Nodes() {
+		if v := n.Output(0); !want[v.ID].Observe {
+			t.Errorf("%s is not observed", v.Name())
+		}
+	}
+}
