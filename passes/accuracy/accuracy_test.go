@@ -411,3 +411,27 @@ func TestCorrectBias(t *testing.T) {
 		})
 	}
 }
+
+// A bias that nodes share stays one value, with the name that the plan knows, or
+// it is not corrected where something else reads it too.
+func TestCorrectSharedBias(t *testing.T) {
+	const nodes = `h = Gemm (x, w, b) r = Relu (h) z = Gemm (r, w, b)`
+	for text, want := range map[string]int{
+		`(float[8,12] x) => (float[8,12] z) <float[12,12] w = {...}, float[12] b = {...}> { ` + nodes + ` }`:                          1,
+		`(float[8,12] x) => (float[8,12] z, float[12] c) <float[12,12] w = {...}, float[12] b = {...}> { ` + nodes + ` c = Neg (b) }`: 0,
+	} {
+		m := parse(t, head+text)
+		q, count := quantize(t, m, true)
+		if count != want {
+			t.Errorf("%d biases corrected, want %d", count, want)
+		}
+		for n := range q.Graph.Nodes() {
+			if n.Op.Type != "Gemm" {
+				continue
+			}
+			if d := n.Input(2).DefNode(); d == nil || d.Op.Type != "DequantizeLinear" || d.Input(0).Const.DType() != tensor.Int32 {
+				t.Errorf("%d corrected: the bias of %s is not in integers", count, n.Label())
+			}
+		}
+	}
+}

@@ -28,7 +28,7 @@ type Means func(v *graph.Value) []float64
 // E[x_k] stands for E[q(x_k)], so that only weights count. It applies to planned Conv and
 // Gemm nodes with a constant bias, and to MatMul nodes that a constant bias is
 // added to. It edits m, a copy of the model that the plan was made from, and
-// returns the number of biases corrected. Errors are summed on the given number of
+// returns the number of biases corrected; one that other nodes read as well stays. Errors are summed on the given number of
 // threads (0: one per processor), unless memo, which may be nil, knows them.
 func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, rounded Means, memo *Memo, threads int) (int, error) {
 	type key struct{ scope, name string }
@@ -82,16 +82,39 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, r
 		}
 		memo.keepShift(useOf(c.n, 1), c.p, c.mean, c.after, c.shift)
 	}
+	// A bias that several nodes share stays shared, as the plan has it, and gets
+	// the mean of what they would have it corrected by.
+	groups := map[*graph.Value][]*correction{}
 	for _, c := range list {
-		b := tensor.As[float32](c.user.Input(c.port).Const)
-		if c.shift == nil || len(b) != len(c.shift) {
+		v := c.user.Input(c.port)
+		if c.shift != nil && len(c.shift) == v.Const.Len() {
+			groups[v] = append(groups[v], c)
+		}
+	}
+	for _, c := range list {
+		v := c.user.Input(c.port)
+		group := groups[v]
+		if len(group) == 0 || group[0] != c || len(group) != len(v.Uses()) {
 			continue
 		}
+		b := tensor.As[float32](v.Const)
 		fixed := make([]float32, len(b))
 		for i := range b {
-			fixed[i] = float32(float64(b[i]) - c.shift[i])
+			shift := 0.0
+			for _, k := range group {
+				shift += k.shift[i]
+			}
+			fixed[i] = float32(float64(b[i]) - shift/float64(len(group)))
 		}
-		replace(c.user, c.port, fixed)
+		x := tensor.Of(fixed, v.Const.Shape()...)
+		delete(groups, v)
+		put(c.user, c.port, x)
+		for _, k := range group[1:] {
+			k.user.SetInput(k.port, c.user.Input(c.port))
+		}
+		if len(group) > 1 {
+			settle(c.user.Input(c.port), v)
+		}
 		count++
 	}
 	return count, nil

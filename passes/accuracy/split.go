@@ -185,9 +185,16 @@ func put(n *graph.Node, i int, t *tensor.Tensor) {
 	g, name := old.Graph(), old.Name()
 	v := g.NewInitializer(name, t)
 	n.SetInput(i, v)
+	settle(v, old)
+}
+
+// settle gives v the name of old, which it stands for, where nothing reads that
+// any more.
+func settle(v, old *graph.Value) {
 	if len(old.Uses()) > 0 || old.IsInput() {
 		return
 	}
-	g.RemoveInitializers(func(x *graph.Value) bool { return x == old })
+	name := old.Name()
+	old.Graph().RemoveInitializers(func(x *graph.Value) bool { return x == old })
 	v.Rename(name)
 }
