@@ -557,7 +557,7 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 }
 
 // rangesOf gives the method's range of each activation, within what its readers
-// tell apart.
+// tell apart, and with room for logits.
 func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table) (qdq.Ranges, error) {
 	values, err := plan.Values(m)
 	if err != nil {
@@ -610,7 +610,11 @@ func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table)
 		if err := failed[k]; err != nil {
 			return quant.Range{}, err.Error()
 		}
-		return known[k], ""
+		r := known[k]
+		if ops.Decides(v) {
+			r.Min, r.Max = min(r.Min, -ops.Certain), max(r.Max, ops.Certain)
+		}
+		return r, ""
 	}, nil
 }
 
