@@ -831,6 +831,11 @@ func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantizat
 	if q.prepared, q.passes, err = Prepare(ctx, m, o); err != nil {
 		return nil, err
 	}
+	for _, c := range q.passes {
+		if c.Pass == passes.SealWeights && c.Count > 0 {
+			q.note("%d initializers, all that the model has, are inputs as well: they are taken for constants, and are inputs no more", c.Count)
+		}
+	}
 	need, how := o.lowestOpset()
 	if got := q.prepared.Opset(graph.OnnxDomain); o.Opset > 0 && got < need {
 		return nil, optionErrorf("%s needs opset %d, not %d", how, need, got)

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -119,6 +120,31 @@ func (s *State) raiseIR(version int64) {
 	}
 	s.Model.IRVersion = version
 	s.Changes++
+}
+
+// sealWeights takes initializers out of the inputs of a graph all of whose
+// initializers are inputs, if weights are among them.
+func sealWeights(s *State) error {
+	g := s.Model.Graph
+	open := func(v *graph.Value) bool { return !v.IsInput() }
+	weight := func(v *graph.Value) bool {
+		return slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
+			if u.Node == nil {
+				return false
+			}
+			spec := ops.Lookup(u.Node)
+			if spec == nil {
+				return false
+			}
+			port, _ := spec.InPort(u.Index)
+			return port.Role == ops.Weight
+		})
+	}
+	if list := g.Initializers(); !slices.ContainsFunc(list, open) && slices.ContainsFunc(list, weight) {
+		s.Changes += len(list)
+		g.RemoveInputs((*graph.Value).IsInitializer)
+	}
+	return nil
 }
 
 // lifter is what the adapters of one lift share.

@@ -69,15 +69,21 @@ type Change struct {
 	Count int    `json:"count"`
 }
 
-// WidenHalves names the pass of Options.Widen.
-const WidenHalves = "widen-halves"
+// Passes that callers ask for, or tell of, by name: that of Options.Widen, and the
+// one that takes initializers out of the inputs.
+const (
+	WidenHalves = "widen-halves"
+	SealWeights = "seal-weights"
+)
 
 var prepare = []Pass{
 	{Name: "free-dimensions", Run: freeDimensions, untyped: true,
 		Does: "Takes declared sizes of 0 or less for unknown."},
 	{Name: "raise-ir", untyped: true, Run: func(s *State) error { s.raiseIR(4); return nil },
 		Does: "Raises the IR version to 4, from which on initializers need not be inputs; those that had to be are inputs no more."},
-	{Name: "inline-functions", Run: inlineFunctions, After: []string{"free-dimensions", "raise-ir"},
+	{Name: SealWeights, untyped: true, Run: sealWeights, After: []string{"free-dimensions", "raise-ir"},
+		Does: "Takes initializers out of the inputs of a graph that lists all of them there, weights included, as some exporters do without meaning that a caller gives others."},
+	{Name: "inline-functions", Run: inlineFunctions, After: []string{SealWeights},
 		Does: "Puts the bodies of local functions in the place of their calls and drops the functions."},
 	{Name: "lift-constants", Run: liftConstants, After: []string{"inline-functions"},
 		Does: "Turns Constant nodes into initializers of the same graph."},

@@ -256,8 +256,8 @@ func TestPasses(t *testing.T) {
 			w, k := b.rand("w", 2, 2, 1, 1), b.rand("k", 2, 1, 1)
 			b.g.AddInput(w)
 			b.g.AddInput(k)
-			b.out(f32, 4, b.op("Add", "y", vals{b.op("Conv", "c", vals{x, w}), k}))
-		}, "Conv Add"},
+			b.out(f32, 4, b.op("Pow", "p", vals{b.op("Add", "y", vals{b.op("Conv", "c", vals{x, w}), k}), b.scalar("three", 3)}))
+		}, "Conv Add Pow"},
 		{"a GELU written out stays whole", 13, 7, func(b *builder) {
 			x := b.op("Conv", "c", vals{b.float("x", 1, 2, 4, 4), b.rand("w", 2, 2, 1, 1)})
 			gate := b.op("Add", "a", vals{b.op("Erf", "e", vals{b.op("Div", "d", vals{x, b.scalar("r", 1.4142135)})}), b.scalar("one", 1)})
@@ -439,5 +439,31 @@ func TestStops(t *testing.T) {
 	cancel()
 	if _, err := Prepare(ctx, chain(8), Options{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Weights that a caller could override are constants where the model lists all
+// initializers among its inputs, and what they are where it does not.
+func TestSealWeights(t *testing.T) {
+	for _, c := range []struct {
+		name, inputs, rest, node string
+		want                     int
+	}{
+		{"all", "float[4,4] x, float[4,4] w = {...}, float[4] b = {...}", "", "y = Gemm (x, w, b)", 1},
+		{"one is a constant", "float[4,4] x, float[4,4] w = {...}", "<float[4] b = {...}>", "y = Gemm (x, w, b)", 2},
+		{"no weights", "float[4,4] x, float[4] b = {...}", "", "y = Add (x, b)", 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m, err := graph.Parse(`<ir_version: 8, opset_import: ["" : 13]> g (` + c.inputs + `) => (float[4,4] y) ` + c.rest + ` { ` + c.node + ` }`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Prepare(t.Context(), m, Options{Check: true}); err != nil {
+				t.Fatal(err)
+			}
+			if got := len(m.Graph.Inputs()); got != c.want {
+				t.Errorf("%d inputs, want %d", got, c.want)
+			}
+		})
 	}
 }
