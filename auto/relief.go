@@ -31,7 +31,7 @@ const (
 
 // finerShare is the share of the weights that are stored in few bits that may
 // get 16.
-const finerShare = 0.3
+const finerShare = 0.15
 
 // part is some anchors or weights that follow each other, by ID, and what they
 // mean together.
