@@ -602,6 +602,7 @@ func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table)
 			known[keys[i]] = r.Range
 		}
 	}
+	logits := ops.Logits(m)
 	return func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
 		k, ok := keyOf(v, e)
 		if !ok {
@@ -611,7 +612,7 @@ func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table)
 			return quant.Range{}, err.Error()
 		}
 		r := known[k]
-		if ops.Decides(v) {
+		if logits[v.ID] {
 			r.Min, r.Max = min(r.Min, -ops.Certain), max(r.Max, ops.Certain)
 		}
 		return r, ""

@@ -28,8 +28,9 @@ type Means func(v *graph.Value) []float64
 // E[x_k] stands for E[q(x_k)], so that only weights count. It applies to planned Conv and
 // Gemm nodes with a constant bias, and to MatMul nodes that a constant bias is
 // added to. It edits m, a copy of the model that the plan was made from, and
-// returns the number of biases corrected; one that other nodes read as well stays. Errors are summed on the given number of
-// threads (0: one per processor), unless memo, which may be nil, knows them.
+// returns the number of biases corrected; one that other nodes read as well stays.
+// Errors are summed on the given number of threads (0: one per processor), unless
+// memo, which may be nil, knows them.
 func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, rounded Means, memo *Memo, threads int) (int, error) {
 	type key struct{ scope, name string }
 	byName := map[key]*quant.Params{}

@@ -9,7 +9,7 @@ import (
 
 // Logits are what becomes probabilities that leave the model, and nothing that
 // gates other values.
-func TestDecides(t *testing.T) {
+func TestLogits(t *testing.T) {
 	for _, c := range []struct {
 		name, nodes string
 		want        bool
@@ -27,7 +27,7 @@ func TestDecides(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := ops.Decides(m.Graph.First().Output(0)); got != c.want {
+			if got := ops.Logits(m)[m.Graph.First().Output(0).ID]; got != c.want {
 				t.Errorf("%v", got)
 			}
 		})
