@@ -507,7 +507,7 @@ type rangeKey struct {
 // by value ID, activations without a usable range.
 func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, way Way) (result *graph.Model, notes []string, bad map[int]string, err error) {
 	fitted := ""
-	ranges, err := way.rangesOf(m, plan, table)
+	ranges, unsure, err := way.rangesOf(m, plan, table)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -552,16 +552,21 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 	if fitted != "" {
 		notes = append(notes, fitted)
 	}
+	if list := *unsure; len(list) > 0 {
+		const most = 4
+		notes = append(notes, fmt.Sprintf("no sample gives a probability above one half from %q: samples of what the model looks for would give better ranges", list[:min(most, len(list))]))
+	}
 	_, err = passes.Cleanup(ctx, result, passes.Options{Check: true})
 	return result, notes, nil, err
 }
 
 // rangesOf gives the method's range of each activation, within what its readers
-// tell apart, and with room for logits.
-func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table) (qdq.Ranges, error) {
+// tell apart, and with room for logits. Once it has been asked for all, unsure has
+// the names of logits that the samples leave below 0.
+func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table) (of qdq.Ranges, unsure *[]string, err error) {
 	values, err := plan.Values(m)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	known := w.ranges
 	if known == nil {
@@ -602,7 +607,7 @@ func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table)
 			known[keys[i]] = r.Range
 		}
 	}
-	logits := ops.Logits(m)
+	logits, unsure := ops.Logits(m), new([]string)
 	return func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
 		k, ok := keyOf(v, e)
 		if !ok {
@@ -613,10 +618,13 @@ func (w *Way) rangesOf(m *graph.Model, plan *qdq.Plan, table *calibration.Table)
 		}
 		r := known[k]
 		if logits[v.ID] {
+			if r.Max <= 0 {
+				*unsure = append(*unsure, v.Name())
+			}
 			r.Min, r.Max = min(r.Min, -ops.Certain), max(r.Max, ops.Certain)
 		}
 		return r, ""
-	}, nil
+	}, unsure, nil
 }
 
 // means gives the mean of each channel of an activation.
@@ -1150,7 +1158,7 @@ type methodRange struct {
 func (s *search) rangesUnder(c *candidate, m calibration.Method) ([]methodRange, error) {
 	way := s.way(c)
 	way.Method = m
-	of, err := way.rangesOf(c.base, c.plan, c.table)
+	of, _, err := way.rangesOf(c.base, c.plan, c.table)
 	if err != nil {
 		return nil, err
 	}

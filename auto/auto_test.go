@@ -240,6 +240,28 @@ func TestSearch(t *testing.T) {
 	}
 }
 
+// Logits that the samples leave below 0 can be quantized above it, and the user is
+// told.
+func TestUnsureSamples(t *testing.T) {
+	for bias, unsure := range map[string]bool{"-50": true, "0": false} {
+		m, o := setup(t, `<ir_version: 8, opset_import: ["": 13]> g (float[1,4,8,8] x) => (float[1,8,8,8] y) <float[8,4,3,3] w = {...}, float[8] b = {`+strings.Repeat(bias+", ", 7)+bias+`}>
+{ c = Conv (x, w, b) y = Sigmoid (c) }`, 6)
+		o.Samples, o.Qdq.Include = nil, []string{"*"}
+		res := search(t, m, o)
+		if got := strings.Contains(strings.Join(res.Notes, "\n"), `no sample gives a probability above one half from ["c"]`); got != unsure {
+			t.Errorf("bias %s: notes %q", bias, res.Notes)
+		}
+		for n := range res.Model.Graph.Nodes() {
+			if n.Op.Type == "QuantizeLinear" && n.Input(0).Name() == "c" {
+				top := (255 - float64(tensor.As[uint8](n.Input(2).Const)[0])) * float64(tensor.As[float32](n.Input(1).Const)[0])
+				if top < ops.Certain*0.95 {
+					t.Errorf("bias %s: logits end at %g", bias, top)
+				}
+			}
+		}
+	}
+}
+
 // Where nothing is allowed and the method is given, nothing is searched.
 func TestSearchBounds(t *testing.T) {
 	m, o := setup(t, front, 6)

@@ -150,7 +150,7 @@ func (s *search) settlePlan(ctx context.Context, c *candidate) error {
 			return err
 		}
 		way := Way{Method: calibration.MinMax, MethodOptions: s.o.MethodOptions, Threads: s.o.Session.Threads, ranges: s.known}
-		ranges, err := way.rangesOf(c.base, c.plan, c.table)
+		ranges, _, err := way.rangesOf(c.base, c.plan, c.table)
 		if err != nil {
 			return err
 		}
