@@ -934,6 +934,9 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 			lo = mid + 1
 		}
 	}
+	if n := len(best.qdq.Half); n > 0 {
+		best.found = append(best.found, fmt.Sprintf("stored %d of %d weights that are decoded at load in 16 bits, those of the largest rounding error", n, len(order)))
+	}
 	return best, nil
 }
 

@@ -86,8 +86,14 @@ type ties struct {
 	pinned []bool
 }
 
-// add takes in v, whose channels are n.
+// mostTied bounds the channels that are looked at.
+const mostTied = 1 << 24
+
+// add takes in v, whose channels are n, unless there are too many.
 func (t *ties) add(v *graph.Value, n, rank int) channels {
+	if len(t.same)+n > mostTied {
+		return channels{}
+	}
 	c := channels{len(t.same), n, rank}
 	for range n {
 		t.pinned = append(t.pinned, false)
@@ -203,11 +209,9 @@ func (t *ties) commutes(n *graph.Node) bool {
 				return false
 			}
 		}
-		out := t.add(y, in.n, in.rank)
 		for _, v := range n.Inputs() {
-			t.tie(t.of[v], out)
+			t.tie(t.of[v], in)
 		}
-		return true
 	case "Concat":
 		axis, total := int(n.Int("axis", 0)), 0
 		for _, v := range n.Inputs() {
@@ -221,6 +225,9 @@ func (t *ties) commutes(n *graph.Node) bool {
 			return false
 		}
 		out := t.add(y, total, in.rank)
+		if out.n == 0 {
+			return false
+		}
 		for _, v := range n.Inputs() {
 			c := t.of[v]
 			t.tie(c, out)
@@ -230,7 +237,7 @@ func (t *ties) commutes(n *graph.Node) bool {
 	default:
 		return false
 	}
-	t.tie(in, t.add(y, in.n, in.rank))
+	t.of[y] = in
 	return true
 }
 
