@@ -47,7 +47,7 @@ arm64:
 
 # Packages that start goroutines or run inside them. Needs a C compiler.
 race:
-	go test -race ./internal/... ./exec/... ./interop/... ./calibration/... ./passes/... .
+	go test -race ./internal/... ./exec/... ./interop/... ./calibration/... ./passes/accuracy ./auto .
 
 noasm:
 	go test -tags noasm ./kernels/... ./quant/... ./ops/... ./exec/... .
