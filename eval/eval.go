@@ -41,15 +41,15 @@ type Output struct {
 // infinite, or that have noise and no signal.
 const Lost = -math.MaxFloat32
 
-// Decibel tells an SQNR in dB with some digits behind the point: exact without one.
-func Decibel(x *float64, digits int) string {
+// Decibel tells an SQNR in dB with a digit behind the point: exact without one.
+func Decibel(x *float64) string {
 	switch {
 	case x == nil:
 		return "exact"
 	case *x == Lost:
 		return "lost"
 	}
-	s := strconv.FormatFloat(*x, 'f', digits, 64)
+	s := strconv.FormatFloat(*x, 'f', 1, 64)
 	if strings.Trim(s, "-0.") == "" {
 		s = strings.TrimPrefix(s, "-")
 	}

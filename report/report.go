@@ -66,7 +66,7 @@ type Size struct {
 var page string
 
 var tmpl = template.Must(template.New("page").Funcs(template.FuncMap{
-	"bytes": size, "db": decibel, "percent": percent, "optional": optional, "number": number, "short": short, "place": place, "width": width,
+	"bytes": size, "db": eval.Decibel, "percent": percent, "optional": optional, "number": number, "short": short, "place": place, "width": width,
 }).Parse(page))
 
 // WriteHTML writes the page.
@@ -341,8 +341,6 @@ func size(n int64) string {
 	}
 	return fmt.Sprintf("%d B", n)
 }
-
-func decibel(x *float64) string { return eval.Decibel(x, 1) }
 
 func optional(format string, x *float64) string {
 	if x == nil {

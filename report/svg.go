@@ -84,7 +84,7 @@ func course(values []eval.Value, errors []eval.NodeError, width int) template.HT
 		if s := born[v.Name]; s >= 0.02 {
 			class, r = "dot born", radius+5*math.Sqrt(s)
 		}
-		title := fmt.Sprintf("%s: %s dB", place(v.Scope, v.Name), decibel(v.SQNR))
+		title := fmt.Sprintf("%s: %s dB", place(v.Scope, v.Name), eval.Decibel(v.SQNR))
 		if s, ok := born[v.Name]; ok {
 			title += ", " + percent(s) + " of the output's error starts here"
 		}

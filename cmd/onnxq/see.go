@@ -145,8 +145,6 @@ func (e *env) compareCommand() *cli.Command {
 // most is the number of rows that tables show without -v.
 const most = 12
 
-func decibel(x *float64) string { return eval.Decibel(x, 1) }
-
 func optional(format string, x *float64) string {
 	if x == nil {
 		return "–"
@@ -158,7 +156,7 @@ func printDifference(w io.Writer, d *onnxq.Difference, verbose bool) error {
 	tw := columns(w)
 	fmt.Fprintln(tw, "OUTPUT\tSQNR dB\tCOSINE\tARG-MAX AGREES\tKL")
 	for _, o := range d.Outputs {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", quoted(o.Name), decibel(o.SQNR), optional("%.6f", o.Cosine), optional("%.4f", o.Argmax), optional("%.4f", o.KL))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", quoted(o.Name), eval.Decibel(o.SQNR), optional("%.6f", o.Cosine), optional("%.4f", o.Argmax), optional("%.4f", o.KL))
 	}
 	nodes := d.Nodes
 	if !verbose {
@@ -167,7 +165,7 @@ func printDifference(w io.Writer, d *onnxq.Difference, verbose bool) error {
 	if len(nodes) > 0 {
 		fmt.Fprintln(tw, "\nWHERE THE ERROR IS BORN\tOP\tSHARE\tINPUT dB\tADDS dB\tOUTPUT dB")
 		for _, n := range nodes {
-			fmt.Fprintf(tw, "%s\t%s\t%.1f %%\t%s\t%s\t%s\n", quoted(shortened(n.Node)), quoted(n.Op), 100*n.Share, decibel(n.In), decibel(n.Added), decibel(n.Out))
+			fmt.Fprintf(tw, "%s\t%s\t%.1f %%\t%s\t%s\t%s\n", quoted(shortened(n.Node)), quoted(n.Op), 100*n.Share, eval.Decibel(n.In), eval.Decibel(n.Added), eval.Decibel(n.Out))
 		}
 		if len(nodes) < len(d.Nodes) {
 			fmt.Fprintf(tw, "… and %d more nodes: see them with -v or --json\n", len(d.Nodes)-len(nodes))
@@ -192,7 +190,7 @@ func printDifference(w io.Writer, d *onnxq.Difference, verbose bool) error {
 			if v.Rescaled {
 				note = "rescaled channels"
 			}
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", quoted(shortened(name)), quoted(op), decibel(v.SQNR), optional("%.6f", v.Cosine), note)
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", quoted(shortened(name)), quoted(op), eval.Decibel(v.SQNR), optional("%.6f", v.Cosine), note)
 		}
 	}
 	if err := tw.Flush(); err != nil {

@@ -166,18 +166,25 @@ func (s *stats) mean(v *graph.Value) []float64 {
 	return out
 }
 
-// quantize returns m quantized with min-max ranges; with correct, biases are
-// corrected first, and their number returned.
-func quantize(t *testing.T, m *graph.Model, correct bool) (*graph.Model, int) {
+// planOf returns the plan of m for ort-cpu.
+func planOf(t *testing.T, m *graph.Model, o qdq.Options) *qdq.Plan {
 	t.Helper()
 	target, err := targets.Get("ort-cpu")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := qdq.Annotate(m, target, qdq.Options{})
+	p, err := qdq.Annotate(m, target, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+// quantize returns m quantized with min-max ranges; with correct, biases are
+// corrected first, and their number returned.
+func quantize(t *testing.T, m *graph.Model, correct bool) (*graph.Model, int) {
+	t.Helper()
+	p := planOf(t, m, qdq.Options{})
 	st := observe(t, m)
 	params, bad, err := p.Resolve(m, st.ranges, 0)
 	if err != nil || len(bad) > 0 {

@@ -150,16 +150,10 @@ func (t *ties) commutes(n *graph.Node) bool {
 			return false
 		}
 		t.add(y, shape[0], len(shape))
-		return in.n == shape[1]*groups
+		return t.reads(n).n > 0
 	case "MatMul", "Gemm":
-		if !isProduct(n) || floats(n.Input(1)) == nil || n.Input(1).Const.Rank() != 2 {
-			return false
-		}
-		if n.NumInputs() > 2 && n.Input(2) != nil && !n.Input(2).IsConst() {
-			return false
-		}
-		rows, _ := rowOf(n)
-		return in.n == rows && in.rank == 2
+		added := n.NumInputs() > 2 && n.Input(2) != nil && !n.Input(2).IsConst()
+		return !added && t.reads(n).n > 0
 	case "Relu", "LeakyRelu", "AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool":
 		if in.n == 0 {
 			return false

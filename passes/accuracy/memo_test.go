@@ -7,7 +7,6 @@ import (
 	"github.com/onnxq/onnxq/passes/accuracy"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
-	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -16,14 +15,7 @@ import (
 func TestMemo(t *testing.T) {
 	m := parse(t, head+`(float[1,6,9] x) => (float[1,4,9] y) <float[8,6,3] w = {...}, float[8] b = {...}, float[4,8,3] w2 = {...}, float[4] b2 = {...}>
 	{ h = Conv <pads = [1,1]> (x, w, b) y = Conv <pads = [1,1]> (h, w2, b2) }`)
-	target, err := targets.Get("ort-cpu")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := qdq.Annotate(m, target, qdq.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := planOf(t, m, qdq.Options{})
 	st := observe(t, m)
 	run := func(memo *accuracy.Memo, factor float32) (params []quant.Params, counts [3]int, biases []float32) {
 		params, _, err := p.Resolve(m, st.ranges, 0)

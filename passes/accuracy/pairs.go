@@ -78,19 +78,15 @@ func Pairs(m *graph.Model, plan *qdq.Plan, params []quant.Params, bounds Bounds,
 					}
 					px = &params[at[x.ID]-1]
 				}
-				x0 := search{at: len(out), port: port, px: px}
-				x0.lo, x0.hi = bounds(x)
-				out = append(out, s)
-				if e := memo.pair(useOf(n, port), px, &params[s.weight], x0.lo, x0.hi); e != nil {
-					node, weight := s.Node, s.weight
-					s = e.sums
-					s.Node, s.weight = node, weight
-					out[x0.at] = s
-					found = append(found, e.found)
-					continue
+				u := search{at: len(out), port: port, px: px}
+				u.lo, u.hi = bounds(x)
+				e := memo.pair(useOf(n, port), px, &params[s.weight], u.lo, u.hi)
+				if e != nil {
+					s.Sums, s.Over, s.Need = e.sums.Sums, e.sums.Over, e.sums.Need
+				} else {
+					unknown = append(unknown, u)
 				}
-				found = append(found, false)
-				unknown = append(unknown, x0)
+				out, found = append(out, s), append(found, e != nil && e.found)
 			}
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/onnxq/onnxq/passes/accuracy"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
-	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -66,14 +65,7 @@ func patches(n *graph.Node, x *tensor.Tensor, code func(float32) int, f func(o i
 func TestFitPairsDynamic(t *testing.T) {
 	m := parse(t, head+`(float[5,1,16] x) => (float[5,2,1,16] y) <float[2,64,16] w = {...}, float[2,64,16] r = {...}>
 	{ y = LSTM <hidden_size = 16, direction = "bidirectional"> (x, w, r) }`)
-	target, err := targets.Get("ort-cpu")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := qdq.Annotate(m, target, qdq.Options{Dynamic: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := planOf(t, m, qdq.Options{Dynamic: true})
 	params, _, err := p.Resolve(m, nil, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -127,14 +119,7 @@ func TestFitPairs(t *testing.T) {
 			for i, v := range tensor.As[float32](w.Const) {
 				tensor.As[float32](w.Const)[i] = float32(math.Abs(float64(v)))
 			}
-			target, err := targets.Get("ort-cpu")
-			if err != nil {
-				t.Fatal(err)
-			}
-			p, err := qdq.Annotate(m, target, qdq.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			p := planOf(t, m, qdq.Options{})
 			st := observe(t, m)
 			params, _, err := p.Resolve(m, func(v *graph.Value, e *qdq.TensorPlan) (quant.Range, string) {
 				return quant.Range{Min: float64(slices.Min(st.lo[v.ID])), Max: float64(slices.Max(st.hi[v.ID]))}, ""

@@ -11,7 +11,6 @@ import (
 	"github.com/onnxq/onnxq/passes/accuracy"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
-	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -85,14 +84,7 @@ func TestClip(t *testing.T) {
 			for o := range 4 {
 				w[5*4+o] = 8 // others are below 1
 			}
-			target, err := targets.Get("ort-cpu")
-			if err != nil {
-				t.Fatal(err)
-			}
-			p, err := qdq.Annotate(m, target, qdq.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			p := planOf(t, m, qdq.Options{})
 			params, _, err := p.Resolve(m, func(*graph.Value, *qdq.TensorPlan) (quant.Range, string) {
 				return quant.Range{Min: -1, Max: 1}, ""
 			}, 0)
@@ -145,14 +137,7 @@ func TestClip(t *testing.T) {
 // the shift out, weights alone do not know of it.
 func TestMeasuredBias(t *testing.T) {
 	m := parse(t, head+`(float[16,8] x) => (float[16,4] y) <float[8,4] w = {...}, float[4] b = {...}> { y = Gemm (x, w, b) }`)
-	target, err := targets.Get("ort-cpu")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := qdq.Annotate(m, target, qdq.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := planOf(t, m, qdq.Options{})
 	params, _, err := p.Resolve(m, func(*graph.Value, *qdq.TensorPlan) (quant.Range, string) {
 		return quant.Range{Min: -0.7, Max: 0.2}, ""
 	}, 0)
