@@ -3,6 +3,7 @@ package onnxq
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -100,9 +101,10 @@ func diff(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o
 	ref, got = alike(ctx, ref, got)
 	d := &Difference{}
 	var trace *eval.Trace
-	for t := eval.NewTrace(ref, got); t != nil; t = t.Rescaled(got) {
+	selection, left, right := eval.Align(ctx, ref, got)
+	for t := eval.NewTrace(left, right); t != nil; t = t.Rescaled(right) {
 		var err error
-		if d.Samples, d.Outputs, err = o.trace(ctx, t, ref, src); err != nil {
+		if d.Samples, d.Outputs, err = o.trace(ctx, t, ref, selection, src); err != nil {
 			return nil, err
 		}
 		trace = t
@@ -119,15 +121,15 @@ func diff(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o
 // of a normalization to what a convolution makes, so names tell which form it
 // was.
 func alike(ctx context.Context, ref, got *graph.Model) (a, b *graph.Model) {
-	got = typed(got)
+	got = ops.Typed(got)
 	p := ref.Clone()
 	if _, err := passes.Prepare(ctx, p, passes.Options{MinOpset: got.Opset(graph.OnnxDomain)}); err != nil {
-		return typed(ref), got
+		return ops.Typed(ref), got
 	}
 	prepared, quantized := names(p), names(got)
 	for name := range names(ref) {
 		if !prepared[name] && (quantized[name] || quantized[name+"_quantized"]) {
-			return typed(ref), got
+			return ops.Typed(ref), got
 		}
 	}
 	if to := p.Opset(graph.OnnxDomain); to > got.Opset(graph.OnnxDomain) {
@@ -152,16 +154,8 @@ func names(m *graph.Model) map[string]bool {
 	return set
 }
 
-// typed returns a copy of m with the types of values, as far as they can be
-// inferred.
-func typed(m *graph.Model) *graph.Model {
-	c := m.Clone()
-	_, _ = ops.Infer(c) // what does not fit is found when the model is compiled
-	return c
-}
-
 // trace runs the samples through both models of t and compares the outputs.
-func (o *Options) trace(ctx context.Context, t *eval.Trace, ref *graph.Model, src *calibration.Source) (samples int, outputs []eval.Output, err error) {
+func (o *Options) trace(ctx context.Context, t *eval.Trace, ref *graph.Model, selection *eval.Selection, src *calibration.Source) (samples int, outputs []eval.Output, err error) {
 	a, b, aTaps, bTaps := t.Models()
 	x, err := o.open(ctx, a, aTaps)
 	if err != nil {
@@ -173,11 +167,7 @@ func (o *Options) trace(ctx context.Context, t *eval.Trace, ref *graph.Model, sr
 		return 0, nil, err
 	}
 	defer y.close()
-	var names []string
-	for _, v := range ref.Graph.Outputs() {
-		names = append(names, v.Name())
-	}
-	cmp := eval.NewComparison(names)
+	cmp := selection.Comparison(ref)
 	for i := range src.Len() {
 		feed, err := src.Load(ctx, i)
 		if err != nil {
@@ -194,12 +184,21 @@ func (o *Options) trace(ctx context.Context, t *eval.Trace, ref *graph.Model, sr
 		if err := y.feed(sample, gotIn); err != nil {
 			return 0, nil, err
 		}
+		if selection != nil { // what is picked has to be known before
+			out, err := x.session.Run(ctx, maps.Clone(refIn), nil, nil)
+			if err != nil {
+				return 0, nil, fmt.Errorf("sample %q: %w", sample.Name, err)
+			}
+			_, picked := selection.Split(out)
+			maps.Copy(gotIn, picked)
+		}
 		refOut, gotOut, err := t.Run(ctx, x.session, y.session, refIn, gotIn)
 		if err != nil {
 			return 0, nil, fmt.Errorf("sample %q: %w", sample.Name, err)
 		}
 		x.state.Keep(refOut)
 		y.state.Keep(gotOut)
+		refOut, _ = selection.Split(refOut)
 		if err := cmp.Add(refOut, gotOut); err != nil {
 			return 0, nil, err
 		}

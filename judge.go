@@ -79,7 +79,7 @@ func (q *quantization) judge(ctx context.Context, m *graph.Model) (v *verdict, e
 			return nil, err
 		}
 		contract := q.o.contract()
-		v.short = contract.Check(auto.Kinds(q.original), v.outputs, score)
+		v.short = contract.Check(auto.Kinds(q.original, eval.NewSelection(q.original).Beside()), v.outputs, score)
 		v.loss = -score
 	}
 	if q.o.Eval != "" {

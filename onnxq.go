@@ -127,7 +127,7 @@ type Options struct {
 	// the same file, from zeros at its start. Samples then takes the first ones.
 	State []calibration.Feedback
 
-	Method        calibration.Method // how ranges follow from statistics; "": MinMax
+	Method        calibration.Method // how ranges follow from statistics; "": what is measured to be best, or Auto
 	MethodOptions calibration.MethodOptions
 	Bins          int // histogram bins on each side of 0; 0: calibration.DefaultBins
 
@@ -833,7 +833,7 @@ func newQuantization(ctx context.Context, m *graph.Model, o Options) (*quantizat
 	}
 	for _, c := range q.passes {
 		if c.Pass == passes.SealWeights && c.Count > 0 {
-			q.note("%d initializers, all that the model has, are inputs as well: they are taken for constants, and are inputs no more", c.Count)
+			q.note("%d initializers, most of the weights among them, are inputs as well: they are taken for constants, and are inputs no more", c.Count)
 		}
 	}
 	need, how := o.lowestOpset()
@@ -1295,21 +1295,18 @@ func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source
 // compare is Compare and gives the eval.Score in dB as well.
 func compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, float64, error) {
 	o.transient = true
-	a, err := newRunner(ctx, ref, o)
+	selection, left, right := eval.Align(ctx, ref, got)
+	a, err := newRunner(ctx, left, o)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer a.close()
-	b, err := newRunner(ctx, got, o)
+	b, err := newRunner(ctx, right, o)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer b.close()
-	var names []string
-	for _, v := range ref.Graph.Outputs() {
-		names = append(names, v.Name())
-	}
-	cmp, score := eval.NewComparison(names), eval.NewScore(len(names))
+	cmp, score := selection.Comparison(ref), eval.NewScore(len(selection.Names(ref)))
 	for i := range src.Len() {
 		feed, err := src.Load(ctx, i)
 		if err != nil {
@@ -1322,7 +1319,10 @@ func compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source
 		if err != nil {
 			return nil, 0, err
 		}
-		y, err := b.run(ctx, src.Sample(i), feedData(feed))
+		x, picked := selection.Split(x)
+		in := feedData(feed)
+		maps.Copy(in, picked)
+		y, err := b.run(ctx, src.Sample(i), in)
 		if err != nil {
 			return nil, 0, err
 		}

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -28,7 +29,7 @@ type Options struct {
 	Target *targets.Target
 	Qdq    qdq.Options
 	// Method is the calibration method; "" lets the search choose between
-	// MinMax, Auto, Percentile and MSE.
+	// Auto, MinMax and MSE.
 	Method        calibration.Method
 	MethodOptions calibration.MethodOptions
 	// Equalize, Smooth, CorrectBias and Round allow these passes; FloatIslands
@@ -94,6 +95,7 @@ type Result struct {
 const (
 	freeGain   = 0.1
 	roundGain  = 0.3
+	clipGain   = 1
 	smoothGain = 1
 	islandGain = 3
 )
@@ -150,7 +152,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	defer s.files.close()
 	best := &candidate{base: m, method: o.Method, qdq: o.Qdq}
 	if best.method == "" {
-		best.method = calibration.MinMax
+		best.method = calibration.Auto
 	}
 	if o.Store {
 		best.qdq.Store = codes
@@ -642,10 +644,9 @@ func means(table *calibration.Table) accuracy.Means {
 
 // newYardstick runs the float model m on samples.
 func newYardstick(ctx context.Context, m *graph.Model, e exec.Engine, o exec.SessionOptions, samples []map[string]ops.Data) (*yardstick, error) {
-	y := &yardstick{samples: samples, kinds: Kinds(m)}
-	for _, v := range m.Graph.Outputs() {
-		y.names = append(y.names, v.Name())
-	}
+	y := &yardstick{samples: samples, selection: eval.NewSelection(m), outputs: len(m.Graph.Outputs())}
+	y.names, y.kinds = y.selection.Names(m), Kinds(m, y.selection.Beside())
+	m = y.selection.Reference(m)
 	if e == nil {
 		e = exec.Embedded{}
 	}
@@ -664,7 +665,8 @@ func newYardstick(ctx context.Context, m *graph.Model, e exec.Engine, o exec.Ses
 		if err != nil {
 			return nil, err
 		}
-		y.ref = append(y.ref, out)
+		ref, picked := y.selection.Split(out)
+		y.ref, y.picked = append(y.ref, ref), append(y.picked, picked)
 	}
 	return y, nil
 }
@@ -715,21 +717,32 @@ func (s *search) compare(ctx context.Context, c *candidate, places []int) (float
 
 // compare runs m on some of the samples.
 func (y *yardstick) compare(ctx context.Context, m *graph.Model, saturate bool, o exec.SessionOptions, places []int) (float64, *eval.Comparison, error) {
+	names, picks := y.names, true
+	if q := y.selection.Quantized(m); q != nil {
+		m = q
+	} else {
+		names, picks = names[:y.outputs], false
+	}
 	prog, err := exec.Compile(m, exec.Options{Saturate: saturate})
 	if err != nil {
 		return 0, nil, err
 	}
 	session := prog.NewSession(o)
-	score, compared := eval.NewScore(len(y.names)), eval.NewComparison(y.names)
+	score, compared := eval.NewScore(len(names)), eval.NewComparison(names)
 	for _, i := range places {
-		out, err := session.Run(ctx, y.samples[i], nil, nil)
+		in, ref := y.samples[i], y.ref[i][:len(names)]
+		if picks && len(y.picked[i]) > 0 {
+			in = maps.Clone(in)
+			maps.Copy(in, y.picked[i])
+		}
+		out, err := session.Run(ctx, in, nil, nil)
 		if err != nil {
 			return 0, nil, err
 		}
-		if err := score.Add(y.ref[i], out); err != nil {
+		if err := score.Add(ref, out); err != nil {
 			return 0, nil, err
 		}
-		if err := compared.Add(y.ref[i], out); err != nil {
+		if err := compared.Add(ref, out); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -1107,8 +1120,13 @@ func (s *search) rescaled(ctx context.Context, c, next *candidate, gain float64,
 	return s.better(ctx, c, next, gain, note)
 }
 
-// methods are what ranges tries.
-var methods = []calibration.Method{calibration.MinMax, calibration.Auto, calibration.Percentile, calibration.MSE}
+// methods are what ranges tries, with the gain in dB that each has to bring. What
+// is clipped errs to one side, for all the samples alike, so that a task can lose
+// by it while the score gains.
+var methods = []struct {
+	calibration.Method
+	gain float64
+}{{calibration.Auto, clipGain}, {calibration.MinMax, freeGain}, {calibration.MSE, clipGain}}
 
 // ranges tries other methods for the ranges of activations.
 func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
@@ -1121,11 +1139,12 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 	}
 	tried := [][]methodRange{given}
 	var list []*candidate
+	gains := map[*candidate]float64{}
 	for _, m := range methods {
-		if m == c.method {
+		if m.Method == c.method {
 			continue
 		}
-		if given, err = s.rangesUnder(c, m); err != nil {
+		if given, err = s.rangesUnder(c, m.Method); err != nil {
 			return nil, err
 		}
 		if slices.ContainsFunc(tried, func(other []methodRange) bool { return slices.Equal(given, other) }) {
@@ -1133,7 +1152,7 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 		}
 		tried = append(tried, given)
 		next := c.variant()
-		next.method = m
+		next.method, gains[next] = m.Method, m.gain
 		list = append(list, next)
 	}
 	if err := s.ahead(ctx, list, s.few(len(s.o.Samples))); err != nil {
@@ -1142,7 +1161,7 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 	best := c
 	for _, next := range list {
 		var err error
-		if best, err = s.better(ctx, best, next, freeGain, "ranges by "+string(next.method)); err != nil {
+		if best, err = s.better(ctx, best, next, gains[next], "ranges by "+string(next.method)); err != nil {
 			return nil, err
 		}
 	}

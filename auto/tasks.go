@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/onnxq/onnxq/calibration"
+	"github.com/onnxq/onnxq/eval"
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
@@ -315,10 +316,13 @@ type rangedTable struct {
 
 // yardstick is what candidates are held against.
 type yardstick struct {
-	samples []map[string]ops.Data
-	ref     [][]ops.Data
-	names   []string
-	kinds   []Kind
+	samples   []map[string]ops.Data
+	selection *eval.Selection
+	outputs   int // of the model
+	ref       [][]ops.Data
+	picked    []map[string]ops.Data
+	names     []string
+	kinds     []Kind
 }
 
 // NewScorer returns a Scorer that runs models as o says.

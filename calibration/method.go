@@ -51,8 +51,9 @@ const (
 	// channel an element is of, so a bin has the mean over the channels whose
 	// ranges include it. Without sensitivities it is MSE.
 	Weighted Method = "weighted"
-	// Auto takes MinMax, unless the range of Weighted has an expected error of
-	// at most half of its, and clips no more than one element in ten thousand.
+	// Auto takes that of MinMax and Percentile whose expected error, as Weighted
+	// counts it, is less; unless the range of Weighted, widened to clip no more
+	// than one element in ten thousand, has at most half of it.
 	Auto Method = "auto"
 	// HistogramSearch narrows the range from both ends by steps of equal counts
 	// as long as the expected squared difference falls (the greedy search of
@@ -117,6 +118,9 @@ func Range(s *Stats, m Method, o MethodOptions) (quant.Range, error) {
 	if o.Percentile == 0 {
 		o.Percentile = 99.999
 	}
+	if !(o.Percentile > 0 && o.Percentile <= 100) {
+		return quant.Range{}, fmt.Errorf("percentile %v, want above 0 and at most 100", o.Percentile)
+	}
 	if o.Average == 0 {
 		o.Average = 0.01
 	}
@@ -138,9 +142,6 @@ func Range(s *Stats, m Method, o MethodOptions) (quant.Range, error) {
 	case MovingAverage:
 		r, err = movingAverage(s, o.Average)
 	case Percentile:
-		if !(o.Percentile > 0 && o.Percentile <= 100) {
-			return quant.Range{}, fmt.Errorf("percentile %v, want above 0 and at most 100", o.Percentile)
-		}
 		r = percentile(s, o.Percentile, o.Scheme.Symmetric)
 	case Entropy:
 		r, err = entropyRange(s, o.Levels, o.Scheme.Symmetric)

@@ -285,8 +285,8 @@ func (w *weighted) searchGreedy(scheme quant.Scheme) quant.Range {
 	}
 }
 
-// What Auto demands of a range that clips: the factor by which the expected
-// error falls, and the share of elements that it may clip.
+// What Auto demands of the range of the least expected error: the factor by which
+// that falls, and the share of elements that it may clip.
 const (
 	autoWorth = 2
 	autoClips = 1e-4
@@ -294,15 +294,21 @@ const (
 
 // searchAuto looks for the least expected error among ranges that clip little.
 func searchAuto(s *Stats, o MethodOptions) quant.Range {
-	all := quant.Range{Min: float64(s.Min), Max: float64(s.Max)}
 	w := newWeighted(s, 2, o.Sensitivity)
+	all := quant.Range{Min: float64(s.Min), Max: float64(s.Max)}
+	within := func(r quant.Range) quant.Range {
+		return quant.Range{Min: math.Max(r.Min, math.Min(all.Min, 0)), Max: math.Min(r.Max, math.Max(all.Max, 0))}
+	}
+	best, cost := all, w.cost(o.Scheme, all, math.Inf(1))
+	r := within(percentile(s, o.Percentile, o.Scheme.Symmetric))
+	if c := w.cost(o.Scheme, r, cost); better(c, cost) {
+		best, cost = r, c
+	}
 	bound := percentile(s, 100*(1-autoClips), o.Scheme.Symmetric)
-	r := w.search(o.Scheme)
-	r = quant.Range{Min: math.Min(r.Min, bound.Min), Max: math.Max(r.Max, bound.Max)}
-	r = quant.Range{Min: math.Max(r.Min, math.Min(all.Min, 0)), Max: math.Min(r.Max, math.Max(all.Max, 0))}
-	whole := w.cost(o.Scheme, all, math.Inf(1))
-	if w.cost(o.Scheme, r, math.Inf(1))*autoWorth <= whole {
+	r = w.search(o.Scheme)
+	r = within(quant.Range{Min: math.Min(r.Min, bound.Min), Max: math.Max(r.Max, bound.Max)})
+	if w.cost(o.Scheme, r, math.Inf(1))*autoWorth <= cost {
 		return r
 	}
-	return all
+	return best
 }

@@ -15,6 +15,8 @@ import (
 // Output compares one graph output over all samples seen.
 type Output struct {
 	Name string `json:"name"`
+	// Picks says that this is no output, but what a model picks by; see Selection.
+	Picks bool `json:"picks,omitempty"`
 	// SQNR is 10·log10(Σ ref² / Σ (ref - got)²) in dB, nil if the outputs are
 	// equal in every bit or hold no floats, and Lost where an element is NaN or
 	// infinite whose reference is finite.
@@ -64,6 +66,7 @@ type Comparison struct {
 
 type sums struct {
 	name              string
+	picks             bool
 	signal, noise     float64
 	got2, dot         float64
 	rows, same, wrong int
@@ -195,6 +198,10 @@ func argmax(x []float32) int {
 	return best
 }
 
+// leastShare stands for probabilities of less, so that a divergence is finite; rows
+// that are not finite have the divergence of a certainty from it.
+const leastShare = 1e-12
+
 // divergence returns the Kullback-Leibler divergence of two rows; see Output.KL.
 func divergence(ref, got []float32) float64 {
 	sum, least := 0.0, math.Inf(1)
@@ -210,8 +217,15 @@ func divergence(ref, got []float32) float64 {
 		}
 		for i, x := range ref {
 			if p := float64(x) / sum; p > 0 {
-				kl += p * math.Log(p/max(float64(got[i])/other, 1e-12))
+				q := 0.0
+				if other > 0 {
+					q = float64(got[i]) / other
+				}
+				kl += p * math.Log(p/max(q, leastShare))
 			}
+		}
+		if kl != kl {
+			return -math.Log(leastShare)
 		}
 		return max(kl, 0)
 	}
@@ -221,7 +235,9 @@ func divergence(ref, got []float32) float64 {
 			kl += p * (float64(x) - a - float64(got[i]) + b)
 		}
 	}
-	if kl != kl {
+	if kl != kl && a-a == 0 {
+		return -math.Log(leastShare)
+	} else if kl != kl {
 		return 0
 	}
 	return max(kl, 0)
@@ -246,7 +262,7 @@ func (c *Comparison) Samples() int { return c.samples }
 func (c *Comparison) Outputs() []Output {
 	out := make([]Output, len(c.outputs))
 	for i, s := range c.outputs {
-		o := Output{Name: s.name, Different: s.wrong}
+		o := Output{Name: s.name, Picks: s.picks, Different: s.wrong}
 		if s.floats && (s.noise > 0 || s.lost) {
 			db := 10 * math.Log10(s.signal/s.noise)
 			if s.signal == 0 || s.lost {
@@ -268,13 +284,21 @@ func (c *Comparison) Outputs() []Output {
 	return out
 }
 
-// Worst returns the SQNR of the worst output in dB, or nil if all are exact.
+// Worst returns the SQNR of the worst output in dB, or nil if all are exact. What
+// is picked by counts where no output has an SQNR.
 func Worst(outputs []Output) *float64 {
-	var worst *float64
+	var worst, picks *float64
 	for _, o := range outputs {
-		if o.SQNR != nil && (worst == nil || *o.SQNR < *worst) {
-			worst = o.SQNR
+		at := &worst
+		if o.Picks {
+			at = &picks
 		}
+		if o.SQNR != nil && (*at == nil || *o.SQNR < **at) {
+			*at = o.SQNR
+		}
+	}
+	if worst == nil {
+		return picks
 	}
 	return worst
 }

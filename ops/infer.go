@@ -189,6 +189,14 @@ func Infer(m *graph.Model) (*Types, error) {
 	return t, nil
 }
 
+// Typed returns a copy of m with the types of values, as far as they can be
+// inferred; what contradicts its operator ends that in silence.
+func Typed(m *graph.Model) *graph.Model {
+	c := m.Clone()
+	_, _ = Infer(c)
+	return c
+}
+
 func (t *Types) graph(g *graph.Graph) error {
 	for _, v := range g.Initializers() {
 		if v.Const != nil && v.IsConst() {

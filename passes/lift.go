@@ -122,11 +122,10 @@ func (s *State) raiseIR(version int64) {
 	s.Changes++
 }
 
-// sealWeights takes initializers out of the inputs of a graph all of whose
-// initializers are inputs, if weights are among them.
+// sealWeights takes initializers out of the inputs of a graph that lists most of
+// the bytes of its weights there.
 func sealWeights(s *State) error {
 	g := s.Model.Graph
-	open := func(v *graph.Value) bool { return !v.IsInput() }
 	weight := func(v *graph.Value) bool {
 		return slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
 			if u.Node == nil {
@@ -140,8 +139,20 @@ func sealWeights(s *State) error {
 			return port.Role == ops.Weight
 		})
 	}
-	if list := g.Initializers(); !slices.ContainsFunc(list, open) && slices.ContainsFunc(list, weight) {
-		s.Changes += len(list)
+	listed, bytes, all := 0, 0, 0
+	for _, v := range g.Initializers() {
+		size := 0
+		if v.Const != nil && weight(v) {
+			size = v.Const.Size()
+		}
+		all += size
+		if v.IsInput() {
+			listed++
+			bytes += size
+		}
+	}
+	if 2*bytes > all {
+		s.Changes += listed
 		g.RemoveInputs((*graph.Value).IsInitializer)
 	}
 	return nil

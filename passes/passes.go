@@ -82,7 +82,7 @@ var prepare = []Pass{
 	{Name: "raise-ir", untyped: true, Run: func(s *State) error { s.raiseIR(4); return nil },
 		Does: "Raises the IR version to 4, from which on initializers need not be inputs; those that had to be are inputs no more."},
 	{Name: SealWeights, untyped: true, Run: sealWeights, After: []string{"free-dimensions", "raise-ir"},
-		Does: "Takes initializers out of the inputs of a graph that lists all of them there, weights included, as some exporters do without meaning that a caller gives others."},
+		Does: "Takes initializers out of the inputs of a graph that lists most of its weights there, as some exporters do without meaning that a caller gives others."},
 	{Name: "inline-functions", Run: inlineFunctions, After: []string{SealWeights},
 		Does: "Puts the bodies of local functions in the place of their calls and drops the functions."},
 	{Name: "lift-constants", Run: liftConstants, After: []string{"inline-functions"},

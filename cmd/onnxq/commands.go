@@ -183,7 +183,11 @@ func printResult(w io.Writer, in, out string, r *onnxq.Result, verbose bool) {
 		if o.Different > 0 {
 			text += fmt.Sprintf(", %d elements differ", o.Different)
 		}
-		row("output", "%s: %s", strconv.Quote(o.Name), text)
+		label := "output"
+		if o.Picks {
+			label = "picked by"
+		}
+		row(label, "%s: %s", strconv.Quote(o.Name), text)
 	}
 	if len(r.Outputs) > 0 {
 		row("", "measured on %s", r.Measured)
@@ -438,7 +442,7 @@ func (e *env) diff(c *cli.Context, before, after string, o onnxq.Options) error 
 	}
 	method := o.Method
 	if method == "" {
-		method = calibration.MinMax
+		method = calibration.Auto
 	}
 	type row struct {
 		Tensor string      `json:"tensor"`

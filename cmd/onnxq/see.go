@@ -156,7 +156,11 @@ func printDifference(w io.Writer, d *onnxq.Difference, verbose bool) error {
 	tw := columns(w)
 	fmt.Fprintln(tw, "OUTPUT\tSQNR dB\tCOSINE\tARG-MAX AGREES\tKL")
 	for _, o := range d.Outputs {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", quoted(o.Name), eval.Decibel(o.SQNR), optional("%.6f", o.Cosine), optional("%.4f", o.Argmax), optional("%.4f", o.KL))
+		name := quoted(o.Name)
+		if o.Picks {
+			name = "picked by " + name
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", name, eval.Decibel(o.SQNR), optional("%.6f", o.Cosine), optional("%.4f", o.Argmax), optional("%.4f", o.KL))
 	}
 	nodes := d.Nodes
 	if !verbose {

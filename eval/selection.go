@@ -1,0 +1,468 @@
+package eval
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/onnxq/onnxq/graph"
+	"github.com/onnxq/onnxq/ops"
+	"github.com/onnxq/onnxq/passes"
+	"github.com/onnxq/onnxq/tensor"
+)
+
+// Selection says how models are compared whose outputs are rows that TopK,
+// NonMaxSuppression or NonZero picked by values that quantization changes, as
+// detectors do. Rows of nearly equal value change places, so that row by row
+// nothing would be alike though nothing is lost. So the quantized model is made to
+// pick what the float model picked: the indices, and the results of comparisons
+// that they follow from, as of a peak with its neighbours, are outputs of that one
+// and inputs of the other.
+//
+// What is picked but put back to its place by a Scatter stands where it stood,
+// and is compared as it is.
+//
+// Where no output tells how good the picks are, since all are integers or as many
+// as were picked, the values that they were picked by are compared as well.
+type Selection struct {
+	outputs int        // of the model
+	forced  [][]string // the names of what is picked, and of what only copies it
+	judged  []Judged   // beside the outputs
+}
+
+// Judged is a value that a model picks by.
+type Judged struct {
+	Name string
+	// Value is that value, in the model given to NewSelection.
+	Value *graph.Value
+	// reader holds the names of the first output of the node that reads it, and port
+	// is the input.
+	reader []string
+	port   int
+	// Boxes says that few of its elements matter: those that are picked.
+	Boxes bool
+}
+
+// picks tells which output of n holds what n picked.
+func picks(n *graph.Node) (index int, ok bool) {
+	if n.Op.Domain != graph.OnnxDomain {
+		return 0, false
+	}
+	switch n.Op.Type {
+	case "TopK":
+		return 1, n.Output(1) != nil
+	case "NonMaxSuppression", "NonZero":
+		return 0, n.Output(0) != nil
+	}
+	return 0, false
+}
+
+// NewSelection returns how quantized forms of m are compared with it, or nil if
+// their outputs are compared as they are.
+func NewSelection(m *graph.Model) *Selection {
+	if !slices.ContainsFunc(m.Graph.Outputs(), func(v *graph.Value) bool { return !floats(v) }) && !hasPicks(m.Graph) {
+		return nil
+	}
+	names := map[string]*graph.Value{}
+	for n := range m.Graph.Nodes() {
+		for _, v := range n.Outputs() {
+			if v != nil {
+				names[v.Name()] = v
+			}
+		}
+	}
+	m = ops.Typed(m)
+	g := m.Graph
+	rough := inexact(g)
+	s := &Selection{outputs: len(g.Outputs())}
+	forced := map[*graph.Node]bool{}
+	picked := map[*graph.Value]bool{} // depends on how many were picked
+	for n := range g.Nodes() {
+		if slices.ContainsFunc(n.Inputs(), func(v *graph.Value) bool { return picked[v] }) {
+			mark(picked, n)
+		}
+		i, ok := picks(n)
+		if !ok || n.Input(0) == nil || !rough[n.Input(0)] && !(n.Op.Type == "NonMaxSuppression" && rough[n.Input(1)]) || scattered(n.Output(i)) {
+			continue
+		}
+		forced[n] = true
+		s.forced = append(s.forced, aliases(n.Output(i)))
+		if n.Op.Type != "TopK" {
+			mark(picked, n)
+		}
+	}
+	decided := map[*graph.Node]bool{}
+	for n := range forced {
+		compared(n, rough, decided)
+	}
+	for n := range g.Nodes() {
+		if decided[n] && n.Output(0) != nil {
+			s.forced = append(s.forced, aliases(n.Output(0)))
+		}
+	}
+	judged := map[*graph.Value]bool{}
+	judge := func(list []source, boxes bool) {
+		for _, x := range list {
+			v := x.reader.Input(x.port)
+			if judged[v] || v.IsOutput() || names[v.Name()] == nil {
+				continue
+			}
+			judged[v] = true
+			s.judged = append(s.judged, Judged{Name: v.Name(), Value: names[v.Name()], reader: aliases(x.reader.Output(0)), port: x.port, Boxes: boxes})
+		}
+	}
+	if !slices.ContainsFunc(g.Outputs(), func(v *graph.Value) bool { return floats(v) && !picked[v] }) {
+		for n := range g.Nodes() {
+			if forced[n] {
+				judge(sources(n, rough), true)
+			}
+		}
+		for _, v := range g.Outputs() {
+			if !floats(v) && !picked[v] && rough[v] && v.DefNode() != nil {
+				judge(sources(v.DefNode(), rough), false)
+			}
+		}
+	}
+	if len(s.forced)+len(s.judged) == 0 {
+		return nil
+	}
+	return s
+}
+
+func hasPicks(g *graph.Graph) bool {
+	for n := range g.Nodes() {
+		if _, ok := picks(n); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func floats(v *graph.Value) bool {
+	switch v.Type.Elem {
+	case tensor.Float32, tensor.Float16, tensor.BFloat16, tensor.Float64:
+		return true
+	}
+	return !v.Type.IsTensor()
+}
+
+func mark(set map[*graph.Value]bool, n *graph.Node) {
+	for _, v := range n.Outputs() {
+		if v != nil {
+			set[v] = true
+		}
+	}
+}
+
+// inexact tells which values of g follow from weights, so that quantization
+// changes them; shapes do not.
+func inexact(g *graph.Graph) map[*graph.Value]bool {
+	set := map[*graph.Value]bool{}
+	for n := range g.Nodes() {
+		if n.Op.Domain == graph.OnnxDomain && (n.Op.Type == "Shape" || n.Op.Type == "Size" || n.Op.Type == "ConstantOfShape") {
+			continue
+		}
+		spec := ops.Lookup(n)
+		rough := spec == nil && n.NumInputs() > 0 || spec != nil && weighs(spec, n)
+		for _, v := range n.Inputs() {
+			rough = rough || v != nil && set[v]
+		}
+		for _, a := range n.Attrs {
+			rough = rough || len(a.Subgraphs()) > 0
+		}
+		if rough {
+			mark(set, n)
+		}
+	}
+	return set
+}
+
+// scattered reports whether indices lead to where a Scatter puts something.
+func scattered(v *graph.Value) bool {
+	seen := map[*graph.Value]bool{v: true}
+	for stack := []*graph.Value{v}; len(stack) > 0; {
+		v := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		for _, u := range v.Uses() {
+			if u.Node == nil || u.Node.Op.Domain != graph.OnnxDomain {
+				continue
+			}
+			switch u.Node.Op.Type {
+			case "Scatter", "ScatterElements", "ScatterND":
+				if u.Index == 1 {
+					return true
+				}
+			}
+			for _, w := range u.Node.Outputs() {
+				if w != nil && !seen[w] && !floats(w) {
+					seen[w] = true
+					stack = append(stack, w)
+				}
+			}
+		}
+	}
+	return false
+}
+
+// compares reports whether n compares its inputs.
+func compares(n *graph.Node) bool {
+	if n.Op.Domain != graph.OnnxDomain {
+		return false
+	}
+	switch n.Op.Type {
+	case "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal":
+		return true
+	}
+	return false
+}
+
+// compared adds the comparisons of inexact values to set that n follows from
+// without a product with weights between.
+func compared(n *graph.Node, rough map[*graph.Value]bool, set map[*graph.Node]bool) {
+	seen := map[*graph.Node]bool{n: true}
+	for stack := []*graph.Node{n}; len(stack) > 0; {
+		n := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		for _, v := range n.Inputs() {
+			if v == nil || !rough[v] || v.DefNode() == nil || v.DefNode().Graph() != n.Graph() || seen[v.DefNode()] {
+				continue
+			}
+			k := v.DefNode()
+			seen[k] = true
+			if compares(k) {
+				set[k] = true
+			}
+			if spec := ops.Lookup(k); spec != nil && !weighs(spec, k) {
+				stack = append(stack, k)
+			}
+		}
+	}
+}
+
+// weighs reports whether n multiplies with weights.
+func weighs(spec *ops.Spec, n *graph.Node) bool {
+	for i := range n.Inputs() {
+		if port, _ := spec.InPort(i); port.Role == ops.Weight && n.Op.Type != "Gather" {
+			return true
+		}
+	}
+	return false
+}
+
+// source is an input of a node.
+type source struct {
+	reader *graph.Node
+	port   int
+}
+
+// sources lists where n and what feeds it with other types read floats that are
+// inexact.
+func sources(n *graph.Node, rough map[*graph.Value]bool) []source {
+	var out []source
+	seen := map[*graph.Node]bool{n: true}
+	for stack := []*graph.Node{n}; len(stack) > 0; {
+		n := stack[0]
+		stack = stack[1:]
+		for i, v := range n.Inputs() {
+			switch {
+			case v == nil || !rough[v]:
+			case floats(v):
+				out = append(out, source{n, i})
+			case v.DefNode() != nil && v.DefNode().Graph() == n.Graph() && !seen[v.DefNode()]:
+				seen[v.DefNode()] = true
+				stack = append(stack, v.DefNode())
+			}
+		}
+	}
+	return out
+}
+
+// aliases lists the names of v and of what only copies it.
+func aliases(v *graph.Value) []string {
+	list := []string{v.Name()}
+	for _, u := range v.Uses() {
+		if u.Node != nil && u.Node.Op == (graph.OpKey{Type: "Identity"}) && u.Node.Output(0) != nil {
+			list = append(list, aliases(u.Node.Output(0))...)
+		}
+	}
+	return list
+}
+
+// maker returns what makes the value that has one of the names, behind copies, in
+// the main graph of m, or nil.
+func maker(m *graph.Model, names []string) (*graph.Node, int) {
+	for _, name := range names {
+		for n := range m.Graph.Nodes() {
+			for i, v := range n.Outputs() {
+				if v != nil && v.Name() == name && n.Op.Type != "Identity" {
+					return n, i
+				}
+			}
+		}
+	}
+	return nil, 0
+}
+
+// Beside returns what is compared beside the outputs.
+func (s *Selection) Beside() []Judged {
+	if s == nil {
+		return nil
+	}
+	return s.judged
+}
+
+// Reference returns m, the model that NewSelection was given, with what is judged
+// and what it picks appended to its outputs.
+func (s *Selection) Reference(m *graph.Model) *graph.Model {
+	if s == nil {
+		return m
+	}
+	c := m.Clone()
+	s.show(c)
+	for _, names := range s.forced {
+		n, i := maker(c, names)
+		v := n.Output(i)
+		w := c.Graph.NewValue(c.UniqueName(v.Name()), v.Type)
+		c.Graph.InsertAfter(c.Graph.NewNode(graph.OpKey{Type: "Identity"}, c.UniqueNodeName("picked"), []*graph.Value{v}, []*graph.Value{w}), n)
+		c.Graph.AddOutput(w)
+	}
+	return c
+}
+
+// Quantized returns m, a quantized form of the model, with what is judged appended
+// to its outputs, and picks taken from inputs; or nil if m lacks one of these.
+func (s *Selection) Quantized(m *graph.Model) *graph.Model {
+	if s == nil {
+		return m
+	}
+	c := m.Clone()
+	if !s.show(c) {
+		return nil
+	}
+	for k, names := range s.forced {
+		n, i := maker(c, names)
+		if n == nil {
+			return nil
+		}
+		elem := tensor.Int64
+		if index, ok := picks(n); compares(n) {
+			elem = tensor.Bool
+		} else if !ok || index != i || c.Opset(graph.OnnxDomain) < gatherElements {
+			return nil
+		}
+		v := n.Output(i)
+		in := c.Graph.NewValue(pickedName(k), graph.TensorType(elem, nil))
+		c.Graph.AddInput(in)
+		name := v.Name()
+		at := c.Graph.NewValue(c.UniqueName(name), in.Type)
+		mark := n
+		insert := func(op string, inputs []*graph.Value, y *graph.Value, attrs ...*graph.Attr) {
+			k := c.Graph.NewNode(graph.OpKey{Type: op}, c.UniqueNodeName("picked"), inputs, []*graph.Value{y}, attrs...)
+			c.Graph.InsertAfter(k, mark)
+			mark = k
+		}
+		insert("Identity", []*graph.Value{in}, at)
+		v.ReplaceWith(at)
+		var y *graph.Value
+		if w := n.Output(0); n.Op.Type == "TopK" && w != nil {
+			y = c.Graph.NewValue(c.UniqueName(w.Name()), w.Type)
+			insert("GatherElements", []*graph.Value{n.Input(0), at}, y, graph.Int("axis", n.Int("axis", -1)))
+		}
+		values := ""
+		if y != nil {
+			values = n.Output(0).Name()
+			n.Output(0).ReplaceWith(y)
+		}
+		c.Graph.Remove(n)
+		at.Rename(name)
+		if y != nil {
+			y.Rename(values)
+		}
+	}
+	return c
+}
+
+// gatherElements is the operator set that GatherElements came with.
+const gatherElements = 11
+
+// pickedName is the name of the input of indices i.
+func pickedName(i int) string { return fmt.Sprintf("onnxq.picked.%d", i) }
+
+// show makes what is judged outputs of m, as float32, and reports whether m has
+// all of it.
+func (s *Selection) show(m *graph.Model) bool {
+	for _, j := range s.judged {
+		n, _ := maker(m, j.reader)
+		if n == nil || n.Input(j.port) == nil {
+			return false
+		}
+		v := n.Input(j.port)
+		for v.DefNode() != nil && !floats(v) && v.DefNode().Op.Type == "QuantizeLinear" {
+			v = v.DefNode().Input(0)
+		}
+		if !floats(v) && v.Type.Elem != tensor.Undefined {
+			return false
+		}
+		w := m.Graph.NewValue(m.UniqueName(j.Name+"_judged"), graph.TensorType(tensor.Float32, v.Type.Shape))
+		m.Graph.InsertBefore(m.Graph.NewNode(graph.OpKey{Type: "Cast"}, m.UniqueNodeName("judged"), []*graph.Value{v}, []*graph.Value{w}, graph.Int("to", int64(tensor.Float32))), n)
+		m.Graph.AddOutput(w)
+	}
+	return true
+}
+
+// Align returns the forms of a float model and a quantized form of it that are
+// compared, with a nil Selection if these are the models themselves.
+func Align(ctx context.Context, ref, got *graph.Model) (s *Selection, a, b *graph.Model) {
+	if s = NewSelection(ref); s != nil {
+		lifted := got
+		if got.Opset(graph.OnnxDomain) < gatherElements {
+			lifted = got.Clone()
+			if _, err := passes.Prepare(ctx, lifted, passes.Options{MinOpset: gatherElements}); err != nil {
+				return nil, ref, got
+			}
+		}
+		if b = s.Quantized(lifted); b != nil {
+			return s, s.Reference(ref), b
+		}
+	}
+	return nil, ref, got
+}
+
+// Names returns the names of what is compared: the outputs of m and what is
+// judged beside them.
+func (s *Selection) Names(m *graph.Model) []string {
+	var list []string
+	for _, v := range m.Graph.Outputs() {
+		list = append(list, v.Name())
+	}
+	if s != nil {
+		for _, j := range s.judged {
+			list = append(list, j.Name)
+		}
+	}
+	return list
+}
+
+// Comparison returns an empty comparison with m, the model that NewSelection was
+// given.
+func (s *Selection) Comparison(m *graph.Model) *Comparison {
+	names := s.Names(m)
+	c := NewComparison(names)
+	for i := len(m.Graph.Outputs()); i < len(names); i++ {
+		c.outputs[i].picks = true
+	}
+	return c
+}
+
+// Split divides what Reference gives into what is compared and inputs of Quantized.
+func (s *Selection) Split(outputs []ops.Data) (compared []ops.Data, picked map[string]ops.Data) {
+	if s == nil {
+		return outputs, nil
+	}
+	n := s.outputs + len(s.judged)
+	picked = map[string]ops.Data{}
+	for i := range s.forced {
+		picked[pickedName(i)] = outputs[n+i]
+	}
+	return outputs[:n], picked
+}
