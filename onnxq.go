@@ -983,6 +983,9 @@ func (q *quantization) run(ctx context.Context) (*Result, *ContractError, error)
 		res.Notes = nil
 		res.describe(q)
 	}
+	if n := res.Plan.Count(qdq.Integers); n > 0 && q.result != nil {
+		res.Notes = append(res.Notes, fmt.Sprintf("the model is quantized already, in part or whole: %d nodes compute on integers, and stay as they are", n))
+	}
 	v := &verdict{}
 	if q.result != nil {
 		if v, err = q.judge(ctx, q.result); err != nil {

@@ -897,7 +897,7 @@ const (
 
 // store tries to keep the weights of nodes that stay float in 8 bits: all of
 // them or, where that costs too much, all but as few as will do, those of the
-// largest rounding error first.
+// largest rounding error first. Where rounding by the effect on outputs is enough, all are.
 func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 	if !s.o.Store {
 		return c, nil
@@ -923,18 +923,22 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 		}
 		return all, err
 	}
+	if s.o.Round && s.o.Visits > 0 && !all.round {
+		next := all.variant()
+		next.round = true
+		next, err := s.improved(ctx, all, next, roundGain, roundNote)
+		if err != nil || next != all && passes(next) {
+			return next, err
+		}
+	}
 	order, err := roughest(all.base, all.plan, atLoad(all.plan))
 	if err != nil {
 		return nil, err
 	}
-	best := c
-	for lo, hi := 1, len(order)-1; lo <= hi; { // the number of weights that stay in float16
+	best, fine := c, order // fine lists the weights that stay in float16
+	for lo, hi := 1, len(order)-1; lo <= hi; {
 		mid := (lo + hi) / 2
-		half := map[int]bool{}
-		for _, id := range order[:mid] {
-			half[id] = true
-		}
-		next, err := try(half)
+		next, err := try(set(order[:mid]))
 		if err != nil {
 			return nil, err
 		}
@@ -942,15 +946,72 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 			break
 		}
 		if passes(next) {
-			best, hi = next, mid-1
+			best, fine, hi = next, order[:mid], mid-1
 		} else {
 			lo = mid + 1
 		}
 	}
+	if best != c {
+		if best, err = pruned(best, fine, sizes(all.base), try, passes); err != nil {
+			return nil, err
+		}
+	}
 	if n := len(best.qdq.Half); n > 0 {
-		best.found = append(best.found, fmt.Sprintf("stored %d of %d weights that are decoded at load in 16 bits, those of the largest rounding error", n, len(order)))
+		best.found = append(best.found, fmt.Sprintf("stored %d of %d weights that are decoded at load in 16 bits, since fewer bits cost the outputs too much", n, len(order)))
 	}
 	return best, nil
+}
+
+// maxPrunes bounds how often pruned tries.
+const maxPrunes = 8
+
+// pruned takes weights out of those that c keeps in 16 bits, by ID, which do no harm
+// in 8 though they are rough: halves of them, then smaller parts, the largest
+// weights first.
+func pruned(c *candidate, fine []int, size map[int]int, try func(map[int]bool) (*candidate, error), passes func(*candidate) bool) (*candidate, error) {
+	fine = slices.Clone(fine)
+	slices.SortStableFunc(fine, func(a, b int) int { return cmp.Compare(size[b], size[a]) })
+	tries := 0
+	for step := len(fine) / 2; step > 0; step /= 2 {
+		for at := 0; at < len(fine) && step < len(fine); tries++ {
+			if tries == maxPrunes {
+				return c, nil
+			}
+			fewer := slices.Delete(slices.Clone(fine), at, min(at+step, len(fine)))
+			next, err := try(set(fewer))
+			if err != nil || next == nil {
+				return c, err
+			}
+			if passes(next) {
+				c, fine = next, fewer
+			} else {
+				at += step
+			}
+		}
+	}
+	return c, nil
+}
+
+// set makes a set of IDs.
+func set(ids []int) map[int]bool {
+	out := map[int]bool{}
+	for _, id := range ids {
+		out[id] = true
+	}
+	return out
+}
+
+// sizes gives the number of elements of the constants of m, by ID.
+func sizes(m *graph.Model) map[int]int {
+	out := map[int]int{}
+	for g := range m.Scopes() {
+		for _, v := range g.Initializers() {
+			if v.Const != nil {
+				out[v.ID] = v.Const.Len()
+			}
+		}
+	}
+	return out
 }
 
 // fewBits lists the weights of fewer than 8 bits that integer kernels read, by
@@ -1073,7 +1134,7 @@ const roundNote = "weights rounded by their effect on outputs"
 
 // rounded tries to choose the codes of weights by what they do to the samples.
 func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.Round || s.o.Visits == 0 || s.good(c) {
+	if !s.o.Round || s.o.Visits == 0 || c.round || s.good(c) {
 		return c, nil
 	}
 	next := c.variant()

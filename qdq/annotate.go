@@ -254,6 +254,9 @@ func (a *annotator) rule(n *graph.Node, d *decision, dynamic bool) (*targets.Rul
 	if spec == nil {
 		return nil, fmt.Sprintf("operator %s is not known: kept as it is", n.Op)
 	}
+	if computesCodes(n) {
+		return nil, Integers
+	}
 	if spec.Flow == ops.Integers {
 		return nil, "computes no real values"
 	}
@@ -364,6 +367,9 @@ func (a *annotator) fits(n *graph.Node, r *targets.Rule, spec *ops.Spec, d *deci
 				return fmt.Sprintf("weight %q is empty", v.Name())
 			}
 		case ops.Bias:
+			if isDequantizer(v.DefNode()) && v.DefNode().Input(0) != nil && v.DefNode().Input(0).IsConst() {
+				return Integers
+			}
 			if !v.IsConst() || v.Const.DType() != tensor.Float32 {
 				return fmt.Sprintf("bias %q is not a constant float tensor", v.Name())
 			}

@@ -15,6 +15,21 @@ import (
 // integers are built around them.
 const Kept How = "kept"
 
+// Integers is the reason of nodes that compute on codes already, in the operators
+// that other tools and the dynamic mode write.
+const Integers = "computes on integers already"
+
+// computesCodes reports whether n multiplies codes.
+func computesCodes(n *graph.Node) bool {
+	switch n.Op.Type {
+	case "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul":
+		return n.Op.Domain == graph.OnnxDomain
+	case "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "GatherBlockQuantized", "MatMulIntegerToFloat", "MatMulNBits", "QAttention", "QGemm":
+		return n.Op.Domain == msDomain
+	}
+	return false
+}
+
 func isQuantizer(n *graph.Node) bool {
 	return n != nil && n.Op.Type == "QuantizeLinear" && (n.Op.Domain == graph.OnnxDomain || n.Op.Domain == msDomain)
 }

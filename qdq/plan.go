@@ -44,6 +44,17 @@ type NodePlan struct {
 	Why string `json:"why,omitempty"`
 }
 
+// Count returns how many nodes stay float for the given reason.
+func (p *Plan) Count(why string) int {
+	n := 0
+	for i := range p.Nodes {
+		if e := &p.Nodes[i]; !e.Quantized && e.Why == why {
+			n++
+		}
+	}
+	return n
+}
+
 // How is what becomes of a quantized node.
 type How string
 

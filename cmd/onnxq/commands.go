@@ -200,7 +200,7 @@ func printResult(w io.Writer, in, out string, r *onnxq.Result, verbose bool) {
 	}
 	if r.Plan.Empty() {
 		text := "nothing can be quantized"
-		if slices.ContainsFunc(r.Plan.Nodes, func(n qdq.NodePlan) bool { return n.How == qdq.Kept }) {
+		if slices.ContainsFunc(r.Plan.Nodes, func(n qdq.NodePlan) bool { return n.How == qdq.Kept || n.Why == qdq.Integers }) {
 			text = "the model is quantized already, and nothing else can be"
 		}
 		row("note", "%s: the output is the input, byte for byte", text)
