@@ -923,7 +923,8 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 		}
 		return all, err
 	}
-	if s.o.Round && s.o.Visits > 0 && !all.round {
+	// Rounding takes long, and all layers together.
+	if s.o.Round && s.o.Visits > 0 && !all.round && 2*len(atLoad(all.plan)) > all.plan.Quantized() {
 		next := all.variant()
 		next.round = true
 		next, err := s.improved(ctx, all, next, roundGain, roundNote)
