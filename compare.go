@@ -184,7 +184,7 @@ func (o *Options) trace(ctx context.Context, t *eval.Trace, ref *graph.Model, se
 		if err := y.feed(sample, gotIn); err != nil {
 			return 0, nil, err
 		}
-		if selection != nil { // what is picked has to be known before
+		if selection.Picks() { // what is picked has to be known before
 			out, err := x.session.Run(ctx, maps.Clone(refIn), nil, nil)
 			if err != nil {
 				return 0, nil, fmt.Errorf("sample %q: %w", sample.Name, err)

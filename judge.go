@@ -70,16 +70,17 @@ func (q *quantization) judge(ctx context.Context, m *graph.Model) (v *verdict, e
 	defer done()
 	if samples {
 		var score float64
+		var selection *eval.Selection
 		o := q.o
 		if e, own := o.engine().(exec.Embedded); own && o.target().PairSums {
 			e.Saturate = true // as on the processors that lose most
 			o.Engine = e
 		}
-		if v.outputs, score, err = compare(ctx, q.original, written, q.eval, o); err != nil {
+		if v.outputs, selection, score, err = compare(ctx, q.original, written, q.eval, o); err != nil {
 			return nil, err
 		}
 		contract := q.o.contract()
-		v.short = contract.Check(auto.Kinds(q.original, eval.NewSelection(q.original).Beside()), v.outputs, score)
+		v.short = contract.Check(auto.Kinds(q.original, selection.Beside()), v.outputs, score)
 		v.loss = -score
 	}
 	if q.o.Eval != "" {

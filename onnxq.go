@@ -1291,22 +1291,22 @@ func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Opt
 
 // Compare runs the samples through both models and compares the outputs.
 func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, error) {
-	outputs, _, err := compare(ctx, ref, got, src, o)
+	outputs, _, _, err := compare(ctx, ref, got, src, o)
 	return outputs, err
 }
 
-// compare is Compare and gives the eval.Score in dB as well.
-func compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, float64, error) {
+// compare is Compare and gives how they were compared and the eval.Score in dB as well.
+func compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, *eval.Selection, float64, error) {
 	o.transient = true
 	selection, left, right := eval.Align(ctx, ref, got)
 	a, err := newRunner(ctx, left, o)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, 0, err
 	}
 	defer a.close()
 	b, err := newRunner(ctx, right, o)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, 0, err
 	}
 	defer b.close()
 	cmp, score := selection.Comparison(ref), eval.NewScore(len(selection.Names(ref)))
@@ -1316,28 +1316,28 @@ func compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source
 			if src.Skip(i, err) {
 				continue
 			}
-			return nil, 0, suggest(ref, src.AllBad(ctx, err))
+			return nil, nil, 0, suggest(ref, src.AllBad(ctx, err))
 		}
 		x, err := a.run(ctx, src.Sample(i), feedData(feed))
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, 0, err
 		}
 		x, picked := selection.Split(x)
 		in := feedData(feed)
 		maps.Copy(in, picked)
 		y, err := b.run(ctx, src.Sample(i), in)
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, 0, err
 		}
 		if err := cmp.Add(x, y); err != nil {
-			return nil, 0, err
+			return nil, nil, 0, err
 		}
 		if err := score.Add(x, y); err != nil {
-			return nil, 0, err
+			return nil, nil, 0, err
 		}
 		o.progress("compare", i+1, src.Len())
 	}
-	return cmp.Outputs(), score.DB(), nil
+	return cmp.Outputs(), selection, score.DB(), nil
 }
 
 // runner runs a model on samples in order.

@@ -717,11 +717,11 @@ func (s *search) compare(ctx context.Context, c *candidate, places []int) (float
 
 // compare runs m on some of the samples.
 func (y *yardstick) compare(ctx context.Context, m *graph.Model, saturate bool, o exec.SessionOptions, places []int) (float64, *eval.Comparison, error) {
-	names, picks := y.names, true
-	if q := y.selection.Quantized(m); q != nil {
-		m = q
+	names, aligned := y.names, y.selection.Quantized(m)
+	if aligned != nil {
+		m = aligned
 	} else {
-		names, picks = names[:y.outputs], false
+		names = names[:y.outputs]
 	}
 	prog, err := exec.Compile(m, exec.Options{Saturate: saturate})
 	if err != nil {
@@ -731,7 +731,7 @@ func (y *yardstick) compare(ctx context.Context, m *graph.Model, saturate bool, 
 	score, compared := eval.NewScore(len(names)), eval.NewComparison(names)
 	for _, i := range places {
 		in, ref := y.samples[i], y.ref[i][:len(names)]
-		if picks && len(y.picked[i]) > 0 {
+		if aligned != nil && len(y.picked[i]) > 0 {
 			in = maps.Clone(in)
 			maps.Copy(in, y.picked[i])
 		}
@@ -902,9 +902,9 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 	if !s.o.Store {
 		return c, nil
 	}
-	try := func(half map[int]bool) (*candidate, error) {
-		next := c.variant()
-		next.qdq.Store, next.qdq.Half = codes, half
+	try := func(half []int) (*candidate, error) {
+		next := c.halving(half)
+		next.qdq.Store = codes
 		if !s.afford(next) {
 			return nil, nil
 		}
@@ -923,7 +923,7 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 		}
 		return all, err
 	}
-	// Rounding takes long, and all layers together.
+	// Rounding takes all layers, and long: these have to be most of them.
 	if s.o.Round && s.o.Visits > 0 && !all.round && 2*len(atLoad(all.plan)) > all.plan.Quantized() {
 		next := all.variant()
 		next.round = true
@@ -936,10 +936,10 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	best, fine := c, order // fine lists the weights that stay in float16
+	best, half := c, order // half lists the weights that stay in float16
 	for lo, hi := 1, len(order)-1; lo <= hi; {
 		mid := (lo + hi) / 2
-		next, err := try(set(order[:mid]))
+		next, err := try(order[:mid])
 		if err != nil {
 			return nil, err
 		}
@@ -947,13 +947,13 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 			break
 		}
 		if passes(next) {
-			best, fine, hi = next, order[:mid], mid-1
+			best, half, hi = next, order[:mid], mid-1
 		} else {
 			lo = mid + 1
 		}
 	}
 	if best != c {
-		if best, err = pruned(best, fine, sizes(all.base), try, passes); err != nil {
+		if best, err = pruned(best, half, sizes(all.base), try, passes); err != nil {
 			return nil, err
 		}
 	}
@@ -969,37 +969,28 @@ const maxPrunes = 8
 // pruned takes weights out of those that c keeps in 16 bits, by ID, which do no harm
 // in 8 though they are rough: halves of them, then smaller parts, the largest
 // weights first.
-func pruned(c *candidate, fine []int, size map[int]int, try func(map[int]bool) (*candidate, error), passes func(*candidate) bool) (*candidate, error) {
-	fine = slices.Clone(fine)
-	slices.SortStableFunc(fine, func(a, b int) int { return cmp.Compare(size[b], size[a]) })
+func pruned(c *candidate, half []int, size map[int]int, try func([]int) (*candidate, error), passes func(*candidate) bool) (*candidate, error) {
+	half = slices.Clone(half)
+	slices.SortStableFunc(half, func(a, b int) int { return cmp.Compare(size[b], size[a]) })
 	tries := 0
-	for step := len(fine) / 2; step > 0; step /= 2 {
-		for at := 0; at < len(fine) && step < len(fine); tries++ {
+	for step := len(half) / 2; step > 0; step /= 2 {
+		for at := 0; at < len(half) && step < len(half); tries++ {
 			if tries == maxPrunes {
 				return c, nil
 			}
-			fewer := slices.Delete(slices.Clone(fine), at, min(at+step, len(fine)))
-			next, err := try(set(fewer))
+			fewer := slices.Delete(slices.Clone(half), at, min(at+step, len(half)))
+			next, err := try(fewer)
 			if err != nil || next == nil {
 				return c, err
 			}
 			if passes(next) {
-				c, fine = next, fewer
+				c, half = next, fewer
 			} else {
 				at += step
 			}
 		}
 	}
 	return c, nil
-}
-
-// set makes a set of IDs.
-func set(ids []int) map[int]bool {
-	out := map[int]bool{}
-	for _, id := range ids {
-		out[id] = true
-	}
-	return out
 }
 
 // sizes gives the number of elements of the constants of m, by ID.
@@ -1182,13 +1173,8 @@ func (s *search) rescaled(ctx context.Context, c, next *candidate, gain float64,
 	return s.better(ctx, c, next, gain, note)
 }
 
-// methods are what ranges tries, with the gain in dB that each has to bring. What
-// is clipped errs to one side, for all the samples alike, so that a task can lose
-// by it while the score gains.
-var methods = []struct {
-	calibration.Method
-	gain float64
-}{{calibration.Auto, clipGain}, {calibration.MinMax, freeGain}, {calibration.MSE, clipGain}}
+// methods are what ranges tries.
+var methods = []calibration.Method{calibration.Auto, calibration.MinMax, calibration.MSE}
 
 // ranges tries other methods for the ranges of activations.
 func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
@@ -1201,12 +1187,11 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 	}
 	tried := [][]methodRange{given}
 	var list []*candidate
-	gains := map[*candidate]float64{}
 	for _, m := range methods {
-		if m.Method == c.method {
+		if m == c.method {
 			continue
 		}
-		if given, err = s.rangesUnder(c, m.Method); err != nil {
+		if given, err = s.rangesUnder(c, m); err != nil {
 			return nil, err
 		}
 		if slices.ContainsFunc(tried, func(other []methodRange) bool { return slices.Equal(given, other) }) {
@@ -1214,7 +1199,7 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 		}
 		tried = append(tried, given)
 		next := c.variant()
-		next.method, gains[next] = m.Method, m.gain
+		next.method = m
 		list = append(list, next)
 	}
 	if err := s.ahead(ctx, list, s.few(len(s.o.Samples))); err != nil {
@@ -1222,8 +1207,13 @@ func (s *search) ranges(ctx context.Context, c *candidate) (*candidate, error) {
 	}
 	best := c
 	for _, next := range list {
-		var err error
-		if best, err = s.better(ctx, best, next, gains[next], "ranges by "+string(next.method)); err != nil {
+		// What is clipped errs to one side, for all the samples alike, so that a
+		// task can lose by it while the score gains.
+		gain := float64(clipGain)
+		if next.method == calibration.MinMax {
+			gain = freeGain
+		}
+		if best, err = s.better(ctx, best, next, gain, "ranges by "+string(next.method)); err != nil {
 			return nil, err
 		}
 	}

@@ -25,11 +25,9 @@ func TestPruned(t *testing.T) {
 			for _, id := range c.fine {
 				size[id] = 100 - id // so that the order is theirs
 			}
-			try := func(half map[int]bool) (*candidate, error) {
+			try := func(half []int) (*candidate, error) {
 				tries++
-				x := &candidate{}
-				x.qdq.Half = half
-				return x, nil
+				return (&candidate{}).halving(half), nil
 			}
 			passes := func(x *candidate) bool {
 				return !slices.ContainsFunc(c.harm, func(id int) bool { return !x.qdq.Half[id] })

@@ -33,7 +33,7 @@ type Selection struct {
 // Judged is a value that a model picks by.
 type Judged struct {
 	Name string
-	// Value is that value, in the model given to NewSelection.
+	// Value is that value, in a copy of the model given to NewSelection.
 	Value *graph.Value
 	// reader holds the names of the first output of the node that reads it, and port
 	// is the input.
@@ -63,19 +63,11 @@ func NewSelection(m *graph.Model) *Selection {
 	if !slices.ContainsFunc(m.Graph.Outputs(), func(v *graph.Value) bool { return !floats(v) }) && !hasPicks(m.Graph) {
 		return nil
 	}
-	names := map[string]*graph.Value{}
-	for n := range m.Graph.Nodes() {
-		for _, v := range n.Outputs() {
-			if v != nil {
-				names[v.Name()] = v
-			}
-		}
-	}
 	m = ops.Typed(m)
 	g := m.Graph
 	rough := inexact(g)
 	s := &Selection{outputs: len(g.Outputs())}
-	forced := map[*graph.Node]bool{}
+	forced, decided := map[*graph.Node]bool{}, map[*graph.Node]bool{}
 	picked := map[*graph.Value]bool{} // depends on how many were picked
 	for n := range g.Nodes() {
 		if slices.ContainsFunc(n.Inputs(), func(v *graph.Value) bool { return picked[v] }) {
@@ -87,13 +79,10 @@ func NewSelection(m *graph.Model) *Selection {
 		}
 		forced[n] = true
 		s.forced = append(s.forced, aliases(n.Output(i)))
+		compared(n, rough, decided)
 		if n.Op.Type != "TopK" {
 			mark(picked, n)
 		}
-	}
-	decided := map[*graph.Node]bool{}
-	for n := range forced {
-		compared(n, rough, decided)
 	}
 	for n := range g.Nodes() {
 		if decided[n] && n.Output(0) != nil {
@@ -104,11 +93,11 @@ func NewSelection(m *graph.Model) *Selection {
 	judge := func(list []source, boxes bool) {
 		for _, x := range list {
 			v := x.reader.Input(x.port)
-			if judged[v] || v.IsOutput() || names[v.Name()] == nil {
+			if judged[v] || v.IsOutput() {
 				continue
 			}
 			judged[v] = true
-			s.judged = append(s.judged, Judged{Name: v.Name(), Value: names[v.Name()], reader: aliases(x.reader.Output(0)), port: x.port, Boxes: boxes})
+			s.judged = append(s.judged, Judged{Name: v.Name(), Value: v, reader: aliases(x.reader.Output(0)), port: x.port, Boxes: boxes})
 		}
 	}
 	if !slices.ContainsFunc(g.Outputs(), func(v *graph.Value) bool { return floats(v) && !picked[v] }) {
@@ -350,33 +339,24 @@ func (s *Selection) Quantized(m *graph.Model) *graph.Model {
 		} else if !ok || index != i || c.Opset(graph.OnnxDomain) < gatherElements {
 			return nil
 		}
-		v := n.Output(i)
 		in := c.Graph.NewValue(pickedName(k), graph.TensorType(elem, nil))
 		c.Graph.AddInput(in)
-		name := v.Name()
-		at := c.Graph.NewValue(c.UniqueName(name), in.Type)
-		mark := n
-		insert := func(op string, inputs []*graph.Value, y *graph.Value, attrs ...*graph.Attr) {
+		last, free := n, map[*graph.Value]string{}
+		replace := func(v *graph.Value, t graph.Type, op string, inputs []*graph.Value, attrs ...*graph.Attr) *graph.Value {
+			y := c.Graph.NewValue(c.UniqueName(v.Name()), t)
 			k := c.Graph.NewNode(graph.OpKey{Type: op}, c.UniqueNodeName("picked"), inputs, []*graph.Value{y}, attrs...)
-			c.Graph.InsertAfter(k, mark)
-			mark = k
+			c.Graph.InsertAfter(k, last)
+			last, free[y] = k, v.Name()
+			v.ReplaceWith(y)
+			return y
 		}
-		insert("Identity", []*graph.Value{in}, at)
-		v.ReplaceWith(at)
-		var y *graph.Value
+		at := replace(n.Output(i), in.Type, "Identity", []*graph.Value{in})
 		if w := n.Output(0); n.Op.Type == "TopK" && w != nil {
-			y = c.Graph.NewValue(c.UniqueName(w.Name()), w.Type)
-			insert("GatherElements", []*graph.Value{n.Input(0), at}, y, graph.Int("axis", n.Int("axis", -1)))
-		}
-		values := ""
-		if y != nil {
-			values = n.Output(0).Name()
-			n.Output(0).ReplaceWith(y)
+			replace(w, w.Type, "GatherElements", []*graph.Value{n.Input(0), at}, graph.Int("axis", n.Int("axis", -1)))
 		}
 		c.Graph.Remove(n)
-		at.Rename(name)
-		if y != nil {
-			y.Rename(values)
+		for y, name := range free {
+			y.Rename(name)
 		}
 	}
 	return c
@@ -453,6 +433,9 @@ func (s *Selection) Comparison(m *graph.Model) *Comparison {
 	}
 	return c
 }
+
+// Picks reports whether Split gives inputs of Quantized.
+func (s *Selection) Picks() bool { return s != nil && len(s.forced) > 0 }
 
 // Split divides what Reference gives into what is compared and inputs of Quantized.
 func (s *Selection) Split(outputs []ops.Data) (compared []ops.Data, picked map[string]ops.Data) {

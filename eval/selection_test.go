@@ -44,17 +44,11 @@ func run(t *testing.T, m *graph.Model, in map[string]ops.Data) []ops.Data {
 	if err := m.Verify(); err != nil {
 		t.Fatal(err)
 	}
-	x, err := exec.Embedded{}.Compile(t.Context(), m, exec.Options{})
+	p, err := exec.Compile(m, exec.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer x.Close()
-	s, err := x.Open(t.Context(), exec.SessionOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	out, err := s.Run(t.Context(), in, nil, nil)
+	out, err := p.NewSession(exec.SessionOptions{}).Run(t.Context(), in, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,13 +21,8 @@ const Integers = "computes on integers already"
 
 // computesCodes reports whether n multiplies codes.
 func computesCodes(n *graph.Node) bool {
-	switch n.Op.Type {
-	case "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul":
-		return n.Op.Domain == graph.OnnxDomain
-	case "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "GatherBlockQuantized", "MatMulIntegerToFloat", "MatMulNBits", "QAttention", "QGemm":
-		return n.Op.Domain == msDomain
-	}
-	return false
+	ms := n.Op.Domain == msDomain && (n.Op.Type == "QGemm" || n.Op.Type == "QAttention")
+	return integerProducts[n.Op] || ms
 }
 
 func isQuantizer(n *graph.Node) bool {

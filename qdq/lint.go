@@ -2,6 +2,7 @@ package qdq
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/onnxq/onnxq/fusion"
@@ -95,16 +96,18 @@ func Lint(m *graph.Model, t *targets.Target) (*LintReport, error) {
 	return report, nil
 }
 
-// integerKernels are operators that compute on integers as they stand.
-var integerKernels = map[graph.OpKey]bool{}
+// integerProducts are operators that multiply or look up codes as they stand, and
+// integerKernels these and what the rules of the runtime put in place of groups.
+var integerProducts, integerKernels = map[graph.OpKey]bool{}, map[graph.OpKey]bool{}
 
 func init() {
 	for _, o := range []string{"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"} {
-		integerKernels[op(o)] = true
+		integerProducts[op(o)] = true
 	}
 	for _, o := range []string{"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits", "GatherBlockQuantized"} {
-		integerKernels[graph.OpKey{Domain: "com.microsoft", Type: o}] = true
+		integerProducts[graph.OpKey{Domain: msDomain, Type: o}] = true
 	}
+	maps.Copy(integerKernels, integerProducts)
 	for _, rule := range fusion.X86.Rules {
 		for _, k := range []graph.OpKey{rule.Kernel, rule.FloatKernel} {
 			if k.Type != "" {
