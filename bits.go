@@ -243,7 +243,7 @@ func (q *quantization) asNeeded(ctx context.Context, qo qdq.Options) (*auto.Resu
 		if err != nil {
 			return bytes, err
 		}
-		if short = v.short; short != "" {
+		if short = v.short.Text; short != "" {
 			delete(q.verdicts, res.Model)
 			if best == nil && budget == math.MaxInt64 {
 				best = res

@@ -39,7 +39,7 @@ const evalDelay = 500 * time.Millisecond
 type verdict struct {
 	outputs []eval.Output
 	metric  *Metric
-	short   string  // which demand it does not meet; "" if none
+	short   auto.Shortfall
 	loss    float64 // less is closer to the demands
 }
 
@@ -92,8 +92,8 @@ func (q *quantization) judge(ctx context.Context, m *graph.Model) (v *verdict, e
 			most = *q.o.MaxDrop
 		}
 		v.loss = v.metric.Drop
-		if v.metric.Drop > most && v.short == "" {
-			v.short = fmt.Sprintf("the metric is %g, of the float model %g: a drop of %.4g, %g was allowed", v.metric.Quantized, v.metric.Float, v.metric.Drop, most)
+		if v.metric.Drop > most && v.short.Text == "" {
+			v.short.Text = fmt.Sprintf("the metric is %g, of the float model %g: a drop of %.4g, %g was allowed", v.metric.Quantized, v.metric.Float, v.metric.Drop, most)
 		}
 	}
 	if q.verdicts == nil {
@@ -205,8 +205,8 @@ func (q *quantization) broken(v *verdict) *ContractError {
 		return nil // the float model itself
 	case (q.o.MinSQNR != nil || q.o.MaxDrop != nil && q.o.Eval == "") && len(v.outputs) == 0:
 		return &ContractError{"there are no samples to measure the accuracy on"}
-	case v.short != "" && (demands || q.o.Mode == Auto && q.o.Plan == nil):
-		return &ContractError{v.short}
+	case v.short.Text != "" && (demands || q.o.Mode == Auto && q.o.Plan == nil):
+		return &ContractError{v.short.Text}
 	}
 	return nil
 }

@@ -261,7 +261,7 @@ func TestFewBitsInKernels(t *testing.T) {
 		{"digits", onnxq.Options{Mode: onnxq.Static, Activations: "u16"}, 0.16, 12, 5e-3},
 		{"digits", onnxq.Options{Mode: onnxq.Static, Opset: 21}, 0.16, 12, 5e-3},
 		{"digits", onnxq.Options{Mode: onnxq.Static, Opset: 21, PerTensor: true, PowerOfTwo: true}, 0.16, 3, 5e-3},
-		{"digits", onnxq.Options{}, 0.3, 20, 5e-3},
+		{"digits", onnxq.Options{}, 0.2, 15, 5e-3},
 		{"text", onnxq.Options{Mode: onnxq.Static}, 0.3, 10, 0.05},
 	} {
 		c.o.Target, c.o.Weights, c.o.Data, c.o.Samples, c.o.Threads = qnn, "i4", samples(c.name), 40, 1

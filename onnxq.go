@@ -1075,10 +1075,10 @@ func (q *quantization) quantize(ctx context.Context) (*auto.Result, error) {
 			return q.spread(ctx, samples(unseen), o.Visits, f)
 		}
 	}
-	o.Accept = func(ctx context.Context, m *graph.Model) (string, float64, error) {
+	o.Accept = func(ctx context.Context, m *graph.Model) (auto.Shortfall, float64, error) {
 		v, err := q.judge(ctx, m)
 		if err != nil {
-			return "", 0, err
+			return auto.Shortfall{}, 0, err
 		}
 		return v.short, v.loss, nil
 	}

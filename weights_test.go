@@ -263,7 +263,7 @@ g (float16[256,64] x) => (float16[256,64] y)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if was, is := onnxfile.Size(m), onnxfile.Size(q); res.Stored() != 1 || is > was-3000 {
+		if was, is := onnxfile.Size(m), onnxfile.Size(q); res.Stored() < 1 || is > was-3000 {
 			t.Errorf("%d weights stored in few bits, %d bytes of %d", res.Stored(), is, was)
 		}
 		got := outputs(t, executor.Embedded{}, q, in)

@@ -71,9 +71,10 @@ type Options struct {
 	// Contract is what the search aims at.
 	Contract Contract
 	// Accept, if given, has the last word on a model that the search thinks good:
-	// it returns what the model misses, or "". Until nothing is missing, more of
-	// the model stays float; the result is the one that came closest.
-	Accept func(ctx context.Context, m *graph.Model) (short string, loss float64, err error)
+	// it returns what the model misses, and a figure that is the less, the closer
+	// the model comes. Until nothing is missing, more of the model stays float; the
+	// result is the one that came closest.
+	Accept func(ctx context.Context, m *graph.Model) (short Shortfall, loss float64, err error)
 	// Progress is called before each measurement.
 	Progress func(done int)
 }
@@ -126,7 +127,7 @@ type candidate struct {
 	found  []string // what the search changed
 	notes  []string // of Rewrite
 	score  float64
-	short  string  // what it misses of the contract
+	short  Shortfall
 	known  *scored // what a task gave, before the model is built
 }
 
@@ -170,6 +171,13 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if best.plan.Empty() {
 		return &Result{Plan: best.plan}, nil
 	}
+	if o.Store && len(o.Samples) == 0 {
+		small, err := s.small(best)
+		if err != nil {
+			return nil, err
+		}
+		best.qdq.Half = best.halving(small).qdq.Half
+	}
 	if err := s.build(ctx, best); err != nil {
 		return nil, err
 	}
@@ -205,7 +213,7 @@ func (s *search) settle(ctx context.Context, c *candidate) (*Result, error) {
 	var best *Result
 	closest := math.Inf(1)
 	for try := 0; ; try++ {
-		if c.short == "" || !s.o.FloatIslands || try == maxRetreats {
+		if c.short.Text == "" || !s.o.FloatIslands || try == maxRetreats {
 			if err := s.realize(ctx, c); err != nil {
 				return nil, err
 			}
@@ -213,14 +221,14 @@ func (s *search) settle(ctx context.Context, c *candidate) (*Result, error) {
 				return nil, err
 			}
 			res := s.result(c)
-			res.Short = c.short
 			loss := 0.0
 			if s.o.Accept != nil && c.model != nil {
 				var err error
-				if res.Short, loss, err = s.o.Accept(ctx, c.model); err != nil {
+				if c.short, loss, err = s.o.Accept(ctx, c.model); err != nil {
 					return nil, err
 				}
 			}
+			res.Short = c.short.Text
 			if best == nil || loss < closest {
 				best, closest = res, loss
 			}
@@ -230,9 +238,6 @@ func (s *search) settle(ctx context.Context, c *candidate) (*Result, error) {
 		}
 		if !s.o.FloatIslands || try == maxRetreats {
 			return best, nil
-		}
-		if c.short == "" {
-			c.short = best.Short
 		}
 		next, err := s.retreat(ctx, c, try)
 		if err != nil {
@@ -263,6 +268,11 @@ const maxRetreats = 5
 
 // retreat returns a variant of c that is closer to the float model.
 func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate, error) {
+	gain := float64(retreatGain)
+	if c.short.DB > 0 {
+		gain = c.short.DB + retreatMargin
+	}
+	s.aim = c.score + gain
 	next, note := c.variant(), "left all products float"
 	next.qdq.Keep = map[int]string{}
 	quantized, anchors := quantizedNodes(c.base, c.plan), 0
@@ -278,8 +288,8 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 	}
 	switch {
 	case anchors > 0 && try < 2:
-		s.aim, s.share = max(c.score, s.aim)+retreatGain, []float64{0.35, 0.8}[try]
-		if r, err := s.finer(ctx, c); err != nil || r != c {
+		s.share = []float64{0.35, 0.8}[try]
+		if r, err := s.finer(ctx, c, finerShare); err != nil || r != c {
 			return r, err
 		}
 		if r, err := s.relief(ctx, c); err != nil || r != c {
@@ -292,11 +302,13 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 		}
 	default:
 		if try < maxRetreats-1 {
-			if r, err := s.finer(ctx, c); err != nil || r != c {
-				return r, err
+			for _, most := range []float64{finerShare, 1} {
+				if r, err := s.finer(ctx, c, most); err != nil || r != c {
+					return r, err
+				}
 			}
 		}
-		order, err := roughest(c.base, c.plan, atLoad(c.plan))
+		order, err := s.costliest(ctx, c, atLoad(c.plan))
 		if err != nil {
 			return nil, err
 		}
@@ -310,13 +322,13 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 		return nil, err
 	}
 	if next.empty() {
-		next.score, next.short = math.Inf(1), ""
+		next.score, next.short = math.Inf(1), Shortfall{}
 		return next, nil
 	}
 	if err := s.measure(ctx, next); err != nil {
 		return nil, err
 	}
-	next.found = append(next.found, fmt.Sprintf("%s, since %s: score %.1f → %.1f dB on calibration samples", note, c.short, c.score, next.score))
+	next.found = append(next.found, fmt.Sprintf("%s, since %s: score %.1f → %.1f dB on calibration samples", note, c.short.Text, c.score, next.score))
 	if anchors == 0 || !s.o.Round || s.o.Visits == 0 || next.round || s.good(next) {
 		return next, nil
 	}
@@ -326,8 +338,12 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 	return s.improved(ctx, next, rounded, roundGain, roundNote)
 }
 
-// retreatGain is by how much, in dB, a retreat is to raise the score.
-const retreatGain = 4
+// A retreat is to raise the score by what the contract lacks and retreatMargin, or by
+// retreatGain where that is no matter of noise alone; all in dB.
+const (
+	retreatGain   = 4
+	retreatMargin = 0.5
+)
 
 // economize keeps float what integers would not make faster, where the target
 // says what things cost and nodes were not included by name.
@@ -805,12 +821,12 @@ const rowGain = 3
 // rows gives each row that is quantized as it comes a scale of its own where the
 // contract is not kept otherwise.
 func (s *search) rows(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.Rows || !c.qdq.Dynamic || c.qdq.PerToken || c.short == "" {
+	if !s.o.Rows || !c.qdq.Dynamic || c.qdq.PerToken || c.short.Text == "" {
 		return c, nil
 	}
 	next := c.variant()
 	next.qdq.PerToken = true
-	return s.better(ctx, c, next, rowGain, "a scale for each row of the inputs of products, since "+c.short)
+	return s.better(ctx, c, next, rowGain, "a scale for each row of the inputs of products, since "+c.short.Text)
 }
 
 // dynamic tries to let recurrent cells quantize their inputs as they come,
@@ -845,7 +861,7 @@ func (s *search) dynamic(ctx context.Context, c *candidate) (*candidate, error) 
 	if err := s.measure(ctx, next); err != nil {
 		return nil, err
 	}
-	if next.short != "" || next.score < min(c.score-storeLoss, reliefAim) {
+	if next.short.Text != "" || next.score < min(c.score-storeLoss, reliefAim) {
 		return c, nil
 	}
 	next.found = append(next.found, fmt.Sprintf("%d recurrent cells quantize their inputs as they come: score %.1f → %.1f dB on calibration samples", len(next.qdq.Choose), c.score, next.score))
@@ -895,15 +911,25 @@ const (
 	enough    = 30
 )
 
-// store tries to keep the weights of nodes that stay float in 8 bits: all of
-// them or, where that costs too much, all but as few as will do, those of the
-// largest rounding error first. Where rounding by the effect on outputs is enough, all are.
+// smallShare is the share of the quantized weights that keep 16 bits though 8 might
+// do, the smallest tensors first: the first layer's, those of depthwise
+// convolutions and the like are most easily harmed, and hardly count in bytes.
+const smallShare = 0.01
+
+// store tries to keep the weights of nodes that stay float in 8 bits: all but the
+// smallest or, where that costs too much, all but as few as will do, those first
+// that cost the outputs most for their bytes. Where rounding by the effect on outputs is
+// enough, all are.
 func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 	if !s.o.Store {
 		return c, nil
 	}
+	small, err := s.small(c)
+	if err != nil {
+		return nil, err
+	}
 	try := func(half []int) (*candidate, error) {
-		next := c.halving(half)
+		next := c.halving(slices.Concat(small, half))
 		next.qdq.Store = codes
 		if !s.afford(next) {
 			return nil, nil
@@ -914,7 +940,7 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 		return next, s.measure(ctx, next)
 	}
 	passes := func(next *candidate) bool {
-		return next.short == "" && !s.o.Speed || next.score >= min(c.score-storeLoss, enough)
+		return next.short.Text == "" && !s.o.Speed || next.score >= min(c.score-storeLoss, enough)
 	}
 	all, err := try(nil)
 	if err != nil || all == nil || passes(all) {
@@ -932,7 +958,7 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 			return next, err
 		}
 	}
-	order, err := roughest(all.base, all.plan, atLoad(all.plan))
+	order, err := s.costliest(ctx, all, atLoad(all.plan))
 	if err != nil {
 		return nil, err
 	}
@@ -957,10 +983,45 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 			return nil, err
 		}
 	}
-	if n := len(best.qdq.Half); n > 0 {
+	if n := len(best.qdq.Half) - len(small); best != c && n > 0 {
 		best.found = append(best.found, fmt.Sprintf("stored %d of %d weights that are decoded at load in 16 bits, since fewer bits cost the outputs too much", n, len(order)))
 	}
 	return best, nil
+}
+
+// small lists the smallest weights that c could store in 8 bits, by ID, as many as
+// take that share together; none where bytes count most.
+func (s *search) small(c *candidate) ([]int, error) {
+	if s.o.Size {
+		return nil, nil
+	}
+	all := c.variant()
+	all.qdq.Store = codes
+	plan, err := qdq.Annotate(all.base, s.o.Target, all.qdq)
+	if err != nil {
+		return nil, err
+	}
+	values, err := plan.Values(all.base)
+	if err != nil {
+		return nil, err
+	}
+	total := 0
+	for i, v := range values {
+		if plan.Tensors[i].Kind == qdq.Weight {
+			total += v.Const.Len()
+		}
+	}
+	list := atLoad(plan)
+	slices.SortStableFunc(list, func(a, b int) int { return cmp.Compare(values[a].Const.Len(), values[b].Const.Len()) })
+	var small []int
+	left := smallShare * float64(total)
+	for _, i := range list {
+		if left -= float64(values[i].Const.Len()); left < 0 {
+			break
+		}
+		small = append(small, values[i].ID)
+	}
+	return small, nil
 }
 
 // maxPrunes bounds how often pruned tries.
@@ -1020,15 +1081,15 @@ func fewBits(plan *qdq.Plan) []int {
 }
 
 // widened gives 8 bits to as few of the weights that have fewer as will keep the
-// contract, those of the largest rounding error first, or to all of them where
+// contract, those first that cost the outputs most for their bytes, or to all of them where
 // nothing less does.
 func (s *search) widened(ctx context.Context, c *candidate) (*candidate, error) {
-	enough := func(c *candidate) bool { return c.score >= s.aim || c.short == "" && c.score >= leastScore }
+	enough := func(c *candidate) bool { return c.score >= s.aim || c.short.Text == "" && c.score >= leastScore }
 	list := fewBits(c.plan)
 	if !s.o.FloatIslands || len(list) == 0 || enough(c) {
 		return c, nil
 	}
-	order, err := roughest(c.base, c.plan, list)
+	order, err := s.costliest(ctx, c, list)
 	if err != nil {
 		return nil, err
 	}
@@ -1051,7 +1112,7 @@ func (s *search) widened(ctx context.Context, c *candidate) (*candidate, error) 
 		if err := s.measure(ctx, next); err != nil {
 			return nil, err
 		}
-		next.found = append(next.found, fmt.Sprintf("%d of %d weights of few bits got 8, those of the largest rounding error: score %.1f → %.1f dB on calibration samples", n, len(order), c.score, next.score))
+		next.found = append(next.found, fmt.Sprintf("%d of %d weights of few bits got 8, those that cost the outputs most: score %.1f → %.1f dB on calibration samples", n, len(order), c.score, next.score))
 		switch {
 		case enough(next):
 			best, hi = next, n-1
@@ -1079,31 +1140,40 @@ func atLoad(plan *qdq.Plan) []int {
 	return list
 }
 
-// roughest lists the IDs of weights, given by index in plan.Tensors, by falling
-// rounding error relative to their power.
-func roughest(m *graph.Model, plan *qdq.Plan, weights []int) ([]int, error) {
-	values, err := plan.Values(m)
+// costliest lists the IDs of weights of c, given by index in the plan's Tensors, by
+// falling share of the noise that starts at them for the bytes that they take. Where
+// noise starts in nested graphs, the rounding error relative to their power stands for
+// it.
+func (s *search) costliest(ctx context.Context, c *candidate, weights []int) ([]int, error) {
+	values, err := c.plan.Values(c.base)
+	if err != nil {
+		return nil, err
+	}
+	from, err := s.origins(ctx, c, s.few(reliefSamples))
 	if err != nil {
 		return nil, err
 	}
 	type weight struct {
-		id    int
-		noise float64
+		id   int
+		cost float64
 	}
 	var list []weight
 	for _, i := range weights {
-		v := values[i]
-		scheme, err := plan.Tensors[i].Scheme()
-		if err != nil {
-			return nil, err
+		w := weight{id: values[i].ID}
+		if from != nil {
+			w.cost = from.weights[w.id] / float64(values[i].Const.Len())
+		} else {
+			scheme, err := c.plan.Tensors[i].Scheme()
+			if err != nil {
+				return nil, err
+			}
+			if w.cost, err = scheme.Noise(values[i].Const); err != nil {
+				return nil, err
+			}
 		}
-		noise, err := scheme.Noise(v.Const)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, weight{v.ID, noise})
+		list = append(list, w)
 	}
-	slices.SortStableFunc(list, func(a, b weight) int { return cmp.Compare(b.noise, a.noise) })
+	slices.SortStableFunc(list, func(a, b weight) int { return cmp.Compare(b.cost, a.cost) })
 	out := make([]int, len(list))
 	for i, w := range list {
 		out[i] = w.id
@@ -1138,7 +1208,7 @@ func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) 
 const fine = 25
 
 // good reports whether nothing has to be gained any more.
-func (s *search) good(c *candidate) bool { return c.score >= fine && c.short == "" }
+func (s *search) good(c *candidate) bool { return c.score >= fine && c.short.Text == "" }
 
 // Parameters of smoothing: α and the least factor by which the expected error
 // of an activation has to fall.
@@ -1373,13 +1443,18 @@ func producers(n *graph.Node) []*graph.Node {
 func consumers(n *graph.Node) []*graph.Node {
 	var out []*graph.Node
 	for _, v := range n.Outputs() {
-		if v == nil {
-			continue
+		if v != nil {
+			out = append(out, readers(v)...)
 		}
-		for _, u := range v.Uses() {
-			if u.Node != nil {
-				out = append(out, u.Node)
-			}
+	}
+	return out
+}
+
+func readers(v *graph.Value) []*graph.Node {
+	var out []*graph.Node
+	for _, u := range v.Uses() {
+		if u.Node != nil {
+			out = append(out, u.Node)
 		}
 	}
 	return out

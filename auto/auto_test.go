@@ -315,12 +315,12 @@ func TestSearchStores(t *testing.T) {
 	strict := o
 	strict.Contract.MinSQNR = nil
 	looks := 0
-	strict.Accept = func(_ context.Context, q *graph.Model) (string, float64, error) {
+	strict.Accept = func(_ context.Context, q *graph.Model) (auto.Shortfall, float64, error) {
 		looks++
 		if db := score(t, m, q, o.Samples); db < least {
-			return "the error is too large", least - db, nil
+			return auto.Shortfall{Text: "the error is too large", DB: least - db}, least - db, nil
 		}
-		return "", 0, nil
+		return auto.Shortfall{}, 0, nil
 	}
 	if got := types(search(t, m, strict)); got["rough"] != "f16" || got["plain"] != "i8" || looks != 2 {
 		t.Errorf("after %d looks: %v", looks, got)

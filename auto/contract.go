@@ -2,6 +2,7 @@ package auto
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/onnxq/onnxq/calibration"
@@ -160,46 +161,74 @@ func classes(v *graph.Value) bool {
 	return false
 }
 
-// Check returns what the outputs miss of the contract, or "". Score is that of
-// all of them, in dB.
-func (c *Contract) Check(kinds []Kind, outputs []eval.Output, score float64) string {
-	short := func(o *eval.Output, least float64) string {
-		if o.SQNR != nil && *o.SQNR < least {
-			if *o.SQNR == eval.Lost {
-				return fmt.Sprintf("output %q is lost: not finite, or not zero as it has to be", o.Name)
-			}
-			return fmt.Sprintf("output %q has an SQNR of %.2f dB, %g dB were demanded", o.Name, *o.SQNR, least)
-		}
-		return ""
+// demands returns the least SQNR in dB of an output of a kind; none is -Inf.
+func (c *Contract) demands(k Kind) float64 {
+	switch {
+	case k == Picks && (c.MinSQNR != nil || c.MaxDrop != nil || c.Off):
+		return math.Inf(-1)
+	case c.MinSQNR != nil:
+		return *c.MinSQNR
+	case c.MaxDrop != nil || c.Off:
+		return math.Inf(-1)
+	case k == Picks:
+		return leastPicks
+	case k == State:
+		return leastState
+	case k == Signal:
+		return leastSignal
 	}
+	return leastSQNR
+}
+
+// allowed returns the noise relative to their power that outputs may have; where
+// nothing is demanded, 1.
+func (c *Contract) allowed(kinds []Kind) []float64 {
+	out := make([]float64, len(kinds))
+	for i, k := range kinds {
+		out[i] = math.Min(math.Pow(10, -c.demands(k)/10), 1)
+	}
+	return out
+}
+
+// Shortfall is what outputs miss of a Contract.
+type Shortfall struct {
+	Text string  // "" if nothing
+	DB   float64 // by how much the noise has to fall, in dB, as far as that is known
+}
+
+// Check returns what the outputs miss of the contract: in words for the first that
+// does, in dB for the one that lacks most. Score is that of all of them, in dB.
+func (c *Contract) Check(kinds []Kind, outputs []eval.Output, score float64) Shortfall {
+	var all Shortfall
 	for i := range outputs {
 		o := &outputs[i]
-		why := ""
+		var s Shortfall
+		if least := c.demands(kinds[i]); o.SQNR != nil && *o.SQNR < least {
+			s = Shortfall{fmt.Sprintf("output %q has an SQNR of %.2f dB, %g dB were demanded", o.Name, *o.SQNR, least), least - *o.SQNR}
+			if *o.SQNR == eval.Lost {
+				s = Shortfall{Text: fmt.Sprintf("output %q is lost: not finite, or not zero as it has to be", o.Name)}
+			}
+		}
 		switch {
 		case c.MinSQNR != nil || c.MaxDrop != nil || c.Off:
-			if c.MinSQNR != nil && kinds[i] != Picks {
-				why = short(o, *c.MinSQNR)
+			if c.MaxDrop != nil && o.Argmax != nil && 1-*o.Argmax > *c.MaxDrop && s.Text == "" {
+				s = Shortfall{Text: fmt.Sprintf("arg-max of output %q agrees on %.4f of the rows, a drop of %g was allowed", o.Name, *o.Argmax, *c.MaxDrop)}
 			}
-			if c.MaxDrop != nil && o.Argmax != nil && 1-*o.Argmax > *c.MaxDrop && why == "" {
-				why = fmt.Sprintf("arg-max of output %q agrees on %.4f of the rows, a drop of %g was allowed", o.Name, *o.Argmax, *c.MaxDrop)
-			}
-		case kinds[i] == Picks:
-			why = short(o, leastPicks)
-		case kinds[i] == State:
-			why = short(o, leastState)
-		case kinds[i] == Signal:
-			why = short(o, leastSignal)
-		default:
-			if why = short(o, leastSQNR); why == "" && score < leastScore {
-				why = fmt.Sprintf("the outputs have a score of %.2f dB, %d dB were demanded", score, leastScore)
+		case kinds[i] == Values || kinds[i] == Classes:
+			if s.Text == "" && score < leastScore {
+				s = Shortfall{fmt.Sprintf("the outputs have a score of %.2f dB, %d dB were demanded", score, leastScore), leastScore - score}
+				if math.IsInf(score, 0) {
+					s.DB = 0
+				}
 			}
 			if kinds[i] == Classes && o.KL != nil && *o.KL <= mostKL && o.Argmax != nil && (1-*o.Argmax)*float64(o.Rows) <= max(1, mostDrop*float64(o.Rows)) {
-				why = ""
+				s = Shortfall{}
 			}
 		}
-		if why != "" {
-			return why
+		if all.Text == "" {
+			all.Text = s.Text
 		}
+		all.DB = max(all.DB, s.DB)
 	}
-	return ""
+	return all
 }

@@ -15,9 +15,10 @@ import (
 
 // Bounds of relief: the score in dB that it aims at, the share of the
 // multiply-adds that may go back to float, the gain that this has to bring in
-// all and with each part, the share of the noise that one part of several nodes
-// has to answer for, how many parts of the model are tried apart, on how
-// many samples, and the nodes of all these candidates together.
+// all and with each part, the share of the noise that those tried
+// have to answer for, how many parts of the model are tried apart, on how many
+// samples, the nodes of all these candidates together, and how many sets of nodes
+// are tried where it is known what starts at each.
 const (
 	reliefAim     = 20
 	reliefShare   = 0.1
@@ -27,6 +28,7 @@ const (
 	reliefParts   = 8
 	reliefSamples = 4
 	reliefWork    = 8_000
+	reliefTries   = 5
 )
 
 // finerShare is the share of the weights that are stored in few bits that may
@@ -38,15 +40,12 @@ const finerShare = 0.15
 type part struct {
 	ids  []int
 	work float64 // share of what float costs: see anchors and finer
-	gain float64 // noise that goes away when they are float
+	gain float64 // noise that goes away when they are float, or its share
 }
 
-// relief keeps those anchors float that cost the outputs most for the
-// multiply-adds that they save: parts of the model are made float one at a
-// time, those that matter most are divided and tried again, and the best go
-// together into one candidate.
+// relief keeps those anchors float that cost the outputs most for what they save.
 func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.FloatIslands || (c.score >= s.aim || c.short == "" && s.aim == reliefAim && c.score >= leastScore) {
+	if !s.o.FloatIslands || (c.score >= s.aim || c.short.Text == "" && s.aim == reliefAim && c.score >= leastScore) {
 		return c, nil
 	}
 	anchors, err := s.anchors(ctx, c)
@@ -64,15 +63,22 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 	if s.costs != nil {
 		what = "the time that integers save"
 	}
-	return s.improved(ctx, c, c.keeping(chosen), reliefGain, fmt.Sprintf("kept %d nodes with %.1f %% of %s float", len(chosen), 100*share, what))
+	return s.improved(ctx, c, c.keeping(chosen), s.worth(c), fmt.Sprintf("kept %d nodes with %.1f %% of %s float", len(chosen), 100*share, what))
 }
 
-// pick chooses among items those that bring c closest to the float model for what
-// they cost, at most the share most of it: parts of them are varied one at a time,
-// those that matter most are divided and tried again, and the best are tried
-// together. With doubt set, all of them are varied first, and none where that
-// takes away less of the noise than one part has to answer for.
-func (s *search) pick(ctx context.Context, c *candidate, items []part, most float64, vary func(ids []int) *candidate, doubt bool) (chosen []int, share float64, err error) {
+// worth is what a change that costs time or bytes has to raise c's score by, in dB.
+func (s *search) worth(c *candidate) float64 {
+	return max(min(reliefGain, s.aim-c.score), reliefStep)
+}
+
+// pick chooses among items, nodes or weights, those that bring c closest to the
+// float model for what they cost, at most the share most of it. Where the noise
+// starts is known from one run beside the float model: those that answer for most of
+// it for what they cost are varied together, as many as should do, then more or
+// fewer. None are where those that can be afforded do not answer for the share
+// reliefHope of it. Where noise starts in nested graphs, parts of the items are tried
+// instead; see halve.
+func (s *search) pick(ctx context.Context, c *candidate, items []part, most float64, vary func(ids []int) *candidate, weights bool) (chosen []int, share float64, err error) {
 	nodes := 0
 	for g := range c.base.Scopes() {
 		nodes += g.NumNodes()
@@ -81,37 +87,106 @@ func (s *search) pick(ctx context.Context, c *candidate, items []part, most floa
 	if tries < reliefParts/2 || len(items) < 2 {
 		return nil, 0, nil
 	}
-	few := s.few(reliefSamples)
-	whole, err := s.score(ctx, c, few)
+	t := &trials{s: s, vary: vary, few: s.few(reliefSamples)}
+	whole, err := s.score(ctx, c, t.few)
 	if err != nil {
 		return nil, 0, err
 	}
+	from, err := s.origins(ctx, c, t.few)
+	if err != nil {
+		return nil, 0, err
+	}
+	if from == nil {
+		return t.halve(ctx, items, most, whole, weights, tries)
+	}
+	by := from.nodes
+	if weights {
+		by = from.weights
+	}
+	for i := range items {
+		items[i].gain = by[items[i].ids[0]]
+	}
+	slices.SortStableFunc(items, func(a, b part) int { return cmp.Compare(b.gain*a.work, a.gain*b.work) })
+	var list []part
+	n, gain, want := 0, 0.0, 1-math.Pow(10, (whole-s.aim)/10) // want is the share of the noise that has to go
+	for _, p := range items {
+		if p.gain > 0 && share+p.work <= most {
+			list, share = append(list, p), share+p.work
+			if n == 0 || gain < want {
+				n++
+			}
+			gain += p.gain
+		}
+	}
+	if gain < reliefHope {
+		return nil, 0, nil
+	}
+	score, share := whole, 0
+	for lo, hi, left := 0, len(list)+1, reliefTries; n > lo && n < hi && left > 0; left-- {
+		all := divide(list[:n], 1)[0]
+		scores, err := t.scores(ctx, []part{all})
+		if err != nil {
+			return nil, 0, err
+		}
+		got := scores[0]
+		if got >= s.aim || got >= score+reliefStep {
+			chosen, share, score = all.ids, all.work, got
+		}
+		if got >= s.aim {
+			hi, n = n, (lo+n)/2
+		} else {
+			lo, n = n, min(2*n, (n+hi)/2)
+		}
+	}
+	return chosen, share, nil
+}
+
+// trials measures variants of a candidate on a few samples.
+type trials struct {
+	s    *search
+	vary func(ids []int) *candidate
+	few  []int
+}
+
+// scores returns the scores of the variants with the items of one part each varied.
+func (t *trials) scores(ctx context.Context, list []part) ([]float64, error) {
+	next := make([]*candidate, len(list))
+	for i := range list {
+		next[i] = t.vary(list[i].ids)
+	}
+	if err := t.s.ahead(ctx, next, t.few); err != nil {
+		return nil, err
+	}
+	out := make([]float64, len(list))
+	for i, c := range next {
+		if err := t.s.build(ctx, c); err != nil {
+			return nil, err
+		}
+		if out[i] = math.Inf(1); c.empty() {
+			continue
+		}
+		var err error
+		if out[i], err = t.s.score(ctx, c, t.few); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// halve is pick by trials alone: parts of the items are varied one at a time,
+// those that matter most are divided and tried again, and the best are tried
+// together. Of weights all are varied first, and none where that takes away less of
+// the noise than one part has to answer for.
+func (t *trials) halve(ctx context.Context, items []part, most, whole float64, weights bool, tries int) (chosen []int, share float64, err error) {
 	noise := math.Pow(10, -whole/10)
 	try := func(list []part) error {
-		tries := make([]*candidate, len(list))
-		for i := range list {
-			tries[i] = vary(list[i].ids)
+		scores, err := t.scores(ctx, list)
+		for i, db := range scores {
+			list[i].gain = noise - math.Pow(10, -db/10)
 		}
-		if err := s.ahead(ctx, tries, few); err != nil {
-			return err
-		}
-		for i, next := range tries {
-			if err := s.build(ctx, next); err != nil {
-				return err
-			}
-			got := noise
-			if !next.empty() {
-				db, err := s.score(ctx, next, few)
-				if err != nil {
-					return err
-				}
-				got = math.Pow(10, -db/10)
-			}
-			list[i].gain = noise - got
-		}
-		return nil
+		return err
 	}
-	if doubt {
+	if weights {
 		all := divide(items, 1)
 		if err := try(all); err != nil || all[0].gain < reliefHope*noise {
 			return nil, 0, err
@@ -143,7 +218,7 @@ func (s *search) pick(ctx context.Context, c *candidate, items []part, most floa
 	slices.SortStableFunc(small, func(a, b part) int { return cmp.Compare(b.gain*a.work, a.gain*b.work) })
 	// Gains do not simply add up, so each is measured with those before it.
 	score := whole
-	for left := reliefParts / 2; len(small) > 0 && left > 0 && score < s.aim; small = small[1:] {
+	for left := reliefParts / 2; len(small) > 0 && left > 0 && score < t.s.aim; small = small[1:] {
 		p := small[0]
 		if p.gain < noise/50 || share+p.work > most {
 			continue
@@ -164,8 +239,9 @@ func (s *search) pick(ctx context.Context, c *candidate, items []part, most floa
 }
 
 // finer gives 16 bits to those of the weights that are decoded when the model is
-// loaded whose rounding costs the outputs most for the bytes that it saves.
-func (s *search) finer(ctx context.Context, c *candidate) (*candidate, error) {
+// loaded whose rounding costs the outputs most for the bytes that it saves, at most
+// the share most of them.
+func (s *search) finer(ctx context.Context, c *candidate, most float64) (*candidate, error) {
 	values, err := c.plan.Values(c.base)
 	if err != nil {
 		return nil, err
@@ -180,11 +256,11 @@ func (s *search) finer(ctx context.Context, c *candidate) (*candidate, error) {
 	for i := range items {
 		items[i].work /= max(total, 1)
 	}
-	chosen, share, err := s.pick(ctx, c, items, finerShare, c.halving, true)
+	chosen, share, err := s.pick(ctx, c, items, most, c.halving, true)
 	if err != nil || len(chosen) == 0 {
 		return c, err
 	}
-	return s.improved(ctx, c, c.halving(chosen), reliefGain, fmt.Sprintf("stored %d weights, %.1f %% of those that are decoded at load, in 16 bits", len(chosen), 100*share))
+	return s.improved(ctx, c, c.halving(chosen), s.worth(c), fmt.Sprintf("stored %d weights, %.1f %% of those that are decoded at load, in 16 bits", len(chosen), 100*share))
 }
 
 // halving returns a variant of c in which weights that are decoded when the model

@@ -70,11 +70,11 @@ type Limits struct {
 type scored struct {
 	// Bad says that an activation has no usable range under the method, so that
 	// the plan has to change.
-	Bad   bool   `json:"bad,omitempty"`
-	Bits  uint64 `json:"bits"` // of the score, a float64 that may be infinite
-	Short string `json:"short,omitempty"`
-	empty bool   // nothing is quantized
-	all   bool   // measured on all samples
+	Bad   bool      `json:"bad,omitempty"`
+	Bits  uint64    `json:"bits"` // of the score, a float64 that may be infinite
+	Short Shortfall `json:"short,omitzero"`
+	empty bool      // nothing is quantized
+	all   bool      // measured on all samples
 }
 
 func (r *scored) score() float64 { return math.Float64frombits(r.Bits) }

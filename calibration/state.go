@@ -93,6 +93,18 @@ func feedsBack(in, out *graph.Value) bool {
 	return true
 }
 
+// sameSymbols reports whether no axis of two values of one rank has different
+// symbols for its size.
+func sameSymbols(in, out *graph.Value) bool {
+	for i, d := range in.Type.Shape {
+		e := out.Type.Shape[i]
+		if !d.Known && !e.Known && d.Sym != "" && e.Sym != "" && d.Sym != e.Sym {
+			return false
+		}
+	}
+	return true
+}
+
 // Reset starts a new sequence.
 func (s *State) Reset() { clear(s.data) }
 
@@ -164,7 +176,8 @@ func (s *State) Keep(outputs []ops.Data) {
 }
 
 // Suggest returns the pairs that could feed the given inputs, as far as the
-// types of the model, or else the names, leave one choice.
+// types of the model, or else the names, leave one choice. Where axes have
+// different symbols for sizes, names have to be alike.
 func Suggest(g *graph.Graph, missing []string) []Feedback {
 	inputs := map[string]*graph.Value{}
 	for _, v := range g.FeedInputs() {
@@ -178,7 +191,7 @@ func Suggest(g *graph.Graph, missing []string) []Feedback {
 			continue
 		}
 		for _, out := range g.Outputs() {
-			if in.Type.Shape != nil && out.Type.Shape != nil && feedsBack(in, out) {
+			if in.Type.Shape != nil && out.Type.Shape != nil && feedsBack(in, out) && (sameSymbols(in, out) || len(alike(name, []string{out.Name()})) > 0) {
 				choices[i] = append(choices[i], out.Name())
 			}
 		}

@@ -102,6 +102,21 @@ func TestSuggest(t *testing.T) {
 	}
 }
 
+// A size of another name speaks against state, unless the names of the values are
+// alike.
+func TestSuggestSymbols(t *testing.T) {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["" : 13]>
+g (float[1,samples] audio, float[1,past] keys) => (float[1,frames] pitch, float[1,all] keys_out) { pitch = Relu (audio)
+ keys_out = Relu (keys) }`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Feedback{{"keys", "keys_out"}}
+	if got := Suggest(m.Graph, []string{"audio", "keys"}); !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 func TestSequences(t *testing.T) {
 	src := &Source{shared: &shared{}, samples: []Sample{
 		{Path: "a", Row: 0}, {Path: "a", Row: 1}, {Path: "b", Row: 0}, {Path: "c", Row: 2}, {Path: "c", Row: 3}, {Path: "d", Row: 0},

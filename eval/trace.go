@@ -239,7 +239,7 @@ func (b *builder) value(v *graph.Value) {
 		return
 	}
 	seen := b.counterpart(v)
-	if seen == nil {
+	if seen == nil || unlike(v.Type.Shape, seen.Type.Shape) {
 		b.unmatched++
 		return
 	}
@@ -268,6 +268,23 @@ func (b *builder) value(v *graph.Value) {
 	}
 	b.pairs = append(b.pairs, p)
 	b.byRef[v] = p
+}
+
+// unlike reports whether shapes are known to differ, as those of channels that were
+// split in the quantized model.
+func unlike(a, b graph.Shape) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	if len(a) != len(b) {
+		return true
+	}
+	for i := range a {
+		if a[i].Known && b[i].Known && a[i].Size != b[i].Size {
+			return true
+		}
+	}
+	return false
 }
 
 // insert puts n, which reads what after makes, behind it.
@@ -788,23 +805,61 @@ func (t *Trace) Values() []Value {
 
 // Nodes returns what each node adds, those with the largest share first.
 func (t *Trace) Nodes() []NodeError {
-	weight := map[*pair]float64{}
-	var outputs []*pair
-	for _, v := range t.ref.Graph.Outputs() {
-		if p := t.byRef[v]; p != nil && p.noise.noise > 0 {
-			outputs = append(outputs, p)
+	list, _ := t.origins(func(int, *pair) float64 { return 1 })
+	slices.Reverse(list)
+	slices.SortStableFunc(list, func(a, b NodeError) int { return cmp.Compare(b.Share, a.Share) })
+	return list
+}
+
+// Origins returns which part of the noise of the float outputs starts at each input
+// of the float model and at what makes each value of its main graph, by Value.ID; see
+// NodeError.Share. Values that are exact have 0, and those that the quantized model
+// does not have are left out. Here outputs count by their noise relative to their
+// power, at most 1, and that relative to what allowed has for them.
+func (t *Trace) Origins(allowed []float64) map[int]float64 {
+	list, values := t.origins(func(i int, p *pair) float64 {
+		noise := 1.0
+		if p.noise.signal > 0 {
+			noise = min(p.noise.noise/p.noise.signal, 1)
+		}
+		return noise / allowed[i]
+	})
+	out := map[int]float64{}
+	for _, p := range t.pairs {
+		if p.twin != nil && !p.different {
+			out[p.ref.ID] = 0
 		}
 	}
-	for _, p := range outputs {
-		weight[p] += 1 / float64(len(outputs))
+	for i, v := range values {
+		out[v.ID] = list[i].Share
 	}
-	list := []NodeError{}
+	return out
+}
+
+// origins returns what each node adds, from the outputs back, with the output that
+// stands for it, and what quantizing inputs adds. Outputs count by what of gives for
+// them and their places.
+func (t *Trace) origins(of func(i int, output *pair) float64) (list []NodeError, values []*graph.Value) {
+	weight := map[*pair]float64{}
+	all := 0.0
+	for i, v := range t.ref.Graph.Outputs() {
+		if p := t.byRef[v]; p != nil && p.noise.noise > 0 {
+			part := of(i, p)
+			weight[p] += part
+			all += part
+		}
+	}
+	for p := range weight {
+		weight[p] /= all
+	}
+	list = []NodeError{}
 	at, most := map[*graph.Node]int{}, map[*graph.Node]float64{}
 	for _, p := range slices.Backward(t.pairs) {
 		n := p.ref.DefNode()
 		if n == nil && weight[p] > 0 {
 			out := db(p.noise.signal, p.noise.noise)
 			list = append(list, NodeError{Node: p.ref.Name(), Op: "input", Output: p.ref.Name(), Added: out, Out: out, Share: weight[p]})
+			values = append(values, p.ref)
 		}
 		if p.twin == nil || p.different || n == nil {
 			continue
@@ -839,16 +894,14 @@ func (t *Trace) Nodes() []NodeError {
 		if k, ok := at[n]; ok {
 			e.Share, list[k].Share = e.Share+list[k].Share, e.Share+list[k].Share
 			if weight[p]*own > most[n] {
-				list[k], most[n] = e, weight[p]*own
+				list[k], values[k], most[n] = e, p.ref, weight[p]*own
 			}
 			continue
 		}
 		at[n], most[n] = len(list), weight[p]*own
-		list = append(list, e)
+		list, values = append(list, e), append(values, p.ref)
 	}
-	slices.Reverse(list)
-	slices.SortStableFunc(list, func(a, b NodeError) int { return cmp.Compare(b.Share, a.Share) })
-	return list
+	return list, values
 }
 
 // String tells how much was matched.

@@ -125,6 +125,28 @@ func TestTraceAdded(t *testing.T) {
 	}
 }
 
+// Where noise starts is told by value, inputs among them, and what is exact has
+// none of it.
+func TestTraceOrigins(t *testing.T) {
+	ref := traceModel(t, floatNodes)
+	tr := eval.NewTrace(ref, traceModel(t, "x_q = QuantizeLinear (x, s, z)\nx_dq = DequantizeLinear (x_q, s, z)\na = Conv (x_dq, w)\nr = Relu (a)\nwd = DequantizeLinear (w2q, sw, zw)\ny = Conv (r, wd)\n"))
+	follow(t, tr, 3)
+	parts := map[string]float64{}
+	of := tr.Origins([]float64{1})
+	for _, v := range append([]*graph.Value{ref.Graph.Inputs()[0]}, ref.Graph.Outputs()...) {
+		parts[v.Name()] = of[v.ID]
+	}
+	for n := range ref.Graph.Nodes() {
+		part, ok := of[n.Output(0).ID]
+		if name := n.Output(0).Name(); name != "y" && (!ok || part != 0) {
+			t.Errorf("%s has %g, %v", name, part, ok)
+		}
+	}
+	if parts["x"] < 0.999 || math.Abs(parts["x"]+parts["y"]-1) > 1e-9 {
+		t.Errorf("%v, want all of it at x and what the weight leaves at y", parts)
+	}
+}
+
 // Channels that equalization scaled are compared as if they were not.
 func TestTraceRescaled(t *testing.T) {
 	ref := traceModel(t, floatNodes)
@@ -175,6 +197,16 @@ func TestTraceBodies(t *testing.T) {
 	}
 	if !found {
 		t.Errorf("%+v", tr.Values())
+	}
+}
+
+// A value that has other channels in the quantized model, as where outliers are split,
+// is not matched, and nothing is made from it.
+func TestTraceChannels(t *testing.T) {
+	tr := eval.NewTrace(traceModel(t, floatNodes), traceModel(t, "a = Conv (x, w)\nr4 = Relu (a)\nr = Concat <axis = 1> (r4, r4)\ny = Conv (r4, w28)\n"))
+	follow(t, tr, 2)
+	if v := valuesOf(tr); tr.Unmatched() != 1 || v["y"].SQNR == nil || v["r"].Op != "" {
+		t.Errorf("%v: %+v", tr, v)
 	}
 }
 

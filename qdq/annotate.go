@@ -681,17 +681,21 @@ func (a *annotator) tensors(p *Plan) {
 }
 
 // Estimates of what the operators and initializers take in a file that decode a
-// stored weight, in bytes, and the most rounding noise relative to the power
-// of a weight: -60 and -30 dB.
+// stored weight, in bytes, and the most rounding noise relative to the power of a
+// weight, -60 and -30 dB, or of a table, -45 dB, of which there are leastTable
+// elements.
 const (
 	halfOverhead  = 150
 	codesOverhead = 350
 	halfNoise     = 1e-6
 	codesNoise    = 1e-3
+	tableNoise    = 3e-5
+	leastTable    = 4096
 )
 
 // stored plans how the weights are stored that only nodes read which stay
-// float: in the smallest of the forms that are allowed.
+// float: in the smallest of the forms that are allowed. Tables, such as positional
+// codes and masks, are stored like them where that hardly changes them.
 func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Type) {
 	for _, d := range a.order {
 		spec := ops.Lookup(d.node)
@@ -700,7 +704,15 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 		}
 		for i, v := range d.node.Inputs() {
 			port, _ := spec.InPort(i)
-			if _, seen := listed[v]; v == nil || port.Role != ops.Weight || seen || !v.IsConst() || v.IsOutput() || v.Const.DType() != tensor.Float32 || v.Const.Rank() < 2 {
+			if _, seen := listed[v]; v == nil || seen || !v.IsConst() || v.IsOutput() || v.Const.DType() != tensor.Float32 || v.Const.Rank() < 2 {
+				continue
+			}
+			most := codesNoise
+			switch {
+			case port.Role == ops.Weight:
+			case port.Role == ops.Activation && v.Const.Len() >= leastTable:
+				most = tableNoise
+			default:
 				continue
 			}
 			if slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
@@ -724,7 +736,7 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 					}
 				}
 				noise, err := quant.Scheme{Type: weight, Symmetric: true, Axis: axis}.Noise(v.Const)
-				if n+4*scales+codesOverhead < size && err == nil && noise <= codesNoise {
+				if n+4*scales+codesOverhead < size && err == nil && noise <= most {
 					e.Type, e.Axis, e.Symmetric, e.PowerOfTwo = weight.Name, axis, true, a.o.PowerOfTwo
 				}
 			}
