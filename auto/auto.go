@@ -120,8 +120,8 @@ type candidate struct {
 	qdq    qdq.Options
 	round  bool
 	clip   bool
-	means  bool                          // biases are corrected by measured means
-	codes  map[*graph.Value]quant.Params // what rounding gave, by weight
+	means  bool                            // biases are corrected by measured means
+	codes  map[*graph.Value][]quant.Params // what rounding gave, by weight, for some scales
 	plan   *qdq.Plan
 	model  *graph.Model
 	found  []string // what the search changed
@@ -145,6 +145,7 @@ type search struct {
 	// aim and share bound relief: the score in dB that it stops at and the share
 	// of the time saved by integers that it may give back.
 	aim, share float64
+	saves      float64 // what integers save at first, as anchors has it
 }
 
 // Search quantizes m, a prepared model, in the best way that it finds.
@@ -272,7 +273,7 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 	if c.short.DB > 0 {
 		gain = c.short.DB + retreatMargin
 	}
-	s.aim = c.score + gain
+	s.aim = c.score + gain*float64(1+min(try, 1))
 	next, note := c.variant(), "left all products float"
 	next.qdq.Keep = map[int]string{}
 	quantized, anchors := quantizedNodes(c.base, c.plan), 0
@@ -461,32 +462,35 @@ func (s *search) way(c *candidate) Way {
 	return Way{Method: c.method, MethodOptions: s.o.MethodOptions, CorrectBias: s.o.CorrectBias, Clip: c.clip, FitPairs: s.o.Target.PairSums, Threads: s.o.Session.Threads, ranges: s.known, memo: &s.memo}
 }
 
-// roundOnce rounds the weights of c or, if that has been done before, takes
-// those codes whose scales are the same still.
+// roundOnce chooses the codes of c's weights, as before for those whose scales are the
+// same as in a candidate that c is a variant of.
 func (s *search) roundOnce(ctx context.Context, c *candidate, params []quant.Params, visit accuracy.Samples) (int, error) {
 	values, err := c.plan.Values(c.base)
 	if err != nil {
 		return 0, err
 	}
 	if c.codes == nil {
-		layers := Layers{Runner: s.o.Runner, Parts: s.o.Parts, Work: s.o.Work, Session: s.o.Session, Samples: visit, Count: s.o.Visits}
-		n, _, err := layers.Round(ctx, c.base, c.plan, c.table, s.way(c), params)
-		c.codes = map[*graph.Value]quant.Params{}
-		for i, p := range params {
-			if p.Codes != nil {
-				c.codes[values[i]] = p
-			}
-		}
-		return n, err
+		c.codes = map[*graph.Value][]quant.Params{}
 	}
 	n := 0
+	known := make([]bool, len(params))
 	for i := range params {
-		if p, ok := c.codes[values[i]]; ok && params[i].Equal(p) {
-			params[i].Codes = p.Codes
-			n++
+		for _, p := range c.codes[values[i]] {
+			if params[i].Equal(p) {
+				params[i].Codes, known[i] = p.Codes, true
+				n++
+				break
+			}
 		}
 	}
-	return n, nil
+	layers := Layers{Runner: s.o.Runner, Parts: s.o.Parts, Work: s.o.Work, Session: s.o.Session, Samples: visit, Count: s.o.Visits}
+	more, _, err := layers.Round(ctx, c.base, c.plan, c.table, s.way(c), params)
+	for i, p := range params {
+		if p.Codes != nil && !known[i] {
+			c.codes[values[i]] = append(c.codes[values[i]], p)
+		}
+	}
+	return n + more, err
 }
 
 // Way is how ranges and weights become parameters.

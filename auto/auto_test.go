@@ -1,6 +1,7 @@
 package auto_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -485,5 +486,57 @@ func TestSaturation(t *testing.T) {
 		if !found {
 			t.Errorf("%s: no codes of the convolution", method)
 		}
+	}
+}
+
+// What has codes keeps them; the others get those that they get in the whole.
+func TestLayersLeft(t *testing.T) {
+	m, o := setup(t, easy, 4)
+	plan, err := qdq.Annotate(m, o.Target, o.Qdq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch, err := plan.Wants(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := o.Calibrate(t.Context(), m, watch, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers := auto.Layers{Count: len(o.Samples), Samples: func(_ context.Context, f func(map[string]ops.Data) error) error {
+		for _, in := range o.Samples {
+			if err := f(in); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	rounded := 0
+	way := auto.Way{Method: calibration.MinMax}
+	way.Round = func(params []quant.Params) (int, error) {
+		n, _, err := layers.Round(t.Context(), m, plan, table, way, params)
+		if err != nil {
+			return 0, err
+		}
+		for i := range params {
+			first := params[i].Codes
+			if first == nil {
+				continue
+			}
+			rounded++
+			params[i].Codes = nil
+			k, _, err := layers.Round(t.Context(), m, plan, table, way, params)
+			if err != nil {
+				return 0, err
+			}
+			if k != 1 || params[i].Codes == nil || params[i].Codes == first || !bytes.Equal(params[i].Codes.Bytes(), first.Bytes()) {
+				t.Errorf("tensor %d: %d rounded again, %v for %v", i, k, params[i].Codes, first)
+			}
+		}
+		return n, nil
+	}
+	if _, _, bad, err := auto.Apply(t.Context(), m, plan, table, way); err != nil || len(bad) > 0 || rounded != 2 {
+		t.Errorf("%d weights rounded; %v, %v", rounded, bad, err)
 	}
 }

@@ -82,6 +82,7 @@ func (l *Layers) start(m *graph.Model, plan *qdq.Plan, params []quant.Params) (*
 	}
 	if !l.Blocks {
 		layers, err := accuracy.Layers(m, plan)
+		layers = slices.DeleteFunc(layers, func(i int) bool { return params[i].Codes != nil })
 		if len(layers) > 0 {
 			r.stages = [][]int{layers}
 		}
@@ -146,7 +147,8 @@ func (r *rounding) take(list []roundedLayer) error {
 }
 
 // Round sets the codes of params, those that the plan, the table and way give
-// for m, and returns the number of weights and, for blocks, their errors.
+// for m, where there are none yet, and returns the number of weights and, for blocks,
+// their errors.
 func (l *Layers) Round(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibration.Table, way Way, params []quant.Params) (int, []accuracy.BlockError, error) {
 	r, err := l.start(m, plan, params)
 	if err != nil {

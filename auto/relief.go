@@ -13,15 +13,16 @@ import (
 	"github.com/onnxq/onnxq/tensor"
 )
 
-// Bounds of relief: the score in dB that it aims at, the share of the
-// multiply-adds that may go back to float, the gain that this has to bring in
-// all and with each part, the share of the noise that those tried
-// have to answer for, how many parts of the model are tried apart, on how many
-// samples, the nodes of all these candidates together, and how many sets of nodes
-// are tried where it is known what starts at each.
+// Bounds of relief: the score in dB that it aims at, the shares of what integers
+// save that may be given back and that has to be left in the end, the gain that this
+// has to bring in all and with each part, the share of the noise that those tried have
+// to answer for, how many parts of the model are tried apart, on how many samples, the
+// nodes of all these candidates together, and how many sets of nodes are tried where
+// it is known what starts at each.
 const (
 	reliefAim     = 20
 	reliefShare   = 0.1
+	reliefLeft    = 0.2
 	reliefGain    = 1
 	reliefStep    = 0.2
 	reliefHope    = 0.15
@@ -43,16 +44,33 @@ type part struct {
 	gain float64 // noise that goes away when they are float, or its share
 }
 
-// relief keeps those anchors float that cost the outputs most for what they save.
+// relieved reports whether nothing has to become float any more in c.
+func (s *search) relieved(c *candidate) bool {
+	return !s.o.FloatIslands || c.score >= s.aim || c.short.Text == "" && s.aim == reliefAim && c.score >= leastScore
+}
+
+// relief keeps those anchors float that cost the outputs most for what they save,
+// where choosing the codes of weights is not enough.
 func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.FloatIslands || (c.score >= s.aim || c.short.Text == "" && s.aim == reliefAim && c.score >= leastScore) {
+	if s.relieved(c) {
 		return c, nil
+	}
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.clipped, s.rounded} {
+		next, err := step(ctx, c)
+		if err != nil || s.relieved(next) {
+			return next, err
+		}
+		c = next
 	}
 	anchors, err := s.anchors(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	chosen, share, err := s.pick(ctx, c, anchors, s.share, c.keeping, false)
+	left := 0.0 // of what integers saved at first
+	for _, a := range anchors {
+		left += a.work
+	}
+	chosen, share, err := s.pick(ctx, c, anchors, min(s.share, left-reliefLeft), c.keeping, false)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +86,7 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 
 // worth is what a change that costs time or bytes has to raise c's score by, in dB.
 func (s *search) worth(c *candidate) float64 {
-	return max(min(reliefGain, s.aim-c.score), reliefStep)
+	return max(min(reliefGain, (s.aim-c.score)/2), reliefStep)
 }
 
 // pick chooses among items, nodes or weights, those that bring c closest to the
@@ -108,7 +126,8 @@ func (s *search) pick(ctx context.Context, c *candidate, items []part, most floa
 	}
 	slices.SortStableFunc(items, func(a, b part) int { return cmp.Compare(b.gain*a.work, a.gain*b.work) })
 	var list []part
-	n, gain, want := 0, 0.0, 1-math.Pow(10, (whole-s.aim)/10) // want is the share of the noise that has to go
+	aim := whole + s.aim - c.score
+	n, gain, want := 0, 0.0, 1-math.Pow(10, (whole-aim)/10) // want is the share of the noise that has to go
 	for _, p := range items {
 		if p.gain > 0 && share+p.work <= most {
 			list, share = append(list, p), share+p.work
@@ -129,10 +148,10 @@ func (s *search) pick(ctx context.Context, c *candidate, items []part, most floa
 			return nil, 0, err
 		}
 		got := scores[0]
-		if got >= s.aim || got >= score+reliefStep {
+		if got >= aim || got >= score+reliefStep {
 			chosen, share, score = all.ids, all.work, got
 		}
-		if got >= s.aim {
+		if got >= aim {
 			hi, n = n, (lo+n)/2
 		} else {
 			lo, n = n, min(2*n, (n+hi)/2)
@@ -301,8 +320,8 @@ func (s *search) few(n int) []int {
 }
 
 // anchors lists the nodes that multiply on integers under c's plan, in order,
-// with their share of the time that integers save in one sample or, where costs
-// are not known, of the multiply-adds.
+// with what each saves in one sample: its share of the time that all integers save
+// at first or, where costs are not known, of the multiply-adds.
 func (s *search) anchors(ctx context.Context, c *candidate) ([]part, error) {
 	quantized := quantizedNodes(c.base, c.plan)
 	var out []part
@@ -338,8 +357,11 @@ func (s *search) anchors(ctx context.Context, c *candidate) ([]part, error) {
 	if _, err := prog.NewSession(s.o.Session).Run(ctx, s.o.Samples[0], tap, nil); err != nil {
 		return nil, err
 	}
+	if s.saves == 0 {
+		s.saves = max(total, 1)
+	}
 	for i := range out {
-		out[i].work /= max(total, 1)
+		out[i].work /= s.saves
 	}
 	return out, nil
 }
