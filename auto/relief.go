@@ -9,7 +9,6 @@ import (
 
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
-	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/tensor"
 )
 
@@ -95,7 +94,7 @@ func (s *search) worth(c *candidate) float64 {
 // it for what they cost are varied together, as many as should do, then more or
 // fewer. None are where those that can be afforded do not answer for the share
 // reliefHope of it. Where noise starts in nested graphs, parts of the items are tried
-// instead; see halve.
+// instead; see byParts.
 func (s *search) pick(ctx context.Context, c *candidate, items []part, most float64, vary func(ids []int) *candidate, weights bool) (chosen []int, share float64, err error) {
 	nodes := 0
 	for g := range c.base.Scopes() {
@@ -115,7 +114,7 @@ func (s *search) pick(ctx context.Context, c *candidate, items []part, most floa
 		return nil, 0, err
 	}
 	if from == nil {
-		return t.halve(ctx, items, most, whole, weights, tries)
+		return t.byParts(ctx, items, most, whole, weights, tries)
 	}
 	by := from.nodes
 	if weights {
@@ -192,11 +191,11 @@ func (t *trials) scores(ctx context.Context, list []part) ([]float64, error) {
 	return out, nil
 }
 
-// halve is pick by trials alone: parts of the items are varied one at a time,
+// byParts is pick by trials alone: parts of the items are varied one at a time,
 // those that matter most are divided and tried again, and the best are tried
 // together. Of weights all are varied first, and none where that takes away less of
 // the noise than one part has to answer for.
-func (t *trials) halve(ctx context.Context, items []part, most, whole float64, weights bool, tries int) (chosen []int, share float64, err error) {
+func (t *trials) byParts(ctx context.Context, items []part, most, whole float64, weights bool, tries int) (chosen []int, share float64, err error) {
 	noise := math.Pow(10, -whole/10)
 	try := func(list []part) error {
 		scores, err := t.scores(ctx, list)
@@ -309,16 +308,6 @@ func (c *candidate) keeping(ids []int) *candidate {
 	return next
 }
 
-// few returns the places of at most n samples, evenly spaced.
-func (s *search) few(n int) []int {
-	n = min(n, len(s.o.Samples))
-	out := make([]int, n)
-	for i := range out {
-		out[i] = i * len(s.o.Samples) / n
-	}
-	return out
-}
-
 // anchors lists the nodes that multiply on integers under c's plan, in order,
 // with what each saves in one sample: its share of the time that all integers save
 // at first or, where costs are not known, of the multiply-adds.
@@ -364,21 +353,6 @@ func (s *search) anchors(ctx context.Context, c *candidate) ([]part, error) {
 		out[i].work /= s.saves
 	}
 	return out, nil
-}
-
-// depth returns the multiply-adds of n for one element of its output, from its
-// constant weight; 0 if it has none.
-func depth(n *graph.Node) int {
-	w := n.Input(1)
-	if w == nil || !w.IsConst() || w.Const.Rank() < 2 || n.Output(0) == nil {
-		return 0
-	}
-	spec := ops.Lookup(n)
-	axis := spec.Axis(n, 1, w.Const.Rank())
-	if axis < 0 || w.Const.Len() == 0 {
-		return 0
-	}
-	return w.Const.Len() / w.Const.Shape()[axis]
 }
 
 // divide joins consecutive parts to n of about equal length.

@@ -13,7 +13,6 @@ import (
 	"sync"
 
 	"github.com/onnxq/onnxq/calibration"
-	"github.com/onnxq/onnxq/eval"
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/graph/onnxfile"
@@ -312,17 +311,6 @@ type Scorer struct {
 type rangedTable struct {
 	table  *calibration.Table
 	ranges ranges
-}
-
-// yardstick is what candidates are held against.
-type yardstick struct {
-	samples   []map[string]ops.Data
-	selection *eval.Selection
-	outputs   int // of the model
-	ref       [][]ops.Data
-	picked    []map[string]ops.Data
-	names     []string
-	kinds     []Kind
 }
 
 // NewScorer returns a Scorer that runs models as o says.
