@@ -95,6 +95,16 @@ func (s *search) compare(ctx context.Context, c *candidate, places []int) (float
 	return s.yard.compare(ctx, c.model, s.o.Target.PairSums, s.o.Session, places)
 }
 
+// feeds returns a sample, with what the float model picks of it if that is an input.
+func (y *yardstick) feeds(i int, picks bool) map[string]ops.Data {
+	in := y.samples[i]
+	if picks && len(y.picked[i]) > 0 {
+		in = maps.Clone(in)
+		maps.Copy(in, y.picked[i])
+	}
+	return in
+}
+
 // compare runs m on some of the samples.
 func (y *yardstick) compare(ctx context.Context, m *graph.Model, saturate bool, o exec.SessionOptions, places []int) (float64, *eval.Comparison, error) {
 	names, aligned := y.names, y.selection.Quantized(m)
@@ -110,12 +120,8 @@ func (y *yardstick) compare(ctx context.Context, m *graph.Model, saturate bool, 
 	session := prog.NewSession(o)
 	score, compared := eval.NewScore(len(names)), eval.NewComparison(names)
 	for _, i := range places {
-		in, ref := y.samples[i], y.ref[i][:len(names)]
-		if aligned != nil && len(y.picked[i]) > 0 {
-			in = maps.Clone(in)
-			maps.Copy(in, y.picked[i])
-		}
-		out, err := session.Run(ctx, in, nil, nil)
+		ref := y.ref[i][:len(names)]
+		out, err := session.Run(ctx, y.feeds(i, aligned != nil), nil, nil)
 		if err != nil {
 			return 0, nil, err
 		}

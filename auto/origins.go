@@ -3,7 +3,6 @@ package auto
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 
 	"github.com/onnxq/onnxq/eval"
@@ -45,13 +44,7 @@ func (s *search) origins(ctx context.Context, c *candidate, places []int) (*orig
 	}
 	x, y := a.NewSession(s.o.Session), b.NewSession(s.o.Session)
 	for _, i := range places {
-		in := s.yard.samples[i]
-		fed := in
-		if aligned != nil && len(s.yard.picked[i]) > 0 {
-			fed = maps.Clone(in)
-			maps.Copy(fed, s.yard.picked[i])
-		}
-		if _, _, err := trace.Run(ctx, x, y, in, fed); err != nil {
+		if _, _, err := trace.Run(ctx, x, y, s.yard.samples[i], s.yard.feeds(i, aligned != nil)); err != nil {
 			return nil, err
 		}
 	}

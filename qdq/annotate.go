@@ -567,6 +567,10 @@ func (a *annotator) plan() *Plan {
 			}
 		}
 	}
+	for i, d := range a.order {
+		e := &p.Nodes[i]
+		e.Guard = !e.Quantized && d.node.Op.Domain == graph.OnnxDomain && slices.Contains(a.t.Requantizes, d.node.Op.Type) && a.coded(d.node.Input(0)) && a.toCodes(d.node.Output(0))
+	}
 	a.tensors(p)
 	switch {
 	case p.Quantized() == 0 && len(p.Tensors) > 0 || a.o.WeightsOnly:
@@ -577,6 +581,27 @@ func (a *annotator) plan() *Plan {
 		p.Mode = "dynamic"
 	}
 	return p
+}
+
+// coded reports whether v has codes.
+func (a *annotator) coded(v *graph.Value) bool { return v != nil && (a.codes[v.ID] || isGiven(v)) }
+
+// toCodes reports whether v, or what only clamps make of it, is quantized.
+func (a *annotator) toCodes(v *graph.Value) bool {
+	for v != nil {
+		if a.codes[v.ID] || quantizedBehind(v) {
+			return true
+		}
+		n := v.OnlyUse()
+		if n == nil {
+			return false
+		}
+		if _, _, ok := ops.ClampBounds(n); !ok {
+			return false
+		}
+		v = n.Output(0)
+	}
+	return false
 }
 
 // tensors lists the schemes: activations in graph order, then constants.

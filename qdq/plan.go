@@ -42,6 +42,9 @@ type NodePlan struct {
 	How How `json:"how,omitempty"`
 	// Why says why a node stays float.
 	Why string `json:"why,omitempty"`
+	// Guard gives the DequantizeLinear before a node that stays float a scale for each
+	// channel, for runtimes that would quantize it; see targets.Target.Requantizes.
+	Guard bool `json:"guard,omitempty"`
 }
 
 // Count returns how many nodes stay float for the given reason.

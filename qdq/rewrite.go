@@ -105,6 +105,13 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 			return nil, graph.NodeError("rewrite", n, err)
 		}
 	}
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			if e := w.plan(n); e != nil && e.Guard && !e.Quantized {
+				guard(n)
+			}
+		}
+	}
 	if w.raised > 0 {
 		notices = append(notices, fmt.Sprintf("%d weight channels got a larger scale, since their bias would overflow int32", w.raised))
 	}
@@ -348,6 +355,69 @@ func (w *rewriter) activation(v *graph.Value, p *quant.Params, pin bool) {
 			w.dq[key] = out
 		}
 		u.Node.SetInput(u.Index, w.dq[key])
+	}
+}
+
+// perAxisOpset is the operator set from which DequantizeLinear has scales along an
+// axis.
+const perAxisOpset = 13
+
+// guard gives n, which multiplies floats with a weight, a DequantizeLinear of its own
+// with a scale for each channel, if its input comes from one with a single scale and
+// its output goes to a QuantizeLinear.
+func guard(n *graph.Node) {
+	x, weight := n.Input(0), n.Input(1)
+	if x == nil || weight == nil || isDequantizer(weight.DefNode()) || !isDequantizer(x.DefNode()) || n.Opset() < perAxisOpset || !beforeQuantizer(n) {
+		return
+	}
+	shape, axis, channels := weight.Type.Shape, 1, 0
+	if weight.IsConst() {
+		shape = graph.ShapeOf(weight.Const.Shape()...)
+	}
+	known := func(i int) int {
+		if i >= len(shape) || !shape[i].Known {
+			return 0
+		}
+		return int(shape[i].Size)
+	}
+	switch n.Op.Type {
+	case "Conv":
+		channels = known(1) * int(n.Int("group", 1))
+	case "ConvTranspose":
+		channels = known(0)
+	case "Gemm":
+		channels = known(int(n.Int("transB", 0)))
+		axis -= int(n.Int("transA", 0))
+	}
+	dq := x.DefNode()
+	in := []*graph.Value{dq.Input(0)}
+	for _, v := range dq.Inputs()[1:] {
+		if v == nil || !v.IsConst() || v.Const.Len() != 1 || channels <= 0 {
+			return
+		}
+		each := tensor.New(v.Const.DType(), channels)
+		for b := each.Bytes(); len(b) > 0; {
+			b = b[copy(b, v.Const.Bytes()):]
+		}
+		in = append(in, n.Graph().NewInitializer(v.Name()+"_each", each))
+	}
+	y := n.Graph().NewValue(n.Graph().Model().UniqueName(base(x.Name())+"_each"), x.Type)
+	n.Graph().InsertBefore(n.Graph().NewNode(dq.Op, "", in, []*graph.Value{y}, graph.Int("axis", int64(axis))), n)
+	n.SetInput(0, y)
+}
+
+// beforeQuantizer reports whether the output of n goes, over clamps at most, to a
+// QuantizeLinear alone.
+func beforeQuantizer(n *graph.Node) bool {
+	for {
+		u := n.Output(0).OnlyUse()
+		if u == nil || isQuantizer(u) {
+			return u != nil
+		}
+		if u.Op != op("Relu") && u.Op != op("Clip") {
+			return false
+		}
+		n = u
 	}
 }
 

@@ -47,13 +47,13 @@ func ortTarget(name, title, fusion string, pairSums bool, costs []Cost, sources 
 		Name: name, Title: title,
 		Sources: append([]string{
 			"microsoft/onnxruntime: core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc, qdq_selector_action_transformer.cc",
-			"microsoft/onnxruntime: core/optimizer/qdq_transformer/qdq_propagation.cc, clip_quantizelinear.cc",
+			"microsoft/onnxruntime: core/optimizer/qdq_transformer/qdq_propagation.cc, clip_quantizelinear.cc, weight_bias_quantization.cc",
 			"microsoft/onnxruntime: core/optimizer/matmul_integer_to_float.cc, dynamic_quantize_matmul_fusion.cc; contrib_ops/cpu/quantization/dynamic_quantize_lstm.cc",
 			"optimized graphs written by onnxruntime 1.32.0",
 		}, sources...),
 		Activations: []string{"u8", "i8", "u16", "i16"}, Weights: []string{"i8", "u8"}, Floats: []string{"f16"},
 		PerTensorOpset: 10, PerChannelOpset: 13, WideOpset: 21, MSDomain: true, MaxOpset: 25,
-		PairSums: pairSums, Pins: []string{"MaxPool"}, Fusion: fusion, Costs: costs, Rules: onnxruntime, Forms: ortForms, Refusals: ortRefusals,
+		PairSums: pairSums, Pins: []string{"MaxPool"}, Requantizes: []string{"Conv", "ConvTranspose", "Gemm"}, Fusion: fusion, Costs: costs, Rules: onnxruntime, Forms: ortForms, Refusals: ortRefusals,
 	}
 }
 

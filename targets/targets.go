@@ -121,6 +121,11 @@ type Target struct {
 	// although they run slower on codes: where they are to stay float, a Clip to
 	// the range of the codes, which the runtime drops later, keeps it in place.
 	Pins []string `json:"pins,omitempty" yaml:"pins,omitempty"`
+	// Requantizes lists the operators whose weights the runtime quantizes by itself,
+	// with one scale for all, where the input comes from a DequantizeLinear with one
+	// scale and the output goes to a QuantizeLinear: where they are to stay float, a
+	// DequantizeLinear with a scale for each channel keeps it from that.
+	Requantizes []string `json:"requantizes,omitempty" yaml:"requantizes,omitempty"`
 	// Fusion names the rules by which the runtime replaces groups of
 	// DequantizeLinear, operator and QuantizeLinear by integer kernels; see
 	// qdq.Lint. "" means that each operator of Rules stands for itself.
