@@ -669,7 +669,7 @@ func (a *annotator) tensors(p *Plan) {
 				e.Type, e.Symmetric, e.Reduced = act.Name, a.o.SymmetricActivations, false
 			case ops.Weight:
 				if !a.o.PerTensor && v.Const.Rank() > 1 && d.node.Graph().Opset(graph.OnnxDomain) >= a.t.PerChannelOpset {
-					e.Axis = spec.Axis(d.node, i, v.Const.Rank())
+					e.Axis = channelAxis(d.node, i, v.Const.Rank())
 				}
 				if d.node.Op.Type == "ConvTranspose" && d.node.Int("group", 1) != 1 {
 					e.Axis = -1 // the axis runs over the channels of one group
@@ -703,6 +703,16 @@ func (a *annotator) tensors(p *Plan) {
 	if a.o.Store != "" {
 		a.stored(p, listed, stored)
 	}
+}
+
+// channelAxis returns the axis of weight i of n, of the given rank, along which
+// integer kernels take scales, or -1 if they take one alone: of a product of several
+// matrices, whose scales for columns ONNX Runtime refuses when the model runs.
+func channelAxis(n *graph.Node, i, rank int) int {
+	if n.Op.Type == "MatMul" && rank > 2 {
+		return -1
+	}
+	return ops.Lookup(n).Axis(n, i, rank)
 }
 
 // Estimates of what the operators and initializers take in a file that decode a

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/onnxq/onnxq/graph"
-	"github.com/onnxq/onnxq/ops"
 	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
 	"github.com/onnxq/onnxq/tensor"
@@ -90,7 +89,7 @@ func givenWeight(n *graph.Node, i int, v *graph.Value, r *targets.Rule) (why str
 		return "", false
 	}
 	rank := v.DefNode().Input(0).Const.Rank()
-	switch want := ops.Lookup(n).Axis(n, i, rank); {
+	switch want := channelAxis(n, i, rank); {
 	case p.Type.DType.Bits() != 8 && (p.Type.DType.Bits() > 8 || !r.FewBits):
 		return fmt.Sprintf("weight %q is quantized to %s", v.Name(), p.Type.Name), true
 	case rank < 2:

@@ -280,7 +280,7 @@ func (w *rewriter) checkAxis(n *graph.Node, i int) error {
 		return nil
 	}
 	v := n.Input(i)
-	if axis, want := w.params[v.ID].Axis, ops.Lookup(n).Axis(n, i, v.Const.Rank()); axis >= 0 && axis != want {
+	if axis, want := w.params[v.ID].Axis, channelAxis(n, i, v.Const.Rank()); axis >= 0 && axis != want {
 		return fmt.Errorf("the plan has scales along axis %d of %q, the integer kernel wants axis %d or one scale", axis, v.Name(), want)
 	}
 	return nil
