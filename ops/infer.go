@@ -90,11 +90,33 @@ func (c *Inference) Ints(i int) ([]int64, bool) {
 }
 
 // Out states the type of output i. What is already known about the value is
-// kept where t leaves it open.
+// kept where t leaves it open; what the file says of the shape of a value that is no
+// output of a graph is dropped where t says otherwise, since exporters err there.
 func (c *Inference) Out(i int, t graph.Type) {
-	if v := c.Node.Output(i); v != nil {
-		v.Type = mergeTypes(v.Type, t)
+	v := c.Node.Output(i)
+	if v == nil {
+		return
 	}
+	if v.Type.Kind == t.Kind && !v.IsOutput() && contradict(v.Type.Shape, t.Shape) {
+		v.Type.Shape = nil
+	}
+	v.Type = mergeTypes(v.Type, t)
+}
+
+// contradict reports whether two known shapes cannot be those of one value.
+func contradict(a, b graph.Shape) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	if len(a) != len(b) {
+		return true
+	}
+	for i, d := range a {
+		if e := b[i]; d.Known && e.Known && d.Size != e.Size {
+			return true
+		}
+	}
+	return false
 }
 
 // Tensor states that output i is a tensor; a nil shape is an unknown rank. A

@@ -154,3 +154,28 @@ func TestThreads(t *testing.T) {
 		}
 	}
 }
+
+// What a file says of the shape of a value that is no output gives way to what its node
+// makes of the inputs.
+func TestContradictedShapes(t *testing.T) {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["" : 13]>
+g (float[2,3] x) => (float[6] y)
+<float[] t, float[3,9] u, float[n,2] v, int64[1] s = {6}>
+{
+  t = Transpose (x)
+  u = Relu (t)
+  v = Neg (u)
+  y = Reshape (v, s)
+}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Infer(m); err != nil {
+		t.Fatal(err)
+	}
+	for n := range m.Graph.Nodes() {
+		if v := n.Output(0); v.Name() != "y" && v.Type.Shape.String() != "[3,2]" {
+			t.Errorf("%s has the shape %v", v.Name(), v.Type.Shape)
+		}
+	}
+}
