@@ -345,6 +345,10 @@ func open(path string, v validate.Options, opts ...onnxfile.Option) (*graph.Mode
 		}
 		return nil, &onnxfile.ContentError{Path: path, Err: err}
 	}
+	if _, err := passes.ReplaceWithdrawn(m); err != nil {
+		m.Close()
+		return nil, &onnxfile.ContentError{Path: path, Err: err}
+	}
 	return m, nil
 }
 
