@@ -92,8 +92,8 @@ func (s *search) worth(c *candidate) float64 {
 // float model for what they cost, at most the share most of it. Where the noise
 // starts is known from one run beside the float model: those that answer for most of
 // it for what they cost are varied together, as many as should do, then more or
-// fewer. None are where those that can be afforded do not answer for the share
-// reliefHope of it. Where noise starts in nested graphs, parts of the items are tried
+// fewer. None are where those that can be afforded answer for less than the share
+// reliefHope of it and less than is wanted. Where noise starts in nested graphs, parts of the items are tried
 // instead; see byParts.
 func (s *search) pick(ctx context.Context, c *candidate, items []part, most float64, vary func(ids []int) *candidate, weights bool) (chosen []int, share float64, err error) {
 	nodes := 0
@@ -136,7 +136,7 @@ func (s *search) pick(ctx context.Context, c *candidate, items []part, most floa
 			gain += p.gain
 		}
 	}
-	if gain < reliefHope {
+	if gain < min(reliefHope, want) {
 		return nil, 0, nil
 	}
 	score, share := whole, 0
