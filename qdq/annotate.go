@@ -604,6 +604,22 @@ func (a *annotator) toCodes(v *graph.Value) bool {
 	return false
 }
 
+// captured reports whether a nested graph reads v, if moved is set, or what operators
+// that stay float and that the target moves a DequantizeLinear behind make of it.
+func (a *annotator) captured(v *graph.Value, moved bool) bool {
+	return slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
+		switch n := u.Node; {
+		case n == nil:
+			return false
+		case n.Graph() != v.Graph():
+			return moved
+		case n.Op.Domain == graph.OnnxDomain && u.Index == 0 && slices.Contains(a.t.Propagates, n.Op.Type) && !a.byID[n.ID].on:
+			return a.captured(n.Output(0), true)
+		}
+		return false
+	})
+}
+
 // tensors lists the schemes: activations in graph order, then constants.
 func (a *annotator) tensors(p *Plan) {
 	act, _ := targets.Type(a.o.Activation)
@@ -620,6 +636,7 @@ func (a *annotator) tensors(p *Plan) {
 		if n := v.DefNode(); n != nil && n.Op.Domain == graph.OnnxDomain && slices.Contains(a.t.Pins, n.Op.Type) {
 			e.Pin = !a.byID[n.ID].on
 		}
+		e.Each = a.captured(v, false)
 		if r, ok := a.o.Ranges[v.Name()]; ok {
 			e.Range = &r
 		} else if n := v.DefNode(); n != nil {

@@ -128,6 +128,9 @@ type TensorPlan struct {
 	// Pin puts a Clip to the range of the codes before the QuantizeLinear, for
 	// runtimes that would move it; see targets.Target.Pins.
 	Pin bool `json:"pin,omitempty"`
+	// Each gives nodes that stay float a DequantizeLinear with a scale for each
+	// channel; see targets.Target.Propagates.
+	Each bool `json:"each,omitempty"`
 	// Range, if given, is used instead of a calibrated one.
 	Range *[2]float64 `json:"range,omitempty"`
 }

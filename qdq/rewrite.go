@@ -87,7 +87,7 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 				return nil, err
 			}
 		case p.Tensors[i].Kind == Activation:
-			w.activation(v, w.params[v.ID], p.Tensors[i].Pin)
+			w.activation(v, w.params[v.ID], &p.Tensors[i])
 		}
 	}
 	for i, n := range nodes {
@@ -295,7 +295,7 @@ func (w *rewriter) absorbed(v *graph.Value) bool {
 // activation puts a QuantizeLinear and a DequantizeLinear behind v. If an
 // integer kernel makes v, every reader gets the dequantized value, otherwise
 // only integer kernels do.
-func (w *rewriter) activation(v *graph.Value, p *quant.Params, pin bool) {
+func (w *rewriter) activation(v *graph.Value, p *quant.Params, e *TensorPlan) {
 	g := v.Graph()
 	def := v.DefNode()
 	made, absorb := false, false
@@ -330,6 +330,9 @@ func (w *rewriter) activation(v *graph.Value, p *quant.Params, pin bool) {
 		if absorb {
 			g.Remove(def)
 		}
+		if e.Each {
+			w.each(out)
+		}
 		return
 	}
 	uses := append([]graph.Use{}, v.Uses()...)
@@ -346,7 +349,7 @@ func (w *rewriter) activation(v *graph.Value, p *quant.Params, pin bool) {
 			}
 			q, out := pair(in, after)
 			q.SetInput(0, v)
-			if pin && in.Opset(graph.OnnxDomain) >= pinOpset {
+			if e.Pin && in.Opset(graph.OnnxDomain) >= pinOpset {
 				w.pin(q, p)
 			}
 			if castCodes(v, p.Type.DType) && p.Scale[0] == 1 && p.Zero[0] == 0 {
@@ -389,21 +392,49 @@ func guard(n *graph.Node) {
 		channels = known(int(n.Int("transB", 0)))
 		axis -= int(n.Int("transA", 0))
 	}
-	dq := x.DefNode()
+	if y := forEach(x.DefNode(), axis, channels); y != nil {
+		n.SetInput(0, y)
+	}
+}
+
+// each gives the nodes that stay float and read x, which a DequantizeLinear makes, one
+// with a scale for each channel, along an axis whose size is known.
+func (w *rewriter) each(x *graph.Value) {
+	var y *graph.Value
+	for _, u := range slices.Clone(x.Uses()) {
+		if u.Node == nil || w.computes(u.Node) || u.Node.Graph() != x.Graph() || u.Node.Opset() < perAxisOpset {
+			continue
+		}
+		for axis, d := range x.Type.Shape {
+			if y == nil && d.Known && d.Size > 1 {
+				y = forEach(x.DefNode(), axis, int(d.Size))
+			}
+		}
+		if y != nil {
+			u.Node.SetInput(u.Index, y)
+		}
+	}
+}
+
+// forEach puts a node like dq, a DequantizeLinear with one constant scale, beside it,
+// with that scale for each of the channels along an axis, and returns its output; nil
+// if that cannot be.
+func forEach(dq *graph.Node, axis, channels int) *graph.Value {
+	g, x := dq.Graph(), dq.Output(0)
 	in := []*graph.Value{dq.Input(0)}
 	for _, v := range dq.Inputs()[1:] {
 		if v == nil || !v.IsConst() || v.Const.Len() != 1 || channels <= 0 {
-			return
+			return nil
 		}
 		each := tensor.New(v.Const.DType(), channels)
 		for b := each.Bytes(); len(b) > 0; {
 			b = b[copy(b, v.Const.Bytes()):]
 		}
-		in = append(in, n.Graph().NewInitializer(v.Name()+"_each", each))
+		in = append(in, g.NewInitializer(v.Name()+"_each", each))
 	}
-	y := n.Graph().NewValue(n.Graph().Model().UniqueName(base(x.Name())+"_each"), x.Type)
-	n.Graph().InsertBefore(n.Graph().NewNode(dq.Op, "", in, []*graph.Value{y}, graph.Int("axis", int64(axis))), n)
-	n.SetInput(0, y)
+	y := g.NewValue(g.Model().UniqueName(base(x.Name())+"_each"), x.Type)
+	g.InsertAfter(g.NewNode(dq.Op, "", in, []*graph.Value{y}, graph.Int("axis", int64(axis))), dq)
+	return y
 }
 
 // beforeQuantizer reports whether the output of n goes, over clamps at most, to a

@@ -126,6 +126,10 @@ type Target struct {
 	// scale and the output goes to a QuantizeLinear: where they are to stay float, a
 	// DequantizeLinear with a scale for each channel keeps it from that.
 	Requantizes []string `json:"requantizes,omitempty" yaml:"requantizes,omitempty"`
+	// Propagates lists the operators that the runtime moves a DequantizeLinear behind,
+	// which fails where a nested graph reads what they give: there the
+	// DequantizeLinear has a scale for each channel, which the runtime leaves alone.
+	Propagates []string `json:"propagates,omitempty" yaml:"propagates,omitempty"`
 	// Fusion names the rules by which the runtime replaces groups of
 	// DequantizeLinear, operator and QuantizeLinear by integer kernels; see
 	// qdq.Lint. "" means that each operator of Rules stands for itself.
