@@ -202,11 +202,14 @@ func (s *search) economize(ctx context.Context, c *candidate) error {
 	if s.o.Speed {
 		worth = clearly
 	}
+	c.qdq.Keep = map[int]string{}
+	for _, n := range s.costs.decoded(c.base, plan) {
+		c.qdq.Keep[n.ID] = "more elements are looked up than the table has, so that decoding it when the model is loaded costs less"
+	}
 	list, speed := s.costs.slower(c.base, plan, worth)
 	if len(list) == 0 {
 		return nil
 	}
-	c.qdq.Keep = map[int]string{}
 	for _, n := range list {
 		c.qdq.Keep[n.ID] = fmt.Sprintf("integers would not be faster on %s: estimated from the sizes of a sample", s.o.Target.Name)
 	}

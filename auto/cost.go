@@ -328,6 +328,21 @@ func (k *costs) slower(m *graph.Model, plan *qdq.Plan, worth float64) (list []*g
 	return list, speed
 }
 
+// decoded returns the nodes that look more elements up in one sample than their table
+// has, all of which would have to be dequantized.
+func (k *costs) decoded(m *graph.Model, plan *qdq.Plan) []*graph.Node {
+	var list []*graph.Node
+	how := hows(m, plan)
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			if how[n.ID] == qdq.Lookup && k.size(n.Output(0)) > n.Input(0).Const.Len() {
+				list = append(list, n)
+			}
+		}
+	}
+	return list
+}
+
 // trifling reports whether r takes, all on integers, no longer than as integer
 // divides it and a call of the runtime, on every kind of processor.
 func (k *costs) trifling(r *region, integer []bool) bool {

@@ -6,7 +6,7 @@ import "slices"
 // for.
 var onnxruntime = []Rule{
 	{Op: "Conv", Class: Anchor, Absorbs: clamps},
-	{Op: "MatMul", Class: Anchor, FloatOutput: true},
+	{Op: "MatMul", Class: Anchor, FloatOutput: true, MinRank: 2},
 	{Op: "Gemm", Class: Anchor, FloatOutput: true, Attrs: plainGemm},
 	{Op: "Gather", Class: Table, Attrs: []AttrRule{{"axis", 0}}},
 

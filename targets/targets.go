@@ -70,6 +70,8 @@ type Rule struct {
 	// of a group, and Places bounds the places of a kernel of a Conv; 0 demands nothing.
 	Channels int `json:"channels,omitempty" yaml:"channels,omitempty"`
 	Places   int `json:"places,omitempty" yaml:"places,omitempty"`
+	// MinRank is the least rank of the first input; 0 demands nothing.
+	MinRank int `json:"min_rank,omitempty" yaml:"min_rank,omitempty"`
 	// Slow says that the integer kernel is slower than the float one, so that
 	// it is taken only where the user names the node.
 	Slow bool `json:"slow,omitempty" yaml:"slow,omitempty"`
@@ -185,6 +187,9 @@ func (r *Rule) Check(t *Target, n *graph.Node) string {
 		if got != a.Value {
 			return fmt.Sprintf("the integer kernel of %s needs %s = %v, this is %v", t.Name, a.Name, a.Value, got)
 		}
+	}
+	if x := n.Input(0); x != nil && x.Type.Shape != nil && len(x.Type.Shape) < r.MinRank {
+		return fmt.Sprintf("%s runs %s on integers for inputs of rank %d and more, this has %d", t.Name, r.Op, r.MinRank, len(x.Type.Shape))
 	}
 	if w := n.Input(1); w != nil && w.Const != nil && w.Const.Rank() >= 2 && (r.Channels > 0 || r.Places > 0) {
 		shape := w.Const.Shape()
