@@ -112,7 +112,7 @@ func (k *costs) kernel(r *targets.Rates, n *graph.Node) float64 {
 	if n.Op.Type != "Conv" {
 		inputs := float64(depth(n))
 		outs := float64(w.Const.Len()) / inputs
-		return r.Product(r.MatMul, y/outs, inputs, outs) + y*r.Output
+		return r.Start + r.Product(r.MatMul, y/outs, inputs, outs) + y*r.Output
 	}
 	groups := float64(max(n.Int("group", 1), 1))
 	outs, channels := float64(shape[0]), float64(shape[1])

@@ -32,6 +32,8 @@ type Rates struct {
 	MatMul float64 `json:"matmul" yaml:"matmul"`
 	Lanes  int     `json:"lanes" yaml:"lanes"`
 	Thin   float64 `json:"thin" yaml:"thin"`
+	// Start is for each MatMul or Gemm, whatever its size.
+	Start  float64 `json:"start,omitempty" yaml:"start,omitempty"`
 	Output float64 `json:"output" yaml:"output"`
 	Input  float64 `json:"input" yaml:"input"`
 	// Patch is for each place of a kernel larger than 1 at each place of the
@@ -66,13 +68,14 @@ func (r *Rates) Product(mac, places, k, n float64) float64 {
 }
 
 // avx2Cost was fitted to 219 convolutions of 8 models and to chains of products
-// under onnxruntime 1.32.0 on a Zen 3 core, which has AVX2 and no VNNI. Steps of
+// under onnxruntime 1.32.0 on a Zen 3 core, which has AVX2 and no VNNI, Start to
+// chains of products of 1 to 16 rows. Steps of
 // recurrent cells are estimated: those of vnniCost, with multiply-adds half as fast.
 var avx2Cost = Cost{
 	Node:       800,
 	Call:       7000,
 	Float:      Rates{MAC: 0.0222, MatMul: 0.0222, Lanes: 8, Thin: 0.085, Output: 0.1, DepthMAC: 0.045, DepthOutput: 0.1, Average: 0.06, Element: 0.3, Step: 600, StepMAC: 0.05},
-	Int:        Rates{MAC: 0.0105, MatMul: 0.0105, Lanes: 16, Thin: 0.026, Output: 0.3, Patch: 2, PatchElement: 0.03, DepthMAC: 0.036, DepthOutput: 0.48, Average: 0.95, Element: 0.25, Step: 1300, StepMAC: 0.022},
+	Int:        Rates{MAC: 0.0105, MatMul: 0.0105, Lanes: 16, Thin: 0.026, Start: 1500, Output: 0.3, Patch: 2, PatchElement: 0.03, DepthMAC: 0.036, DepthOutput: 0.48, Average: 0.95, Element: 0.25, Step: 1300, StepMAC: 0.022},
 	Quantize:   0.35,
 	Dequantize: 0.25,
 	Layout:     0.4,
