@@ -607,7 +607,7 @@ func (a *annotator) toCodes(v *graph.Value) bool {
 // captured reports whether a nested graph reads v, if moved is set, or what operators
 // that stay float and that the target moves a DequantizeLinear behind make of it.
 func (a *annotator) captured(v *graph.Value, moved bool) bool {
-	return slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
+	return v != nil && slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
 		switch n := u.Node; {
 		case n == nil:
 			return false

@@ -441,6 +441,9 @@ func forEach(dq *graph.Node, axis, channels int) *graph.Value {
 // QuantizeLinear alone.
 func beforeQuantizer(n *graph.Node) bool {
 	for {
+		if n.Output(0) == nil {
+			return false
+		}
 		u := n.Output(0).OnlyUse()
 		if u == nil || isQuantizer(u) {
 			return u != nil
