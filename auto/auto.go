@@ -105,7 +105,9 @@ type candidate struct {
 	notes  []string // of Rewrite
 	score  float64
 	short  Shortfall
-	known  *scored // what a task gave, before the model is built
+	known  *scored  // what a task gave, before the model is built
+	from   *origins // of model, once traced says so; nil if it cannot be told
+	traced bool
 }
 
 type search struct {

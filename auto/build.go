@@ -3,6 +3,7 @@ package auto
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/onnxq/onnxq/calibration"
@@ -55,21 +56,11 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 	if c.known != nil {
 		return nil
 	}
-	unusable := map[int]string{}
-	for id, why := range c.qdq.Unusable {
-		unusable[id] = why
+	visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
+		return s.o.Visit(ctx, s.o.Unseen && !s.final, f)
 	}
-	for {
-		options := c.qdq
-		options.Unusable = unusable
-		var err error
-		if c.plan, err = qdq.Annotate(c.base, s.o.Target, options); err != nil {
-			return err
-		}
+	return s.usable(ctx, c, func() (bad map[int]string, err error) {
 		way := s.way(c)
-		visit := func(ctx context.Context, f func(map[string]ops.Data) error) error {
-			return s.o.Visit(ctx, s.o.Unseen && !s.final, f)
-		}
 		if c.round {
 			way.Round = func(params []quant.Params) (int, error) { return s.roundOnce(ctx, c, params, visit) }
 		}
@@ -79,15 +70,34 @@ func (s *search) build(ctx context.Context, c *candidate) error {
 			}
 		}
 		model, notes, bad, err := Apply(ctx, c.base, c.plan, c.table, way)
-		if err != nil {
+		if err == nil && len(bad) == 0 {
+			c.model, c.notes, c.traced = model, notes, false
+		}
+		return bad, err
+	})
+}
+
+// usable makes the plan of c, again and again without the activations that apply, by
+// ID, finds no usable range for.
+func (s *search) usable(ctx context.Context, c *candidate, apply func() (bad map[int]string, err error)) error {
+	unusable := maps.Clone(c.qdq.Unusable)
+	if unusable == nil {
+		unusable = map[int]string{}
+	}
+	for {
+		options := c.qdq
+		options.Unusable = unusable
+		var err error
+		if c.plan, err = qdq.Annotate(c.base, s.o.Target, options); err != nil {
 			return err
 		}
-		if len(bad) == 0 {
-			c.model, c.notes = model, notes
-			return nil
+		bad, err := apply()
+		if err != nil || len(bad) == 0 {
+			return err
 		}
-		for id, why := range bad {
-			unusable[id] = why
+		maps.Copy(unusable, bad)
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 	}
 }

@@ -367,19 +367,6 @@ func activations(n *graph.Node) []*graph.Value {
 	return list
 }
 
-// hows tells by node ID what the plan makes of a node.
-func hows(m *graph.Model, plan *qdq.Plan) []qdq.How {
-	out := make([]qdq.How, m.NumNodes())
-	i := 0
-	for g := range m.Scopes() {
-		for n := range g.Nodes() {
-			out[n.ID] = plan.Nodes[i].How
-			i++
-		}
-	}
-	return out
-}
-
 // flow is a network of edges with capacities.
 type flow struct {
 	first []int // by node: its first edge, -1 for none

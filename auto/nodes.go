@@ -8,17 +8,27 @@ import (
 	"github.com/onnxq/onnxq/qdq"
 )
 
-// quantizedNodes tells by node ID what the plan quantizes.
-func quantizedNodes(m *graph.Model, plan *qdq.Plan) []bool {
-	out := make([]bool, m.NumNodes())
+// byNode gives by node ID what of says of the plan for a node.
+func byNode[T any](m *graph.Model, plan *qdq.Plan, of func(*qdq.NodePlan) T) []T {
+	out := make([]T, m.NumNodes())
 	i := 0
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
-			out[n.ID] = plan.Nodes[i].Quantized
+			out[n.ID] = of(&plan.Nodes[i])
 			i++
 		}
 	}
 	return out
+}
+
+// quantizedNodes tells by node ID what the plan quantizes.
+func quantizedNodes(m *graph.Model, plan *qdq.Plan) []bool {
+	return byNode(m, plan, func(e *qdq.NodePlan) bool { return e.Quantized })
+}
+
+// hows tells by node ID what the plan makes of a node.
+func hows(m *graph.Model, plan *qdq.Plan) []qdq.How {
+	return byNode(m, plan, func(e *qdq.NodePlan) qdq.How { return e.How })
 }
 
 func producers(n *graph.Node) []*graph.Node {

@@ -20,13 +20,14 @@ type origins struct{ nodes, weights map[int]float64 } // by ID
 // starts in nested graphs is not told apart.
 const leastSeen = 0.5
 
-// origins runs c and the float model that it is made from side by side on samples;
-// see eval.Trace. It returns nil where most of the noise starts in nested graphs.
-func (s *search) origins(ctx context.Context, c *candidate, places []int) (*origins, error) {
-	s.count()
-	if err := s.realize(ctx, c); err != nil {
-		return nil, err
+// origins runs c and the float model that it is made from side by side on a few
+// samples, once; see eval.Trace. It returns nil where most of the noise starts in
+// nested graphs.
+func (s *search) origins(ctx context.Context, c *candidate) (*origins, error) {
+	if err := s.realize(ctx, c); err != nil || c.traced {
+		return c.from, err
 	}
+	s.count()
 	ref, got := c.base, c.model
 	aligned := s.yard.selection.Quantized(got)
 	if aligned != nil {
@@ -43,7 +44,7 @@ func (s *search) origins(ctx context.Context, c *candidate, places []int) (*orig
 		return nil, err
 	}
 	x, y := a.NewSession(s.o.Session), b.NewSession(s.o.Session)
-	for _, i := range places {
+	for _, i := range s.few(reliefSamples) {
 		if _, _, err := trace.Run(ctx, x, y, s.yard.samples[i], s.yard.feeds(i, aligned != nil)); err != nil {
 			return nil, err
 		}
@@ -56,7 +57,8 @@ func (s *search) origins(ctx context.Context, c *candidate, places []int) (*orig
 	for i, v := range values {
 		rounded[v.ID] = c.plan.Tensors[i].Kind == qdq.Activation
 	}
-	return originsOf(c.base, trace.Origins(s.o.Contract.allowed(s.yard.kinds)), rounded), nil
+	c.from, c.traced = originsOf(c.base, trace.Origins(s.o.Contract.allowed(s.yard.kinds)), rounded), true
+	return c.from, nil
 }
 
 // originsOf shares out what starts at the inputs and values of m's main graph, by ID,

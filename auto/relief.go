@@ -93,8 +93,8 @@ func (s *search) worth(c *candidate) float64 {
 // starts is known from one run beside the float model: those that answer for most of
 // it for what they cost are varied together, as many as should do, then more or
 // fewer. None are where those that can be afforded answer for less than the share
-// reliefHope of it and less than is wanted. Where noise starts in nested graphs, parts of the items are tried
-// instead; see byParts.
+// reliefHope of it and less than is wanted. Where noise starts in nested graphs,
+// parts of the items are tried instead; see byParts.
 func (s *search) pick(ctx context.Context, c *candidate, items []part, most float64, vary func(ids []int) *candidate, weights bool) (chosen []int, share float64, err error) {
 	nodes := 0
 	for g := range c.base.Scopes() {
@@ -109,7 +109,7 @@ func (s *search) pick(ctx context.Context, c *candidate, items []part, most floa
 	if err != nil {
 		return nil, 0, err
 	}
-	from, err := s.origins(ctx, c, t.few)
+	from, err := s.origins(ctx, c)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -91,10 +91,7 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 		if r, err := s.finer(ctx, c, finerShare); err != nil || r != c {
 			return r, err
 		}
-		if r, err := s.relief(ctx, c); err != nil || r != c {
-			return r, err
-		}
-		return c, nil
+		return s.relief(ctx, c)
 	case anchors > 0 && try == 2:
 		if s.o.Store && len(next.qdq.Half) == 0 {
 			next.qdq.Store = codes

@@ -260,7 +260,7 @@ func (s *search) costliest(ctx context.Context, c *candidate, weights []int) ([]
 	if err != nil {
 		return nil, err
 	}
-	from, err := s.origins(ctx, c, s.few(reliefSamples))
+	from, err := s.origins(ctx, c)
 	if err != nil {
 		return nil, err
 	}

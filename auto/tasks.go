@@ -138,31 +138,15 @@ func (s *search) ahead(ctx context.Context, list []*candidate, places []int) err
 // settlePlan makes the plan of c without the activations that no method gives
 // a range.
 func (s *search) settlePlan(ctx context.Context, c *candidate) error {
-	unusable := maps.Clone(c.qdq.Unusable)
-	if unusable == nil {
-		unusable = map[int]string{}
-	}
-	for {
-		options := c.qdq
-		options.Unusable = unusable
-		var err error
-		if c.plan, err = qdq.Annotate(c.base, s.o.Target, options); err != nil {
-			return err
-		}
+	return s.usable(ctx, c, func() (bad map[int]string, err error) {
 		way := Way{Method: calibration.MinMax, MethodOptions: s.o.MethodOptions, Threads: s.o.Session.Threads, ranges: s.known}
 		ranges, _, err := way.rangesOf(c.base, c.plan, c.table)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		_, bad, err := c.plan.Resolve(c.base, ranges, way.Threads)
-		if err != nil || len(bad) == 0 {
-			return err
-		}
-		maps.Copy(unusable, bad)
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-	}
+		_, bad, err = c.plan.Resolve(c.base, ranges, way.Threads)
+		return bad, err
+	})
 }
 
 // task returns the task that measures c.

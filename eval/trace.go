@@ -239,7 +239,8 @@ func (b *builder) value(v *graph.Value) {
 		return
 	}
 	seen := b.counterpart(v)
-	if seen == nil || unlike(v.Type.Shape, seen.Type.Shape) {
+	// Channels that were split make another shape.
+	if seen == nil || v.Type.Shape.Contradicts(seen.Type.Shape) {
 		b.unmatched++
 		return
 	}
@@ -268,23 +269,6 @@ func (b *builder) value(v *graph.Value) {
 	}
 	b.pairs = append(b.pairs, p)
 	b.byRef[v] = p
-}
-
-// unlike reports whether shapes are known to differ, as those of channels that were
-// split in the quantized model.
-func unlike(a, b graph.Shape) bool {
-	if a == nil || b == nil {
-		return false
-	}
-	if len(a) != len(b) {
-		return true
-	}
-	for i := range a {
-		if a[i].Known && b[i].Known && a[i].Size != b[i].Size {
-			return true
-		}
-	}
-	return false
 }
 
 // insert puts n, which reads what after makes, behind it.

@@ -100,6 +100,23 @@ func (s Shape) Dims() ([]int, bool) {
 	return dims, true
 }
 
+// Contradicts reports whether s and t cannot be shapes of one value: where both ranks
+// are known, these or two known sizes of one axis differ.
+func (s Shape) Contradicts(t Shape) bool {
+	if s == nil || t == nil {
+		return false
+	}
+	if len(s) != len(t) {
+		return true
+	}
+	for i, d := range s {
+		if e := t[i]; d.Known && e.Known && d.Size != e.Size {
+			return true
+		}
+	}
+	return false
+}
+
 // String formats the shape as "[N,3,224,224]"; an unknown rank is "[...]".
 func (s Shape) String() string {
 	if s == nil {

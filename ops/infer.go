@@ -97,26 +97,10 @@ func (c *Inference) Out(i int, t graph.Type) {
 	if v == nil {
 		return
 	}
-	if v.Type.Kind == t.Kind && !v.IsOutput() && contradict(v.Type.Shape, t.Shape) {
+	if v.Type.Kind == t.Kind && !v.IsOutput() && v.Type.Shape.Contradicts(t.Shape) {
 		v.Type.Shape = nil
 	}
 	v.Type = mergeTypes(v.Type, t)
-}
-
-// contradict reports whether two known shapes cannot be those of one value.
-func contradict(a, b graph.Shape) bool {
-	if a == nil || b == nil {
-		return false
-	}
-	if len(a) != len(b) {
-		return true
-	}
-	for i, d := range a {
-		if e := b[i]; d.Known && e.Known && d.Size != e.Size {
-			return true
-		}
-	}
-	return false
 }
 
 // Tensor states that output i is a tensor; a nil shape is an unknown rank. A

@@ -41,28 +41,32 @@ func ReplaceWithdrawn(m *graph.Model) (int, error) {
 // converters of their time wrote.
 var withdrawn = map[string]func(*graph.Node) error{
 	"Affine": func(n *graph.Node) error {
-		return inSteps(n, step{"Mul", n.Float("alpha", 1)}, step{"Add", n.Float("beta", 0)})
+		return inSteps(n, by("Mul", n.Float("alpha", 1)), by("Add", n.Float("beta", 0)))
 	},
 	"Crop":        crop,
 	"ImageScaler": imageScaler,
 	"ParametricSoftplus": func(n *graph.Node) error {
-		return inSteps(n, step{"Mul", n.Float("beta", 1)}, step{"Softplus", 0}, step{"Mul", n.Float("alpha", 1)})
+		return inSteps(n, by("Mul", n.Float("beta", 1)), step{op: "Softplus"}, by("Mul", n.Float("alpha", 1)))
 	},
-	"Scale": func(n *graph.Node) error { return inSteps(n, step{"Mul", n.Float("scale", 1)}) },
+	"Scale": func(n *graph.Node) error { return inSteps(n, by("Mul", n.Float("scale", 1))) },
 	"ScaledTanh": func(n *graph.Node) error {
-		return inSteps(n, step{"Mul", n.Float("beta", 1)}, step{"Tanh", 0}, step{"Mul", n.Float("alpha", 1)})
+		return inSteps(n, by("Mul", n.Float("beta", 1)), step{op: "Tanh"}, by("Mul", n.Float("alpha", 1)))
 	},
 }
 
-// step is an operator with a scalar as its second input, if it has two.
+// step is an operator with a constant as its second input, if it has two: a scalar, or
+// a number for each channel of an image.
 type step struct {
 	op string
-	by float32
+	by []float32
 }
+
+// by returns a step with a scalar.
+func by(op string, x float32) step { return step{op, []float32{x}} }
 
 // inSteps makes n the last of steps, of which each reads what the one before gives.
 func inSteps(n *graph.Node, steps ...step) error {
-	if err := referred(n, "alpha", "beta", "scale"); err != nil {
+	if err := referred(n, "alpha", "beta", "bias", "scale"); err != nil {
 		return err
 	}
 	x := n.Input(0)
@@ -71,12 +75,12 @@ func inSteps(n *graph.Node, steps ...step) error {
 	}
 	for i, s := range steps {
 		in := []*graph.Value{x}
-		if s.op == "Mul" || s.op == "Add" {
-			by, err := likeInput(n, s.by)
+		if len(s.by) > 0 {
+			c, err := likeInput(n, s.by)
 			if err != nil {
 				return err
 			}
-			in = append(in, constant(n, n.Label()+"_by", by))
+			in = append(in, constant(n, n.Label()+"_by", c))
 		}
 		if i < len(steps)-1 {
 			x = insert(n, s.op, n.Label()+"_"+s.op, in, n.Input(0).Type)
@@ -98,7 +102,7 @@ func turnInto(n *graph.Node, op string, in []*graph.Value, attrs ...*graph.Attr)
 
 // likeInput returns values in the element type of the input of n, float32 where
 // that is not known; a scalar if there is one.
-func likeInput(n *graph.Node, x ...float32) (*tensor.Tensor, error) {
+func likeInput(n *graph.Node, x []float32) (*tensor.Tensor, error) {
 	elem := elemOf(n)
 	if elem == tensor.Undefined {
 		elem = tensor.Float32
@@ -111,33 +115,13 @@ func likeInput(n *graph.Node, x ...float32) (*tensor.Tensor, error) {
 	return t, tensor.Convert(t, tensor.Of(x, shape...), 0, len(x), tensor.ConvertOptions{})
 }
 
-// imageScaler multiplies an image by a scalar and adds one to each channel.
+// imageScaler multiplies an image by a scalar and adds a number to each channel.
 func imageScaler(n *graph.Node) error {
-	if err := referred(n, "bias", "scale"); err != nil {
-		return err
+	steps := []step{by("Mul", n.Float("scale", 1))}
+	if a := n.Attr("bias"); a != nil && len(a.Floats) > 0 {
+		steps = append(steps, step{"Add", a.Floats})
 	}
-	var bias []float32
-	if a := n.Attr("bias"); a != nil {
-		bias = a.Floats
-	}
-	if len(bias) == 0 {
-		return inSteps(n, step{"Mul", n.Float("scale", 1)})
-	}
-	x := n.Input(0)
-	if x == nil {
-		return errors.New("it has no input")
-	}
-	by, err := likeInput(n, n.Float("scale", 1))
-	if err != nil {
-		return err
-	}
-	add, err := likeInput(n, bias...)
-	if err != nil {
-		return err
-	}
-	y := insert(n, "Mul", n.Label()+"_scaled", []*graph.Value{x, constant(n, n.Label()+"_scale", by)}, x.Type)
-	turnInto(n, "Add", []*graph.Value{y, constant(n, n.Label()+"_bias", add)})
-	return nil
+	return inSteps(n, steps...)
 }
 
 // crop cuts borders off an image: left, top, right and bottom, or left and top and
