@@ -1267,6 +1267,9 @@ func collect(ctx context.Context, m *graph.Model, src *calibration.Source, o Opt
 		return nil, &OptionError{err}
 	}
 	co.Settings = o.tableOptions(co.Settings.Holdout)
+	for i := range co.Watch {
+		co.Watch[i].Observe = co.Watch[i].Observe || co.Watch[i].Channels
+	}
 	if o.Runner != nil {
 		t, err := collectParts(ctx, m, src, o, co)
 		return t, suggest(m, err)

@@ -196,6 +196,10 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 			fitted = fmt.Sprintf("%d output channels of %d nodes use fewer of the weights' codes, so that sums in 16 bits do not saturate on processors without VNNI", channels, nodes)
 		}
 	}
+	raised, err := plan.FitBiases(m, params)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	if way.Round != nil {
 		if _, err := way.Round(params); err != nil {
 			return nil, nil, nil, err
@@ -216,6 +220,7 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 	if notes, err = qdq.RewriteContext(ctx, result, plan, params, way.Threads); err != nil {
 		return nil, nil, nil, err
 	}
+	notes = append(raised, notes...)
 	if fitted != "" {
 		notes = append(notes, fitted)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/qdq"
 	"github.com/onnxq/onnxq/quant"
+	"github.com/onnxq/onnxq/tensor"
 )
 
 const planModel = `<ir_version: 8, opset_import: ["" : 13]>
@@ -238,6 +239,63 @@ func TestReadPlan(t *testing.T) {
 			t.Errorf("%s: error %v, want %q", c.text, err, c.want)
 		}
 	}
+}
+
+// A bias that would overflow raises the scale of its channel before codes are chosen,
+// and where it grows afterwards, the codes of the other channels stay.
+func TestFitBiases(t *testing.T) {
+	m, p := planOf(t)
+	named := func(m *graph.Model, name string) *graph.Value {
+		for _, v := range m.Graph.Initializers() {
+			if v.Name() == name {
+				return v
+			}
+		}
+		t.Fatalf("no initializer %q", name)
+		return nil
+	}
+	w, b := tensor.As[float32](named(m, "w").Const), tensor.As[float32](named(m, "b").Const)
+	for i := range w[:27] {
+		w[i] = 1e-9
+	}
+	b[0] = 10
+	params, _, err := p.Resolve(m, observe(t, m), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(p.Tensors, func(e qdq.TensorPlan) bool { return e.Tensor == "w" })
+	before := slices.Clone(params[at].Scale)
+	notes, err := p.FitBiases(m, params)
+	if err != nil || len(notes) != 1 {
+		t.Fatal(notes, err)
+	}
+	if scale := params[at].Scale; !(scale[0] > before[0]) || !slices.Equal(scale[1:], before[1:]) {
+		t.Errorf("scales %v become %v", before, scale)
+	}
+	if notes, err = p.FitBiases(m, params); err != nil || notes != nil {
+		t.Error("a second time:", notes, err)
+	}
+	chosen := tensor.New(tensor.Int8, named(m, "w").Const.Shape()...)
+	for i := range chosen.Bytes() {
+		chosen.Bytes()[i] = 5
+	}
+	params[at].Codes = chosen
+	q := m.Clone()
+	tensor.As[float32](named(q, "b").Const)[0] = 20
+	if notes, err = qdq.Rewrite(q, p, params); err != nil || len(notes) != 1 {
+		t.Fatal(notes, err)
+	}
+	for n := range q.Graph.Nodes() {
+		if n.Op.Type != "Conv" {
+			continue
+		}
+		codes := tensor.As[int8](n.Input(1).DefNode().Input(0).Const)
+		if codes[0] != 0 || codes[27] != 5 || codes[len(codes)-1] != 5 {
+			t.Errorf("codes %v", codes)
+		}
+		return
+	}
+	t.Error("no Conv is left")
 }
 
 func TestWants(t *testing.T) {

@@ -12,8 +12,9 @@ import (
 )
 
 // Wants returns, by value ID, how the values of m have to be observed for the
-// plan: every activation, and along its channels where an integer kernel
-// multiplies it with a weight; and what nodes in float16 read and give.
+// plan: every activation, and along its channels where it is multiplied with a
+// weight; and what nodes in float16 read and give. What is multiplied with a weight
+// that is decoded when the model is loaded has Channels without Observe.
 func (p *Plan) Wants(m *graph.Model) ([]quant.Watch, error) {
 	b, err := p.bind(m)
 	if err != nil {
@@ -24,17 +25,22 @@ func (p *Plan) Wants(m *graph.Model) ([]quant.Watch, error) {
 		if p.Tensors[i].Kind != Activation {
 			continue
 		}
-		w := &want[v.ID]
-		w.Observe = true
-		for _, u := range v.Uses() {
-			if u.Node == nil || u.Index != 0 || !b.nodes[u.Node.ID].Quantized || u.Node.NumInputs() < 2 || !u.Node.Input(1).IsConst() {
+		want[v.ID].Observe = true
+	}
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			if n.NumInputs() < 2 || n.Input(0) == nil || n.Input(1) == nil || !n.Input(1).IsConst() {
 				continue
 			}
-			switch u.Node.Op.Type {
+			x, e := &want[n.Input(0).ID], b.tensors[n.Input(1).ID]
+			if !(x.Observe && b.nodes[n.ID].Quantized) && (e == nil || !e.AtLoad || e.Form != "") {
+				continue
+			}
+			switch n.Op.Type {
 			case "Conv":
-				w.Channels, w.Axis = true, 1
+				x.Channels, x.Axis = true, 1
 			case "MatMul", "Gemm":
-				w.Channels, w.Axis = true, -1
+				x.Channels, x.Axis = true, -1
 			}
 		}
 	}

@@ -25,58 +25,19 @@ func Rewrite(m *graph.Model, p *Plan, params []quant.Params) (notices []string, 
 // in blocks are encoded only then, by the given number of threads (0: one per
 // processor).
 func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant.Params, threads int) (notices []string, err error) {
-	b, err := p.bind(m)
+	w, err := newRewriter(ctx, m, p, params, threads)
 	if err != nil {
 		return nil, err
 	}
-	if len(params) != len(p.Tensors) {
-		return nil, fmt.Errorf("plan: %d parameters for %d tensors", len(params), len(p.Tensors))
+	nodes, dynamic, half, err := w.planned()
+	if err != nil {
+		return nil, err
 	}
-	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}, transposed: map[dqKey]*graph.Value{}, dynamic: map[dqKey]quantized{}, rows: map[dqKey]quantized{},
-		half: map[halfKey]*graph.Value{}, coder: &coder{ctx: ctx, pool: par.New(threads)}}
-	for i, v := range b.values {
-		if !p.Tensors[i].AtLoad {
-			w.params[v.ID] = &params[i]
-		}
+	biases, err := w.biases(nodes)
+	if err != nil {
+		return nil, err
 	}
-	for g := range m.Scopes() {
-		for n := range g.Nodes() {
-			if v := n.Output(0); isDequantizer(n) && w.params[v.ID] == nil {
-				if p, ok := given(v); ok {
-					w.params[v.ID] = &p
-				}
-			}
-		}
-	}
-	var nodes, dynamic, half []*graph.Node
-	for g := range m.Scopes() {
-		for n := range g.Nodes() {
-			e := b.nodes[n.ID]
-			if err := w.check(n, e); err != nil {
-				return nil, graph.NodeError("rewrite", n, err)
-			}
-			switch {
-			case e.Quantized && e.How.IsDynamic():
-				dynamic = append(dynamic, n)
-			case e.Quantized && e.How.elem() != tensor.Undefined:
-				half = append(half, n)
-			case e.Quantized && e.How != Absorbed && e.How != Kept:
-				nodes = append(nodes, n)
-			}
-		}
-	}
-	// Biases come first: one that would overflow raises the scale of its
-	// weights, which other biases may depend on. Once all scales are raised,
-	// the second round changes none.
-	biases := make([]biasCodes, len(nodes))
-	for range 2 {
-		for i, n := range nodes {
-			if biases[i], err = w.bias(n); err != nil {
-				return nil, graph.NodeError("rewrite", n, err)
-			}
-		}
-	}
-	for i, v := range b.values {
+	for i, v := range w.b.values {
 		switch {
 		case p.Tensors[i].Form != "":
 			if err := w.formed(v, &p.Tensors[i], &params[i]); err != nil {
@@ -113,9 +74,96 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 		}
 	}
 	if w.raised > 0 {
-		notices = append(notices, fmt.Sprintf("%d weight channels got a larger scale, since their bias would overflow int32", w.raised))
+		notices = append(notices, raisedNote(w.raised))
 	}
 	return notices, nil
+}
+
+func raisedNote(n int) string {
+	return fmt.Sprintf("%d weight channels got a larger scale, since their bias would overflow int32", n)
+}
+
+func newRewriter(ctx context.Context, m *graph.Model, p *Plan, params []quant.Params, threads int) (*rewriter, error) {
+	b, err := p.bind(m)
+	if err != nil {
+		return nil, err
+	}
+	if len(params) != len(p.Tensors) {
+		return nil, fmt.Errorf("plan: %d parameters for %d tensors", len(params), len(p.Tensors))
+	}
+	w := &rewriter{m: m, b: b, params: make([]*quant.Params, m.NumValues()), dq: map[dqKey]*graph.Value{}, transposed: map[dqKey]*graph.Value{}, dynamic: map[dqKey]quantized{}, rows: map[dqKey]quantized{},
+		half: map[halfKey]*graph.Value{}, coder: &coder{ctx: ctx, pool: par.New(threads)}}
+	for i, v := range b.values {
+		if !p.Tensors[i].AtLoad {
+			w.params[v.ID] = &params[i]
+		}
+	}
+	for g := range m.Scopes() {
+		for n := range g.Nodes() {
+			if v := n.Output(0); isDequantizer(n) && w.params[v.ID] == nil {
+				if p, ok := given(v); ok {
+					w.params[v.ID] = &p
+				}
+			}
+		}
+	}
+	return w, nil
+}
+
+// planned lists the nodes that the plan changes: those on integers with known scales,
+// those that quantize their inputs as they come, and those in 16-bit floats.
+func (w *rewriter) planned() (nodes, dynamic, half []*graph.Node, err error) {
+	for g := range w.m.Scopes() {
+		for n := range g.Nodes() {
+			e := w.b.nodes[n.ID]
+			if err := w.check(n, e); err != nil {
+				return nil, nil, nil, graph.NodeError("rewrite", n, err)
+			}
+			switch {
+			case e.Quantized && e.How.IsDynamic():
+				dynamic = append(dynamic, n)
+			case e.Quantized && e.How.elem() != tensor.Undefined:
+				half = append(half, n)
+			case e.Quantized && e.How != Absorbed && e.How != Kept:
+				nodes = append(nodes, n)
+			}
+		}
+	}
+	return nodes, dynamic, half, nil
+}
+
+// FitBiases raises the scales of the weight channels whose bias would overflow int32
+// in params, those of Resolve, in place: before anything is found for these scales.
+// It returns what the user should know about.
+func (p *Plan) FitBiases(m *graph.Model, params []quant.Params) (notices []string, err error) {
+	w, err := newRewriter(context.Background(), m, p, params, 1)
+	if err != nil {
+		return nil, err
+	}
+	nodes, _, _, err := w.planned()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.biases(nodes); err != nil || w.raised == 0 {
+		return nil, err
+	}
+	return []string{raisedNote(w.raised)}, nil
+}
+
+// biases finds the codes of the biases of nodes. One that would overflow raises the
+// scale of its weights, which other biases may depend on: once all scales are raised,
+// the second round changes none.
+func (w *rewriter) biases(nodes []*graph.Node) ([]biasCodes, error) {
+	list := make([]biasCodes, len(nodes))
+	for range 2 {
+		for i, n := range nodes {
+			var err error
+			if list[i], err = w.bias(n); err != nil {
+				return nil, graph.NodeError("rewrite", n, err)
+			}
+		}
+	}
+	return list, nil
 }
 
 type dqKey struct {
@@ -537,8 +585,10 @@ func (w *rewriter) bias(n *graph.Node) (biasCodes, error) {
 	if err != nil {
 		return biasCodes{}, err
 	}
-	if len(raised) > 0 {
-		wt.Codes = nil // they were for the old scale
+	if len(raised) > 0 && wt.Codes != nil { // the codes of these channels were for the old scale
+		if wt.Codes, err = wt.Recode(n.Input(weight).Const, raised); err != nil {
+			return biasCodes{}, err
+		}
 	}
 	w.raised += len(raised)
 	return biasCodes{port: bias, codes: codes, scale: scale}, nil

@@ -93,7 +93,8 @@ type Scheme struct {
 // those of the weights that it meets.
 type Watch struct {
 	Observe bool
-	// Channels asks for statistics along Axis, which may count from the end.
+	// Channels asks for statistics along Axis, which may count from the end. Without
+	// Observe they are of use, but not needed.
 	Channels bool
 	Axis     int
 }
@@ -339,6 +340,26 @@ func (p Params) Quantize(pool *par.Pool, t *tensor.Tensor) (*tensor.Tensor, erro
 			lo = end
 		}
 	})
+	return out, nil
+}
+
+// Recode returns p.Codes, those of t, with the nearest ones in some slices, whose scales
+// have changed. The error is that of Check.
+func (p Params) Recode(t *tensor.Tensor, slices []int) (*tensor.Tensor, error) {
+	out := p.Codes.Clone()
+	p.Codes = nil
+	near, err := p.Quantize(nil, t)
+	if err != nil {
+		return nil, err
+	}
+	outer, channels, inner := split(t.Shape(), p.Axis)
+	inner *= out.DType().Bits() / 8
+	for i := range outer {
+		for _, c := range slices {
+			at := (i*channels + c) * inner
+			copy(out.Bytes()[at:at+inner], near.Bytes()[at:])
+		}
+	}
 	return out, nil
 }
 

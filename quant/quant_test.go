@@ -121,6 +121,30 @@ func TestBiasOverflowRaisesWeightScale(t *testing.T) {
 	}
 }
 
+// Codes that were chosen stay where the scale does: only the slices named get the
+// nearest codes for the scale that they have now.
+func TestRecode(t *testing.T) {
+	w := tensor.Of([]float32{.3, .7, 3, 7, 30, 70}, 3, 2)
+	p := Params{Type: I8.Narrow(), Axis: 0, Scale: []float32{.1, 1, 10}, Zero: []int32{0, 0, 0}, Codes: tensor.Of([]int8{2, 8, 2, 8, 2, 8}, 3, 2)}
+	p.Scale[1] = .5
+	chosen := p.Codes
+	got, err := p.Recode(w, []int{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []int8{2, 8, 6, 14, 2, 8}; !slices.Equal(tensor.As[int8](got), want) {
+		t.Errorf("%v, want %v", tensor.As[int8](got), want)
+	}
+	if tensor.As[int8](chosen)[2] != 2 {
+		t.Error("the codes given were changed")
+	}
+	if p.Axis, p.Scale, p.Zero = -1, p.Scale[:1], p.Zero[:1]; true {
+		if got, err = p.Recode(w, []int{0}); err != nil || tensor.As[int8](got)[0] != 3 || tensor.As[int8](got)[5] != 127 {
+			t.Errorf("one scale: %v, %v", got, err)
+		}
+	}
+}
+
 // Codes of 4 bits have 8 in memory and are packed for a file, two a byte, the
 // first in the lower half.
 func TestFewBits(t *testing.T) {

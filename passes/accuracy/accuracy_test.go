@@ -184,7 +184,13 @@ func planOf(t *testing.T, m *graph.Model, o qdq.Options) *qdq.Plan {
 // corrected first, and their number returned.
 func quantize(t *testing.T, m *graph.Model, correct bool) (*graph.Model, int) {
 	t.Helper()
-	p := planOf(t, m, qdq.Options{})
+	return quantizeAs(t, m, qdq.Options{}, correct)
+}
+
+// quantizeAs is quantize with the plan that o gives.
+func quantizeAs(t *testing.T, m *graph.Model, o qdq.Options, correct bool) (*graph.Model, int) {
+	t.Helper()
+	p := planOf(t, m, o)
 	st := observe(t, m)
 	params, bad, err := p.Resolve(m, st.ranges, 0)
 	if err != nil || len(bad) > 0 {
@@ -416,6 +422,35 @@ func TestCorrectBias(t *testing.T) {
 				t.Errorf("mean error %g, was %g", after, before)
 			}
 		})
+	}
+}
+
+// The biases of nodes that stay float are corrected as well, where their weights are
+// stored in 8 bits.
+func TestCorrectStoredBias(t *testing.T) {
+	m := parse(t, head+`(float[1,16,5,5] x) => (float[1,16,5,5] y) <float[16,16,1,1] w = {...}, float[16] b = {...}, float[16,16,3,3] v = {...}> {
+		a = Conv (x, w) y = Conv <pads = [1, 1, 1, 1]> (a, v, b) }`)
+	want := run(t, m, nil)
+	o := qdq.Options{Store: "i8", Keep: map[int]string{}}
+	for n := range m.Graph.Nodes() {
+		o.Keep[n.ID] = "for a test"
+	}
+	p := planOf(t, m, o)
+	watch, err := p.Wants(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := m.Graph.First().Output(0)
+	if w := watch[a.ID]; w.Observe || !w.Channels || w.Axis != 1 {
+		t.Errorf("wants %+v of what the stored weight multiplies", w)
+	}
+	plain, _ := quantizeAs(t, m, o, false)
+	fixed, count := quantizeAs(t, m, o, true)
+	if count != 1 {
+		t.Fatalf("%d biases corrected", count)
+	}
+	if before, after := ratio(want, run(t, plain, nil)), ratio(want, run(t, fixed, nil)); !(after < before) {
+		t.Errorf("noise to signal %g, was %g", after, before)
 	}
 }
 

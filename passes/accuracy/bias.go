@@ -25,9 +25,10 @@ type Means func(v *graph.Value) []float64
 // is left of it after rounding and clipping (M. Nagel et al., "Data-Free
 // Quantization Through Weight Equalization and Bias Correction", 2019, section
 // 4.2; padding counts as part of the mean). Where rounded is nil or gives none,
-// E[x_k] stands for E[q(x_k)], so that only weights count. It applies to planned Conv and
+// E[x_k] stands for E[q(x_k)], so that only weights count. It applies to Conv and
 // Gemm nodes with a constant bias, and to MatMul nodes that a constant bias is
-// added to. It edits m, a copy of the model that the plan was made from, and
+// added to, whose weights the plan stores in 8 bits or fewer, whether they multiply
+// on integers or not. It edits m, a copy of the model that the plan was made from, and
 // returns the number of biases corrected; one that other nodes read as well stays.
 // Errors are summed on the given number of threads (0: one per processor), unless
 // memo, which may be nil, knows them.
@@ -35,17 +36,15 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, r
 	type key struct{ scope, name string }
 	byName := map[key]*quant.Params{}
 	for i := range plan.Tensors {
-		if t := &plan.Tensors[i]; t.Kind == qdq.Weight {
+		if t := &plan.Tensors[i]; t.Kind == qdq.Weight && t.Form == "" && t.Type != qdq.Float16 {
 			byName[key{t.Scope, t.Tensor}] = &params[i]
 		}
 	}
 	var list, unknown []*correction
-	count, i := 0, 0
+	count := 0
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
-			e := &plan.Nodes[i]
-			i++
-			if !e.Quantized || e.How != qdq.Integer && e.How != qdq.FloatOutput || len(n.Inputs()) < 2 || n.Input(1) == nil {
+			if len(n.Inputs()) < 2 || n.Input(0) == nil || n.Input(1) == nil {
 				continue
 			}
 			w := n.Input(1)
