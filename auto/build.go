@@ -132,6 +132,7 @@ func (s *search) roundOnce(ctx context.Context, c *candidate, params []quant.Par
 	more, _, err := layers.Round(ctx, c.base, c.plan, c.table, s.way(c), params)
 	for i, p := range params {
 		if p.Codes != nil && !known[i] {
+			p.Scale = slices.Clone(p.Scale) // which a bias may raise yet
 			c.codes[values[i]] = append(c.codes[values[i]], p)
 		}
 	}
@@ -146,7 +147,7 @@ type Way struct {
 	// accuracy.Round.
 	Round       func([]quant.Params) (int, error)
 	CorrectBias bool
-	// Means, if given, measures what quantization leaves of the means of
+	// Means, if given, measures what quantization adds to the means of
 	// activations, for CorrectBias; see accuracy.MeasureMeans.
 	Means func([]quant.Params) (accuracy.Means, error)
 	// Clip narrows the ranges of weights; see accuracy.Clip.
@@ -207,13 +208,13 @@ func Apply(ctx context.Context, m *graph.Model, plan *qdq.Plan, table *calibrati
 	}
 	result = m.Clone()
 	if way.CorrectBias {
-		var rounded accuracy.Means
+		var added accuracy.Means
 		if way.Means != nil {
-			if rounded, err = way.Means(params); err != nil {
+			if added, err = way.Means(params); err != nil {
 				return nil, nil, nil, err
 			}
 		}
-		if _, err := accuracy.CorrectBias(result, plan, params, means(table), rounded, way.memo, way.Threads); err != nil {
+		if _, err := accuracy.CorrectBias(result, plan, params, means(table), added, way.memo, way.Threads); err != nil {
 			return nil, nil, nil, err
 		}
 	}

@@ -5,6 +5,7 @@ package accuracy
 
 import (
 	"context"
+	"slices"
 
 	"github.com/onnxq/onnxq/exec"
 	"github.com/onnxq/onnxq/graph"
@@ -22,9 +23,9 @@ type Means func(v *graph.Value) []float64
 // CorrectBias takes out of biases what quantization adds to the output of a node
 // on average: b[o] -= Σ_k Wq[o,k]·E[q(x_k)] - W[o,k]·E[x_k], with the means
 // E[x_k] of input channel k over the calibration samples and E[q(x_k)] of what
-// is left of it after rounding and clipping (M. Nagel et al., "Data-Free
+// is left of it after rounding and clipping, which is added to it (M. Nagel et al., "Data-Free
 // Quantization Through Weight Equalization and Bias Correction", 2019, section
-// 4.2; padding counts as part of the mean). Where rounded is nil or gives none,
+// 4.2; padding counts as part of the mean). Where added is nil or gives none,
 // E[x_k] stands for E[q(x_k)], so that only weights count. It applies to Conv and
 // Gemm nodes with a constant bias, and to MatMul nodes that a constant bias is
 // added to, whose weights the plan stores in 8 bits or fewer, whether they multiply
@@ -32,7 +33,7 @@ type Means func(v *graph.Value) []float64
 // returns the number of biases corrected; one that other nodes read as well stays.
 // Errors are summed on the given number of threads (0: one per processor), unless
 // memo, which may be nil, knows them.
-func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, rounded Means, memo *Memo, threads int) (int, error) {
+func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, added Means, memo *Memo, threads int) (int, error) {
 	type key struct{ scope, name string }
 	byName := map[key]*quant.Params{}
 	for i := range plan.Tensors {
@@ -58,9 +59,12 @@ func CorrectBias(m *graph.Model, plan *qdq.Plan, params []quant.Params, means, r
 				continue
 			}
 			after := mean
-			if rounded != nil {
-				if after = rounded(n.Input(0)); len(after) != len(mean) {
-					after = mean
+			if added != nil {
+				if d := added(n.Input(0)); len(d) == len(mean) {
+					after = slices.Clone(mean)
+					for k, x := range d {
+						after[k] += x
+					}
 				}
 			}
 			c := &correction{n: n, user: user, port: port, p: p, mean: mean, after: after}
@@ -212,9 +216,10 @@ func shiftOf(n *graph.Node, w *tensor.Tensor, p *quant.Params, mean, after []flo
 	return shift, nil
 }
 
-// MeasureMeans runs the samples through m and returns the mean of each channel
-// of the planned activations that products read, after quantization with params:
-// what rounding and clipping leave of it.
+// MeasureMeans runs the samples through m and returns what quantization with params adds
+// to the mean of each channel of the planned activations that products read: by rounding
+// and clipping the very samples, since means of different ones differ by more. It is 0
+// where a channel holds what is not finite.
 func MeasureMeans(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []quant.Params, samples Samples, o exec.SessionOptions) (Means, error) {
 	values, err := plan.Values(m)
 	if err != nil {
@@ -231,7 +236,10 @@ func MeasureMeans(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []
 			taps[v.ID], at[v.ID] = true, i
 		}
 	}
-	type sum struct{ total, count []int64 }
+	type sum struct {
+		codes, count []int64
+		x            []float64
+	}
 	sums := make([]sum, m.NumValues())
 	prog, err := exec.Compile(m, exec.Options{Taps: taps})
 	if err != nil {
@@ -254,15 +262,15 @@ func MeasureMeans(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []
 			return err
 		}
 		s := &sums[v.ID]
-		for len(s.total) < shape[axis] {
-			s.total, s.count = append(s.total, 0), append(s.count, 0)
+		for len(s.codes) < shape[axis] {
+			s.codes, s.count, s.x = append(s.codes, 0), append(s.count, 0), append(s.x, 0)
 		}
 		inner := 1
 		for _, d := range shape[axis+1:] {
 			inner *= d
 		}
 		signed := codes.DType() == tensor.Int8
-		data := codes.Bytes()
+		data, floats := codes.Bytes(), tensor.As[float32](t)
 		for start, c := 0, 0; start < len(data); start, c = start+inner, c+1 {
 			if c == shape[axis] {
 				c = 0
@@ -275,8 +283,13 @@ func MeasureMeans(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []
 					n += int64(b)
 				}
 			}
-			s.total[c] += n
+			s.codes[c] += n
 			s.count[c] += int64(inner)
+			x := 0.0
+			for _, f := range floats[start : start+inner] {
+				x += float64(f)
+			}
+			s.x[c] += x
 		}
 		return nil
 	}
@@ -292,10 +305,12 @@ func MeasureMeans(ctx context.Context, m *graph.Model, plan *qdq.Plan, params []
 			return nil
 		}
 		p, s := &params[at[v.ID]], &sums[v.ID]
-		out := make([]float64, len(s.total))
+		out := make([]float64, len(s.codes))
 		for c := range out {
-			if s.count[c] > 0 {
-				out[c] = (float64(s.total[c])/float64(s.count[c]) - float64(p.Zero[0])) * float64(p.Scale[0])
+			n := float64(s.count[c])
+			d := (float64(s.codes[c])/n-float64(p.Zero[0]))*float64(p.Scale[0]) - s.x[c]/n
+			if d-d == 0 {
+				out[c] = d
 			}
 		}
 		return out

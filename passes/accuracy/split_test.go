@@ -163,19 +163,34 @@ func TestMeasuredBias(t *testing.T) {
 		}
 		return worst
 	}
-	measured, err := accuracy.MeasureMeans(t.Context(), m, p, params, func(_ context.Context, f func(map[string]ops.Data) error) error {
-		for _, feed := range feeds(m) {
-			if err := f(feed); err != nil {
-				return err
+	measure := func(list []map[string]ops.Data) accuracy.Means {
+		added, err := accuracy.MeasureMeans(t.Context(), m, p, params, func(_ context.Context, f func(map[string]ops.Data) error) error {
+			for _, feed := range list {
+				if err := f(feed); err != nil {
+					return err
+				}
 			}
+			return nil
+		}, exec.SessionOptions{Threads: 1})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	}, exec.SessionOptions{Threads: 1})
-	if err != nil {
-		t.Fatal(err)
+		return added
 	}
+	all := feeds(m)
+	measured := measure(all)
 	without, with := shift(nil), shift(measured)
 	if !(with < without/10) {
 		t.Errorf("mean error %g, without measuring %g", with, without)
+	}
+	// The means of a few samples are not those of all, but what is added to them is alike.
+	if few := shift(measure(all[:len(all)/2])); !(few < without/2) {
+		t.Errorf("mean error %g on half of the samples, without measuring %g", few, without)
+	}
+	// Where a channel is not finite nothing is known.
+	odd := map[string]ops.Data{"x": all[0]["x"].(*tensor.Tensor).Clone()}
+	tensor.As[float32](odd["x"].(*tensor.Tensor))[3] = float32(math.Inf(1))
+	if d := measure([]map[string]ops.Data{odd})(m.Graph.Inputs()[0]); d[3] != 0 || d[2] == 0 {
+		t.Errorf("with a value that is not finite: %v", d)
 	}
 }
