@@ -59,7 +59,7 @@ func Lint(m *graph.Model, t *targets.Target) (*LintReport, error) {
 	}
 	loaded := m
 	if known {
-		loaded = m.Clone()
+		loaded = ops.Typed(m) // the runtime infers shapes, whatever the file has
 		fusion.Load(loaded)
 	}
 	byID := map[int]*graph.Node{}

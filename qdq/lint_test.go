@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -116,6 +117,16 @@ func TestLint(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
+		}
+		// A file need not say what its values are.
+		bare := lintModel(t, c.nodes, c.opset)
+		for n := range bare.Graph.Nodes() {
+			for _, v := range n.Outputs() {
+				v.Type = graph.Type{}
+			}
+		}
+		if b, err := qdq.Lint(bare, ortCPU(t)); err != nil || !slices.Equal(b.Groups, r.Groups) {
+			t.Errorf("%s: without types of values %+v, %v, with them %+v", c.name, b, err, r.Groups)
 		}
 		got := map[string]qdq.LintGroup{}
 		for _, g := range r.Groups {
