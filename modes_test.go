@@ -445,3 +445,52 @@ func TestContradictions(t *testing.T) {
 		t.Errorf("%T", err)
 	}
 }
+
+// A pass that puts nodes into the model does not shift what the summary says of the
+// others: all products are on integers here, behind the division that smoothing needs.
+func TestSharesOfSmoothed(t *testing.T) {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["" : 17]> g (float[N,16] x) => (float[N,8] y) <float[16,16] w = {...}, float[16,8] v = {...}> {
+		a = MatMul (x, w) b = Sigmoid (a) s = Softmax (b) y = MatMul (s, v) }`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tensor.As[float32](m.Graph.Initializers()[0].Const)
+	for i := range w[:16] {
+		w[i] /= 1000
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	folder := t.TempDir()
+	for i := range 8 {
+		x := tensor.New(tensor.Float32, 16, 16)
+		for j := range tensor.As[float32](x) {
+			f := float32(rng.NormFloat64())
+			if j%16 == 0 {
+				f *= 1000
+			}
+			tensor.As[float32](x)[j] = f
+		}
+		var buf bytes.Buffer
+		f := npy.NewWriter(&buf, false)
+		if err := errors.Join(f.Add("x", x), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(folder, fmt.Sprintf("%d.npz", i)), buf.Bytes(), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, res, err := onnxq.QuantizeModel(t.Context(), m, onnxq.Options{Mode: onnxq.Static, Algorithms: []onnxq.Algorithm{onnxq.Smooth}, Data: []string{folder}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(res.Notes, func(s string) bool { return strings.Contains(s, "smoothed") }) {
+		t.Fatalf("nothing was smoothed: %q", res.Notes)
+	}
+	if res.Int8MACs != 1 {
+		t.Errorf("%v of the multiply-adds are on integers", res.Int8MACs)
+	}
+	for _, f := range res.Float {
+		if f.MACs != 0 {
+			t.Errorf("%+v", f)
+		}
+	}
+}

@@ -799,6 +799,7 @@ type quantization struct {
 	o        Options
 	original *graph.Model
 	prepared *graph.Model
+	planned  *graph.Model // the one that the plan of the result is of
 	result   *graph.Model
 	calib    *calibration.Source // samples to calibrate on; nil with a table
 	eval     *calibration.Source // samples to measure on; may be nil
@@ -960,7 +961,10 @@ func (q *quantization) run(ctx context.Context) (*Result, *ContractError, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	q.result = found.Model
+	q.result, q.planned = found.Model, found.Base
+	if q.planned == nil {
+		q.planned = q.prepared
+	}
 	if q.o.Format == QOperator && q.result != nil {
 		if q.result, err = integerOperators(ctx, q.result); err != nil {
 			return nil, nil, err
@@ -1404,8 +1408,10 @@ func (r *runner) run(ctx context.Context, sample calibration.Sample, in map[stri
 func (r *Result) describe(q *quantization) {
 	r.Float, r.Weights, r.Outputs = []FloatNode{}, []WeightSize{}, []eval.Output{}
 	r.Nodes, r.Quantized, r.WeightBytesIn, r.WeightBytesOut, r.Int8MACs = 0, 0, 0, 0, 0
+	half := map[[2]string]bool{}
 	for _, n := range r.Plan.Nodes {
 		r.Nodes++
+		half[[2]string{n.Scope, n.Node}] = n.How == qdq.Half || n.How == qdq.Brain
 		if n.Quantized {
 			r.Quantized++
 			continue
@@ -1423,7 +1429,7 @@ func (r *Result) describe(q *quantization) {
 	}
 	var on, all float64
 	i, float := 0, 0
-	for g := range q.prepared.Scopes() {
+	for g := range q.planned.Scopes() {
 		for n := range g.Nodes() {
 			e := r.Plan.Nodes[i]
 			i++
@@ -1436,7 +1442,11 @@ func (r *Result) describe(q *quantization) {
 				r.Float[float].MACs = macs
 				float++
 			}
-			r.weights(n, stored, e.How == qdq.Half || e.How == qdq.Brain)
+		}
+	}
+	for g := range q.prepared.Scopes() {
+		for n := range g.Nodes() {
+			r.weights(n, stored, half[[2]string{g.Scope(), n.Label()}])
 		}
 	}
 	if all > 0 {

@@ -77,6 +77,7 @@ type Options struct {
 // Result is the candidate that was chosen.
 type Result struct {
 	Model *graph.Model // the quantized model; nil if nothing could be quantized
+	Base  *graph.Model // the float model that Plan is of; nil for the one given
 	Plan  *qdq.Plan
 	Table *calibration.Table
 	Notes []string
@@ -220,7 +221,7 @@ func (s *search) economize(ctx context.Context, c *candidate) error {
 }
 
 func (s *search) result(c *candidate) *Result {
-	return &Result{Model: c.model, Plan: c.plan, Table: c.table, Notes: slices.Concat(c.found, c.notes)}
+	return &Result{Model: c.model, Base: c.base, Plan: c.plan, Table: c.table, Notes: slices.Concat(c.found, c.notes)}
 }
 
 // variant returns a candidate like c that has not been built yet.
