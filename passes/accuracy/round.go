@@ -16,7 +16,7 @@ import (
 )
 
 // damping is what is added to the diagonal of a second moment, as a share of
-// its mean.
+// its mean, where rowsPerInput rows are known for each input.
 const damping = 0.01
 
 // minRows is the number of rows that are drawn at least for weights of 8 bits.
@@ -160,7 +160,7 @@ func (p *product) round(ctx context.Context, q *quant.Params, sums *moments) err
 	columns := make([]float32, k*n) // [k][n], inputs in the order of rounding
 	scale, zero := make([]float32, n), make([]int32, n)
 	for g := range p.groups {
-		order, factor, err := factor(ctx, sums.sums[g], k)
+		order, factor, err := factor(ctx, sums.sums[g], k, sums.count)
 		if err != nil {
 			return err
 		}
@@ -195,14 +195,16 @@ func (p *product) round(ctx context.Context, q *quant.Params, sums *moments) err
 
 // factor returns the order in which k inputs are rounded and the strictly upper
 // triangle U of the factors of h, in that order: h = (U+I)·D·(U+I)ᵀ. Damping
-// makes h positive definite. The error is that of the context.
-func factor(ctx context.Context, h []float32, k int) (order []int, u []float32, err error) {
+// makes h, of the given number of rows, positive definite, and the more, the fewer rows
+// there are: what inputs do not do on these they may do on others. The error is that of
+// the context.
+func factor(ctx context.Context, h []float32, k, rows int) (order []int, u []float32, err error) {
 	order = make([]int, k)
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(h[b*k+b], h[a*k+a]) })
-	p, _ := quant.Damped(h, order, damping)
+	p, _ := quant.Damped(h, order, damping*max(1, float64(rowsPerInput*k)/float64(max(rows, 1))))
 	u, _, err = quant.Factor(ctx, nil, p, k)
 	return order, u, err
 }

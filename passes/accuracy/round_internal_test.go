@@ -52,7 +52,7 @@ func TestFeedback(t *testing.T) {
 		for i := range scale {
 			scale[i] = 0.2
 		}
-		order, u, err := factor(t.Context(), h, k)
+		order, u, err := factor(t.Context(), h, k, rowsPerInput*k)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func TestFeedbackDegenerate(t *testing.T) {
 				h[a*k+b] = fill(a, b)
 			}
 		}
-		order, u, err := factor(t.Context(), h, k)
+		order, u, err := factor(t.Context(), h, k, rowsPerInput*k)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,5 +217,33 @@ func TestRows(t *testing.T) {
 				t.Errorf("%s: %d patches, 3 asked for", text, few)
 			}
 		}
+	}
+}
+
+// The fewer rows there are, the less is made of what they do not show.
+func TestFewRows(t *testing.T) {
+	const k = 8
+	x := make([]float32, k)
+	h := make([]float32, k*k)
+	for i := range x {
+		x[i] = float32(i + 1)
+	}
+	for i := range k {
+		for j := range k {
+			h[i*k+j] = x[i] * x[j]
+		}
+	}
+	push := func(rows int) (sum float64) {
+		_, u, err := factor(t.Context(), h, k, rows)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range u {
+			sum += math.Abs(float64(v))
+		}
+		return sum
+	}
+	if many, one := push(rowsPerInput*k), push(1); !(one < many/1.05) || push(2*rowsPerInput*k) != many {
+		t.Errorf("errors are passed on %g times with one row, %g with many", one, many)
 	}
 }
