@@ -19,15 +19,25 @@ import (
 // that they follow from, as of a peak with its neighbours, are outputs of that one
 // and inputs of the other.
 //
+// Where lengths follow from values that are rounded, as those of speech from the
+// durations that a model predicts, one that is rounded the other way shifts all that
+// follows. These are taken from the float model as well.
+//
 // What is picked but put back to its place by a Scatter stands where it stood,
 // and is compared as it is.
 //
 // Where no output tells how good the picks are, since all are integers or as many
 // as were picked, the values that they were picked by are compared as well.
 type Selection struct {
-	outputs int        // of the model
-	forced  [][]string // the names of what is picked, and of what only copies it
-	judged  []Judged   // beside the outputs
+	outputs int // of the model
+	forced  []forced
+	judged  []Judged // beside the outputs
+}
+
+// forced is a value that the quantized model takes from the float model.
+type forced struct {
+	names []string // of it and of what only copies it
+	elem  tensor.DType
 }
 
 // Judged is a value that a model picks by.
@@ -67,18 +77,25 @@ func NewSelection(m *graph.Model) *Selection {
 	g := m.Graph
 	rough := inexact(g)
 	s := &Selection{outputs: len(g.Outputs())}
-	forced, decided := map[*graph.Node]bool{}, map[*graph.Node]bool{}
+	picking, decided := map[*graph.Node]bool{}, map[*graph.Node]bool{}
+	var lengths []*graph.Node
 	picked := map[*graph.Value]bool{} // depends on how many were picked
 	for n := range g.Nodes() {
 		if slices.ContainsFunc(n.Inputs(), func(v *graph.Value) bool { return picked[v] }) {
 			mark(picked, n)
 		}
+		if rounds(n) && rough[n.Input(0)] && measures(n.Output(0)) {
+			lengths = append(lengths, n)
+			s.force(n.Output(0), n.Input(0).Type.Elem)
+			mark(picked, n)
+			continue
+		}
 		i, ok := picks(n)
 		if !ok || n.Input(0) == nil || !rough[n.Input(0)] && !(n.Op.Type == "NonMaxSuppression" && rough[n.Input(1)]) || scattered(n.Output(i)) {
 			continue
 		}
-		forced[n] = true
-		s.forced = append(s.forced, aliases(n.Output(i)))
+		picking[n] = true
+		s.force(n.Output(i), tensor.Int64)
 		compared(n, rough, decided)
 		if n.Op.Type != "TopK" {
 			mark(picked, n)
@@ -86,7 +103,7 @@ func NewSelection(m *graph.Model) *Selection {
 	}
 	for n := range g.Nodes() {
 		if decided[n] && n.Output(0) != nil {
-			s.forced = append(s.forced, aliases(n.Output(0)))
+			s.force(n.Output(0), tensor.Bool)
 		}
 	}
 	judged := map[*graph.Value]bool{}
@@ -102,7 +119,7 @@ func NewSelection(m *graph.Model) *Selection {
 	}
 	if !slices.ContainsFunc(g.Outputs(), func(v *graph.Value) bool { return floats(v) && !picked[v] }) {
 		for n := range g.Nodes() {
-			if forced[n] {
+			if picking[n] {
 				judge(sources(n, rough), true)
 			}
 		}
@@ -112,16 +129,70 @@ func NewSelection(m *graph.Model) *Selection {
 			}
 		}
 	}
+	for _, n := range lengths {
+		judge([]source{{n, 0}}, false)
+	}
 	if len(s.forced)+len(s.judged) == 0 {
 		return nil
 	}
 	return s
 }
 
+func (s *Selection) force(v *graph.Value, elem tensor.DType) {
+	s.forced = append(s.forced, forced{aliases(v), elem})
+}
+
 func hasPicks(g *graph.Graph) bool {
 	for n := range g.Nodes() {
-		if _, ok := picks(n); ok {
+		if _, ok := picks(n); ok || rounds(n) {
 			return true
+		}
+	}
+	return false
+}
+
+// rounds reports whether n rounds floats to integers.
+func rounds(n *graph.Node) bool {
+	if n.Op.Domain != graph.OnnxDomain || n.Input(0) == nil || n.Output(0) == nil {
+		return false
+	}
+	return n.Op.Type == "Ceil" || n.Op.Type == "Floor" || n.Op.Type == "Round"
+}
+
+// measures reports whether a length follows from v without a product with weights
+// between.
+func measures(v *graph.Value) bool {
+	seen := map[*graph.Value]bool{v: true}
+	for stack := []*graph.Value{v}; len(stack) > 0; {
+		v := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		for _, u := range v.Uses() {
+			if u.Node == nil {
+				continue
+			}
+			if n := u.Node; n.Op.Domain == graph.OnnxDomain {
+				switch n.Op.Type {
+				case "Range":
+					return true
+				case "ConstantOfShape", "Loop":
+					if u.Index == 0 {
+						return true
+					}
+				case "Expand", "Tile":
+					if u.Index == 1 {
+						return true
+					}
+				}
+			}
+			if spec := ops.Lookup(u.Node); spec == nil || weighs(spec, u.Node) {
+				continue
+			}
+			for _, w := range u.Node.Outputs() {
+				if w != nil && !seen[w] {
+					seen[w] = true
+					stack = append(stack, w)
+				}
+			}
 		}
 	}
 	return false
@@ -308,8 +379,8 @@ func (s *Selection) Reference(m *graph.Model) *graph.Model {
 	}
 	c := m.Clone()
 	s.show(c)
-	for _, names := range s.forced {
-		n, i := maker(c, names)
+	for _, f := range s.forced {
+		n, i := maker(c, f.names)
 		v := n.Output(i)
 		w := c.Graph.NewValue(c.UniqueName(v.Name()), v.Type)
 		c.Graph.InsertAfter(c.Graph.NewNode(graph.OpKey{Type: "Identity"}, c.UniqueNodeName("picked"), []*graph.Value{v}, []*graph.Value{w}), n)
@@ -328,18 +399,15 @@ func (s *Selection) Quantized(m *graph.Model) *graph.Model {
 	if !s.show(c) {
 		return nil
 	}
-	for k, names := range s.forced {
-		n, i := maker(c, names)
+	for k, f := range s.forced {
+		n, i := maker(c, f.names)
 		if n == nil {
 			return nil
 		}
-		elem := tensor.Int64
-		if index, ok := picks(n); compares(n) {
-			elem = tensor.Bool
-		} else if !ok || index != i || c.Opset(graph.OnnxDomain) < gatherElements {
+		if index, ok := picks(n); !compares(n) && !rounds(n) && (!ok || index != i || c.Opset(graph.OnnxDomain) < gatherElements) {
 			return nil
 		}
-		in := c.Graph.NewValue(pickedName(k), graph.TensorType(elem, nil))
+		in := c.Graph.NewValue(pickedName(k), graph.TensorType(f.elem, nil))
 		c.Graph.AddInput(in)
 		last, free := n, map[*graph.Value]string{}
 		replace := func(v *graph.Value, t graph.Type, op string, inputs []*graph.Value, attrs ...*graph.Attr) *graph.Value {
@@ -350,7 +418,12 @@ func (s *Selection) Quantized(m *graph.Model) *graph.Model {
 			v.ReplaceWith(y)
 			return y
 		}
-		at := replace(n.Output(i), in.Type, "Identity", []*graph.Value{in})
+		at := in
+		if t := n.Output(i).Type; rounds(n) && t.Elem != f.elem && t.Elem != tensor.Undefined { // it computes in 16 bits
+			at = replace(n.Output(i), t, "Cast", []*graph.Value{in}, graph.Int("to", int64(t.Elem)))
+		} else {
+			at = replace(n.Output(i), in.Type, "Identity", []*graph.Value{in})
+		}
 		if w := n.Output(0); n.Op.Type == "TopK" && w != nil {
 			replace(w, w.Type, "GatherElements", []*graph.Value{n.Input(0), at}, graph.Int("axis", n.Int("axis", -1)))
 		}

@@ -468,3 +468,33 @@ func TestSealWeights(t *testing.T) {
 		})
 	}
 }
+
+// Weights that nodes share, as those of layers that are the same, stay one whatever is
+// folded into them.
+func TestWeightsStayShared(t *testing.T) {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["" : 17]> g (float[N,16] x) => (float[N,16] y)
+		<float[16,16] w = {...}, float[16,16] v = {...}> {
+		a = MatMul (x, w) b = Relu (a)
+		w1 = Identity (w) c = MatMul (b, w1) d = Relu (c)
+		w2 = Identity (w) w3 = Identity (w2) e = MatMul (d, w3) f = Relu (e)
+		v1 = Transpose <perm = [1, 0]> (v) h = MatMul (f, v1) i = Relu (h)
+		v2 = Transpose <perm = [1, 0]> (v) y = MatMul (i, v2) }`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Prepare(t.Context(), m, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	weights := map[*graph.Value]int{}
+	for n := range m.Graph.Nodes() {
+		switch n.Op.Type {
+		case "MatMul":
+			weights[n.Input(1)]++
+		case "Identity", "Transpose":
+			t.Errorf("a %s is left", n.Op)
+		}
+	}
+	if len(weights) != 2 || len(m.Graph.Initializers()) != 2 {
+		t.Errorf("%d weights of %d initializers", len(weights), len(m.Graph.Initializers()))
+	}
+}

@@ -234,7 +234,9 @@ func TestEqualize(t *testing.T) {
 		{"groups, pooling", `(float[1,3,6,6] x) => (float[1,4,2,2] y) <float[8,3,1,1] w1 = {...}, float[8] b1 = {...}, float[4,4,1,1] w2 = {...}>
 		{ a = Conv (x, w1, b1) r = LeakyRelu (a) p = MaxPool <kernel_shape = [3,3], strides = [3,3]> (r) y = Conv <group = 2> (p, w2) }`, 1},
 		{"shared weight of another node", `(float[1,3,6,6] x) => (float[1,4,6,6] y, float[1,8,6,6] z) <float[8,3,1,1] w1 = {...}, float[8] b1 = {...}, float[4,8,1,1] w2 = {...}>
-		{ a = Conv (x, w1, b1) z = Conv (x, w1, b1) r = Relu (a) y = Conv (r, w2) }`, 1},
+		{ a = Conv (x, w1, b1) z = Conv (x, w1, b1) r = Relu (a) y = Conv (r, w2) }`, 0},
+		{"shared head", `(float[1,3,6,6] x) => (float[1,4,6,6] y, float[1,4,6,6] z) <float[8,3,1,1] w1 = {...}, float[8] b1 = {...}, float[4,8,1,1] w2 = {...}>
+		{ u = Neg (x) a = Conv (x, w1, b1) b = Conv (u, w1, b1) y = Conv (a, w2) z = Conv (b, w2) }`, 2},
 		{"read twice", `(float[1,3,6,6] x) => (float[1,4,6,6] y, float[1,8,6,6] z) <float[8,3,1,1] w1 = {...}, float[4,8,1,1] w2 = {...}>
 		{ a = Conv (x, w1) r = Relu (a) y = Conv (r, w2) z = Neg (r) }`, 0},
 		{"output", `(float[1,3,6,6] x) => (float[1,4,6,6] y, float[1,8,6,6] r) <float[8,3,1,1] w1 = {...}, float[4,8,1,1] w2 = {...}>
@@ -289,6 +291,9 @@ func TestEqualize(t *testing.T) {
 			if r := ratio(want, run(t, e, nil)); !(r < 1e-10) {
 				t.Errorf("the float model changed: noise to signal %g", r)
 			}
+			if a, b := elements(m), elements(e); b > a+16 { // a bias may be read by others
+				t.Errorf("%d elements of weights became %d", a, b)
+			}
 			if c.want == 0 {
 				return
 			}
@@ -301,6 +306,16 @@ func TestEqualize(t *testing.T) {
 	}
 }
 
+// elements counts those of the constants of m.
+func elements(m *graph.Model) (n int) {
+	for g := range m.Scopes() {
+		for _, v := range g.Initializers() {
+			n += v.Const.Len()
+		}
+	}
+	return n
+}
+
 func TestSmooth(t *testing.T) {
 	for _, c := range []struct {
 		name, text string
@@ -310,7 +325,8 @@ func TestSmooth(t *testing.T) {
 		{"transB", `(float[4,16] x) => (float[4,8] y) <float[16] k = {...}, float[8,16] w = {...}, float[8] b = {...}> { h = Mul (x, k) y = Gemm <transB = 1> (h, w, b) }`, 1},
 		{"two readers and a residual", `(float[4,16] x) => (float[4,16] y, float[4,8] z) <float[16] k = {...}, float[16,16] w = {...}, float[16,8] v = {...}>
 		{ h = Mul (x, k) a = MatMul (h, w) z = MatMul (h, v) y = Add (a, h) }`, 1},
-		{"shared weight", `(float[4,16] x) => (float[4,8] y, float[4,8] z) <float[16] k = {...}, float[16,8] w = {...}> { h = Mul (x, k) y = MatMul (h, w) z = MatMul (x, w) }`, 1},
+		{"shared weight", `(float[4,16] x) => (float[4,8] y, float[4,8] z) <float[16] k = {...}, float[16,8] w = {...}> { h = Mul (x, k) y = MatMul (h, w) z = MatMul (x, w) }`, 2},
+		{"shared weight that something else reads", `(float[4,16] x) => (float[4,8] y, float[8,16] z) <float[16] k = {...}, float[16,8] w = {...}> { h = Mul (x, k) y = MatMul (h, w) z = Transpose (w) }`, 0},
 		{"captured", `(bool[] c, float[4,16] x) => (float[4,8] y) <float[16] k = {...}, float[16,8] w = {...}>
 		{ h = Mul (x, k) y = If (c) <then_branch = t () => (float[4,8] p) { p = MatMul (h, w) }, else_branch = e () => (float[4,8] q) <float[4,8] d = {...}> { q = Identity (d) }> }`, 1},
 	} {
@@ -342,6 +358,12 @@ func TestSmooth(t *testing.T) {
 			}
 			if r := ratio(want, run(t, e, nil)); !(r < 1e-10) {
 				t.Errorf("the float model changed: noise to signal %g", r)
+			}
+			if a, b := elements(m), elements(e); b > a+16*c.want {
+				t.Errorf("%d elements of weights became %d", a, b)
+			}
+			if c.want == 0 {
+				return
 			}
 			plain, _ := quantize(t, m, false)
 			smooth, _ := quantize(t, e, false)

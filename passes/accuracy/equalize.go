@@ -112,6 +112,49 @@ func (t *ties) tie(a, b channels) {
 	}
 }
 
+// share ties what nodes with the same weight read, and what they give, so that it stays
+// one weight; where not all of its readers are known it stays as it is.
+func (t *ties) share() {
+	seen := map[*graph.Value]bool{}
+	for n := range t.g.Nodes() {
+		if n.Op.Domain != graph.OnnxDomain || n.Op.Type != "Conv" && !isProduct(n) || n.NumInputs() < 2 {
+			continue
+		}
+		w := n.Input(1)
+		if floats(w) == nil || seen[w] || len(w.Uses()) < 2 {
+			continue
+		}
+		seen[w] = true
+		in, out, same := t.reads(n), t.made(n), true
+		for _, u := range w.Uses() {
+			k := u.Node
+			same = same && k != nil && u.Index == 1 && k.Graph() == t.g && k.Op == n.Op && t.reads(k).n == in.n && t.made(k).n == out.n &&
+				k.Int("group", 1) == n.Int("group", 1) && k.Int("transB", 0) == n.Int("transB", 0)
+		}
+		for _, u := range w.Uses() {
+			switch {
+			case same:
+				t.tie(t.reads(u.Node), in)
+				t.tie(t.made(u.Node), out)
+			case u.Node != nil && u.Node.Graph() == t.g:
+				for _, v := range slices.Concat(u.Node.Inputs(), u.Node.Outputs()) {
+					if v != nil {
+						t.pin(v)
+					}
+				}
+			}
+		}
+	}
+}
+
+// made returns the channels that the weights of n give.
+func (t *ties) made(n *graph.Node) channels {
+	if n.Op == (graph.OpKey{Type: "Conv"}) {
+		return t.of[n.Output(0)]
+	}
+	return channels{}
+}
+
 func (t *ties) pin(v *graph.Value) {
 	c := t.of[v]
 	for i := range c.n {
@@ -269,6 +312,7 @@ func equalize(g *graph.Graph, bounds Bounds, means Means) int {
 			}
 		}
 	}
+	t.share()
 	all := t.factors(bounds, means)
 	if all == nil {
 		return 0
@@ -300,10 +344,7 @@ func equalize(g *graph.Graph, bounds Bounds, means Means) int {
 	}
 	equalized := map[*graph.Value]bool{}
 	for n := range g.Nodes() {
-		in, out := t.reads(n), channels{}
-		if n.Op == (graph.OpKey{Type: "Conv"}) {
-			out = t.of[n.Output(0)]
-		}
+		in, out := t.reads(n), t.made(n)
 		into, outOf := moved(in), moved(out)
 		if into {
 			equalized[n.Input(0)] = true
@@ -335,8 +376,18 @@ func equalize(g *graph.Graph, bounds Bounds, means Means) int {
 	if bad {
 		return 0
 	}
+	shared := map[*graph.Value]*graph.Value{}
 	for _, e := range edits {
+		old := e.n.Input(e.port)
+		if w := shared[old]; w != nil {
+			e.n.SetInput(e.port, w)
+			settle(w, old)
+			continue
+		}
 		replace(e.n, e.port, e.data)
+		if e.port == 1 {
+			shared[old] = e.n.Input(1)
+		}
 	}
 	return len(equalized)
 }
@@ -372,11 +423,9 @@ func (t *ties) factors(bounds Bounds, means Means) []scaling {
 	}
 	readers := map[int][]*reader{} // by representative of the group
 	for n := range t.g.Nodes() {
-		if n.Op == (graph.OpKey{Type: "Conv"}) {
-			out := t.of[n.Output(0)]
-			for i := range out.n {
-				all[t.same.of(out.first+i)].made = true
-			}
+		out := t.made(n)
+		for i := range out.n {
+			all[t.same.of(out.first+i)].made = true
 		}
 		if r := t.read(n, all, bounds, means); r != nil {
 			k := t.group.of(r.at[0])

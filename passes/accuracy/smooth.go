@@ -2,6 +2,7 @@ package accuracy
 
 import (
 	"math"
+	"slices"
 
 	"github.com/onnxq/onnxq/graph"
 )
@@ -14,6 +15,9 @@ import (
 // read x. The multiplication is an operator of its own, since other readers of
 // x, a residual connection for instance, need it as it is.
 //
+// Values that meet the same weights, as those of layers that share them do, get the
+// same s, so that the weights stay shared: a_k is then the greatest of all of these.
+//
 // It applies where the expected squared error of rounding x falls by a factor
 // of at least worth; α is between 0 and 1. wants reports whether a node will
 // be quantized. It edits m, a prepared float model, and returns the number of
@@ -24,19 +28,60 @@ func Smooth(m *graph.Model, wants func(*graph.Node) bool, bounds Bounds, alpha, 
 		if g.Function() != nil {
 			continue
 		}
-		seen := map[*graph.Value]bool{}
-		for n := range g.Nodes() {
-			if !isProduct(n) || n.Input(0) == nil || seen[n.Input(0)] {
-				continue
-			}
-			x := n.Input(0)
-			seen[x] = true
-			if smooth(g, x, wants, bounds, alpha, worth) {
-				count++
+		for _, s := range smoothings(g, wants) {
+			if s.apply(g, bounds, alpha, worth) {
+				count += len(s.values)
 			}
 		}
 	}
 	return count
+}
+
+// smoothing is values that meet the same weights, and the products that read them.
+type smoothing struct {
+	values  []*graph.Value
+	readers []*graph.Node
+}
+
+// smoothings lists what Smooth looks at in g, in the order of the nodes.
+func smoothings(g *graph.Graph, wants func(*graph.Node) bool) []smoothing {
+	serves := func(n *graph.Node) bool {
+		return n != nil && n.Graph() == g && isProduct(n) && wants(n) && n.Input(0) != nil && floats(n.Input(1)) != nil && n.Input(1).Const.Rank() == 2
+	}
+	var nodes []*graph.Node
+	for n := range g.Nodes() {
+		if serves(n) && !slices.ContainsFunc(n.Input(1).Uses(), func(u graph.Use) bool { return !serves(u.Node) || u.Index != 1 || u.Node.Op != n.Op }) {
+			nodes = append(nodes, n)
+		}
+	}
+	var of sets // by index in nodes
+	first := map[*graph.Value]int{}
+	for i, n := range nodes {
+		of.add()
+		for _, v := range n.Inputs()[:2] {
+			if k, ok := first[v]; ok {
+				of.join(i, k)
+			} else {
+				first[v] = i
+			}
+		}
+	}
+	var list []smoothing
+	at := map[int]int{}
+	for i, n := range nodes {
+		k, ok := at[of.of(i)]
+		if !ok {
+			k = len(list)
+			at[of.of(i)] = k
+			list = append(list, smoothing{})
+		}
+		s := &list[k]
+		s.readers = append(s.readers, n)
+		if !slices.Contains(s.values, n.Input(0)) {
+			s.values = append(s.values, n.Input(0))
+		}
+	}
+	return list
 }
 
 func isProduct(n *graph.Node) bool {
@@ -53,41 +98,40 @@ func rowOf(n *graph.Node) (rows int, channel func(i int) int) {
 	return shape[0], func(i int) int { return i / shape[1] }
 }
 
-func smooth(g *graph.Graph, x *graph.Value, wants func(*graph.Node) bool, bounds Bounds, alpha, worth float64) bool {
-	var readers []*graph.Node
-	for _, u := range x.Uses() {
-		if u.Node == nil || u.Index != 0 || u.Node.Graph() != g || !isProduct(u.Node) || !wants(u.Node) {
-			continue
+// apply smooths s where that is worth it.
+func (s *smoothing) apply(g *graph.Graph, bounds Bounds, alpha, worth float64) bool {
+	k := 0
+	power := map[*graph.Value][]float64{} // of the rows that a value meets
+	for _, x := range s.values {
+		lo, _ := bounds(x)
+		if k = len(lo); k == 0 {
+			return false
 		}
-		if floats(u.Node.Input(1)) == nil || u.Node.Input(1).Const.Rank() != 2 {
-			continue
-		}
-		readers = append(readers, u.Node)
+		power[x] = make([]float64, k)
 	}
-	lo, hi := bounds(x)
-	if len(readers) == 0 || len(lo) == 0 {
-		return false
-	}
-	k := len(lo)
-	row, power := make([]float64, k), make([]float64, k)
-	for _, n := range readers {
+	row := make([]float64, k)
+	for _, n := range s.readers {
 		rows, channel := rowOf(n)
-		if rows != k {
+		p := power[n.Input(0)]
+		if rows != k || len(p) != k {
 			return false
 		}
 		for i, v := range floats(n.Input(1)) {
 			c := channel(i)
 			row[c] = math.Max(row[c], math.Abs(float64(v)))
-			power[c] += float64(v) * float64(v)
+			p[c] += float64(v) * float64(v)
 		}
 	}
 	scale := make([]float64, k)
-	least, greatest := math.Inf(1), math.Inf(-1) // of x as it is
-	newLeast, newGreatest := 0.0, 0.0
+	for _, x := range s.values {
+		lo, hi := bounds(x)
+		for c := range scale {
+			scale[c] = math.Max(scale[c], math.Max(-float64(lo[c]), float64(hi[c])))
+		}
+	}
 	sum, count := 0.0, 0
-	for c := range scale {
-		a := math.Max(-float64(lo[c]), float64(hi[c]))
-		if a > 0 && row[c] > 0 {
+	for c, a := range scale {
+		if scale[c] = 0; a > 0 && row[c] > 0 {
 			scale[c] = math.Pow(a, alpha) / math.Pow(row[c], 1-alpha)
 			sum += math.Log(scale[c])
 			count++
@@ -102,17 +146,22 @@ func smooth(g *graph.Graph, x *graph.Value, wants func(*graph.Node) bool, bounds
 			scale[c] = mean
 		}
 		scale[c] = math.Min(math.Max(scale[c]/mean, 1.0/widest), widest)
-		l, h := math.Min(float64(lo[c]), 0), math.Max(float64(hi[c]), 0)
-		least, greatest = math.Min(least, l), math.Max(greatest, h)
-		newLeast, newGreatest = math.Min(newLeast, l/scale[c]), math.Max(newGreatest, h/scale[c])
 	}
 	var before, after float64
-	for c := range scale {
-		before += power[c]
-		after += power[c] * scale[c] * scale[c]
+	for _, x := range s.values {
+		lo, hi := bounds(x)
+		least, greatest, newLeast, newGreatest := 0.0, 0.0, 0.0, 0.0
+		var was, is float64
+		for c := range scale {
+			l, h := math.Min(float64(lo[c]), 0), math.Max(float64(hi[c]), 0)
+			least, greatest = math.Min(least, l), math.Max(greatest, h)
+			newLeast, newGreatest = math.Min(newLeast, l/scale[c]), math.Max(newGreatest, h/scale[c])
+			was += power[x][c]
+			is += power[x][c] * scale[c] * scale[c]
+		}
+		before += was * (greatest - least) * (greatest - least)
+		after += is * (newGreatest - newLeast) * (newGreatest - newLeast)
 	}
-	before *= (greatest - least) * (greatest - least)
-	after *= (newGreatest - newLeast) * (newGreatest - newLeast)
 	if !(after*worth < before) {
 		return false
 	}
@@ -120,17 +169,31 @@ func smooth(g *graph.Graph, x *graph.Value, wants func(*graph.Node) bool, bounds
 	for c, s := range scale {
 		inverse[c] = float32(1 / s)
 	}
-	y := scaled(g, x, inverse, "_smooth")
-	for _, n := range readers {
-		w := floats(n.Input(1))
+	weights := map[*graph.Value]*graph.Value{} // by what they stand for
+	for _, n := range s.readers {
+		old := n.Input(1)
+		if w := weights[old]; w != nil {
+			n.SetInput(1, w)
+			settle(w, old)
+			continue
+		}
+		w := floats(old)
 		_, channel := rowOf(n)
-		scaled := make([]float32, len(w))
+		data := make([]float32, len(w))
 		for i, v := range w {
 			// The factor that x is divided by is the rounded one.
-			scaled[i] = float32(float64(v) / float64(inverse[channel(i)]))
+			data[i] = float32(float64(v) / float64(inverse[channel(i)]))
 		}
-		replace(n, 1, scaled)
-		n.SetInput(0, y)
+		replace(n, 1, data)
+		weights[old] = n.Input(1)
+	}
+	for _, x := range s.values {
+		y := scaled(g, x, inverse, "_smooth")
+		for _, n := range s.readers {
+			if n.Input(0) == x {
+				n.SetInput(0, y)
+			}
+		}
 	}
 	return true
 }
