@@ -114,6 +114,7 @@ type candidate struct {
 type search struct {
 	o     Options
 	float *graph.Model
+	first *candidate // what the search starts from; nil once it has begun again
 	yard  *yardstick
 	files shipped
 	runs  int
@@ -172,6 +173,15 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
+	s.first = best
+	if best, err = s.improve(ctx, best); err != nil {
+		return nil, err
+	}
+	return s.settle(ctx, best)
+}
+
+// improve takes what lowers the error of best, one step after the other.
+func (s *search) improve(ctx context.Context, best *candidate) (*candidate, error) {
 	steps := []func(context.Context, *candidate) (*candidate, error){s.rows, s.islands, s.ranges, s.equalize, s.split, s.smooth, s.again}
 	if len(fewBits(best.plan)) > 0 { // whose codes matter more than anything behind them
 		steps = append(steps, s.clipped, s.rounded, s.widened, s.biases, s.relief, s.dynamic, s.store)
@@ -185,7 +195,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 		}
 		best = next
 	}
-	return s.settle(ctx, best)
+	return best, nil
 }
 
 // economize keeps float what integers would not make faster, where the target

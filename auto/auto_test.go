@@ -241,6 +241,45 @@ func TestSearch(t *testing.T) {
 	}
 }
 
+// What rescaling channels gained on the samples of the search and lost on others is
+// given up, unless the model without it is further from what was asked.
+func TestSearchBeginsAgain(t *testing.T) {
+	m, o := setup(t, outlier, 12)
+	o.Contract.Off = true
+	smooth := func(q *graph.Model) bool {
+		for n := range q.Graph.Nodes() {
+			if strings.Contains(n.Name, "_smooth") {
+				return true
+			}
+		}
+		return false
+	}
+	for _, c := range []struct{ with, without float64 }{{2, 0}, {2, 1}, {1, 2}} {
+		var looks []bool
+		o.Accept = func(_ context.Context, q *graph.Model) (auto.Shortfall, float64, error) {
+			looks = append(looks, smooth(q))
+			loss := c.without
+			if smooth(q) {
+				loss = c.with
+			}
+			if loss == 0 {
+				return auto.Shortfall{}, 0, nil
+			}
+			return auto.Shortfall{Text: "too far", DB: loss}, loss, nil
+		}
+		res := search(t, m, o)
+		if len(looks) < 2 || !looks[0] || looks[1] {
+			t.Fatalf("%+v: looked at models that were smoothed: %v", c, looks)
+		}
+		if got := smooth(res.Model); got != (c.with < c.without) {
+			t.Errorf("%+v: the result is smoothed: %v", c, got)
+		}
+		if c.without == 0 && len(looks) != 2 {
+			t.Errorf("%+v: %d looks", c, len(looks))
+		}
+	}
+}
+
 // Logits that the samples leave below 0 can be quantized above it, and the user is
 // told.
 func TestUnsureSamples(t *testing.T) {

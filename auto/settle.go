@@ -13,21 +13,26 @@ func (s *search) settle(ctx context.Context, c *candidate) (*Result, error) {
 	closest := math.Inf(1)
 	for try := 0; ; try++ {
 		if c.short.Text == "" || !s.o.FloatIslands || try == maxRetreats {
-			if err := s.realize(ctx, c); err != nil {
+			kept := c.short.Text == ""
+			res, loss, err := s.accept(ctx, c)
+			if err != nil {
 				return nil, err
 			}
-			if err := s.finish(ctx, c); err != nil {
-				return nil, err
-			}
-			res := s.result(c)
-			loss := 0.0
-			if s.o.Accept != nil && c.model != nil {
-				var err error
-				if c.short, loss, err = s.o.Accept(ctx, c.model); err != nil {
+			if kept && res.Short != "" && c.base != s.float && s.first != nil {
+				next, err := s.simpler(ctx)
+				if err != nil {
 					return nil, err
 				}
+				if next.short.Text == "" {
+					other, less, err := s.accept(ctx, next)
+					if err != nil {
+						return nil, err
+					}
+					if other.Short == "" || less < loss {
+						c, res, loss = next, other, less
+					}
+				}
 			}
-			res.Short = c.short.Text
 			if best == nil || loss < closest {
 				best, closest = res, loss
 			}
@@ -44,6 +49,34 @@ func (s *search) settle(ctx context.Context, c *candidate) (*Result, error) {
 		}
 		c = next
 	}
+}
+
+// accept makes the result of c and has it judged; loss is that of Options.Accept.
+func (s *search) accept(ctx context.Context, c *candidate) (res *Result, loss float64, err error) {
+	if err := s.realize(ctx, c); err != nil {
+		return nil, 0, err
+	}
+	if err := s.finish(ctx, c); err != nil {
+		return nil, 0, err
+	}
+	res = s.result(c)
+	if s.o.Accept != nil && c.model != nil {
+		if c.short, loss, err = s.o.Accept(ctx, c.model); err != nil {
+			return nil, 0, err
+		}
+	}
+	res.Short = c.short.Text
+	return res, loss, nil
+}
+
+// simpler searches once more from the first candidate on, without the passes that
+// rescale channels, for a model that kept the contract on the samples of the search and
+// not on others: channels that were evened out leave no room for what is larger there.
+func (s *search) simpler(ctx context.Context) (*candidate, error) {
+	c := s.first
+	s.first, s.left, s.saves, s.aim, s.share = nil, maxWork, 0, reliefAim, reliefShare
+	s.o.Equalize, s.o.Split, s.o.Smooth = false, false, false
+	return s.improve(ctx, c)
 }
 
 // finish calibrates c on all samples and builds it.
