@@ -173,7 +173,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := s.measure(ctx, best); err != nil {
 		return nil, err
 	}
-	s.first = best
+	s.first = best.variant()
 	if best, err = s.improve(ctx, best); err != nil {
 		return nil, err
 	}

@@ -76,6 +76,12 @@ func (s *search) simpler(ctx context.Context) (*candidate, error) {
 	c := s.first
 	s.first, s.left, s.saves, s.aim, s.share = nil, maxWork, 0, reliefAim, reliefShare
 	s.o.Equalize, s.o.Split, s.o.Smooth = false, false, false
+	if err := s.build(ctx, c); err != nil {
+		return nil, err
+	}
+	if err := s.measure(ctx, c); err != nil {
+		return nil, err
+	}
 	return s.improve(ctx, c)
 }
 

@@ -70,6 +70,29 @@ func fitsHalf(n *graph.Node, t tensor.DType) string {
 	return ""
 }
 
+// movesBatch reports whether n is a Transpose that moves the first axis to the last or
+// the one before, the others in their order, and a product reads what it gives: ONNX
+// Runtime takes such into products of float32, and of 16-bit floats it fails to.
+func movesBatch(n *graph.Node) bool {
+	perm := n.Ints("perm")
+	rank := len(perm)
+	if n.Op != op("Transpose") || n.Output(0) == nil || rank < 3 || !slices.ContainsFunc(n.Output(0).Uses(), func(u graph.Use) bool {
+		return u.Node != nil && u.Node.Op.Domain == graph.OnnxDomain && (u.Node.Op.Type == "MatMul" || u.Node.Op.Type == "Gemm")
+	}) {
+		return false
+	}
+	at := slices.Index(perm, 0)
+	if at < rank-2 {
+		return false
+	}
+	for i, p := range slices.Delete(slices.Clone(perm), at, at+1) {
+		if p != int64(i+1) {
+			return false
+		}
+	}
+	return true
+}
+
 // tiny reports whether the largest of x is one that float16 does not hold with all
 // its digits, but not 0.
 func tiny(x []float32) bool {
