@@ -169,9 +169,9 @@ func scalar(n *graph.Node) bool {
 }
 
 // pair puts a QuantizeLinear behind v and a DequantizeLinear before each of
-// these readers, with the parameters of like.
+// these readers, nodes and outputs of the graph, with the parameters of like.
 func pair(v *graph.Value, readers []graph.Use, like *graph.Node) []*graph.Node {
-	g := readers[0].Node.Graph()
+	g := like.Graph()
 	m := g.Model()
 	insert := func(n, after *graph.Node) *graph.Node {
 		g.InsertAfter(n, after)
@@ -191,7 +191,11 @@ func pair(v *graph.Value, readers []graph.Use, like *graph.Node) []*graph.Node {
 	for _, u := range readers {
 		out := g.NewValue(m.UniqueName(v.Name()+"_dq"), v.Type)
 		last = insert(g.NewNode(graph.OpKey{Domain: like.Op.Domain, Type: "DequantizeLinear"}, "", append([]*graph.Value{codes}, params...), []*graph.Value{out}), last)
-		u.Node.SetInput(u.Index, out)
+		if u.Node == nil {
+			g.SetOutput(u.Index, out)
+		} else {
+			u.Node.SetInput(u.Index, out)
+		}
 		made = append(made, last)
 	}
 	return made
@@ -233,11 +237,7 @@ func forward(dq *graph.Node) {
 		y := u.Node.Output(0)
 		var readers []graph.Use
 		for _, r := range y.Uses() {
-			if r.Node == nil {
-				readers = nil
-				break
-			}
-			if !IsQ(r.Node) && r.Node.Graph() == dq.Graph() {
+			if r.Node == nil && r.Graph == dq.Graph() || r.Node != nil && !IsQ(r.Node) && r.Node.Graph() == dq.Graph() {
 				readers = append(readers, r)
 			}
 		}

@@ -72,6 +72,8 @@ n: the runtime joins it with the Add behind it to Gemm, and then: input "fb" is 
 	{"gemm with beta", lintX + lintR + lintM + lintB + "[n] y = Gemm <beta = 2.0> (rd, wd, bd)\n", "r: Reshape\nn: beta is 2, not 1", 13},
 	{"reshape between different scales", lintX + "[r] a = Reshape (xd, flat)\n" + lintQ, "r: another scale or zero point", 13},
 	{"reshape with float output", lintX + "[r] a = Reshape (xd, flat)\ny = Exp (a)\n", "r: Reshape", 13},
+	{"reshape that gives an output", lintX + "[r] y = Reshape (xd, flat)\n", "r: Reshape", 13},
+	{"reshape that gives an output which is read", lintX + "[r] y = Reshape (xd, flat)\n[e] e = Exp (y)\n", "r: Reshape", 13},
 	{"transpose whose codes have a row of scales", lintX + "[r] a = Transpose <perm = [0,2,1,3]> (xd)\nyq = QuantizeLinear (a, s1, z)\ny = DequantizeLinear (yq, s1, z)\n", "r: Transpose", 13},
 	{"reshape without zero points", "xz = QuantizeLinear (x, s)\nxd = DequantizeLinear (xz, s)\n[r] a = Reshape (xd, flat)\nyq = QuantizeLinear (a, s)\ny = DequantizeLinear (yq, s)\n", "r: a zero point is missing", 13},
 	{"max pooling", lintX + "[n] p = MaxPool <kernel_shape = [2,2]> (xd)\npq = QuantizeLinear (p, s, z)\ny = DequantizeLinear (pq, s, z)\n", "n: MaxPool", 13},
