@@ -135,7 +135,9 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	defer s.files.close()
 	best := &candidate{base: m, method: o.Method, qdq: o.Qdq}
 	if best.method == "" {
-		best.method = calibration.Auto
+		if best.method = calibration.MinMax; len(o.Samples) == 0 {
+			best.method = calibration.Auto // nothing is measured
+		}
 	}
 	if o.Store {
 		best.qdq.Store = codes
