@@ -132,8 +132,13 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 		}
 		return s.relief(ctx, c)
 	case anchors > 0 && try == 2:
-		if s.o.Store && len(next.qdq.Half) == 0 {
-			next.qdq.Store = codes
+		if s.o.Store { // what weights take was chosen for a model on integers
+			next.qdq.Store, next.qdq.Half = codes, nil
+			small, err := s.small(next)
+			if err != nil {
+				return nil, err
+			}
+			next.qdq.Half = next.halving(small).qdq.Half
 		}
 	default:
 		if try < maxRetreats-1 {
