@@ -162,6 +162,28 @@ func rounds(n *graph.Node) bool {
 // measures reports whether a length follows from v without a product with weights
 // between.
 func measures(v *graph.Value) bool {
+	return reaches(v, func(u graph.Use) bool {
+		if u.Node.Op.Domain != graph.OnnxDomain {
+			return false
+		}
+		switch u.Node.Op.Type {
+		case "Range":
+			return true
+		case "ConstantOfShape", "Loop":
+			return u.Index == 0
+		case "Expand", "Tile":
+			return u.Index == 1
+		}
+		return false
+	}, func(n *graph.Node, _ *graph.Value) bool {
+		spec := ops.Lookup(n)
+		return spec != nil && !weighs(spec, n)
+	})
+}
+
+// reaches reports whether a use that is wanted follows from v through outputs w of
+// nodes n that pass.
+func reaches(v *graph.Value, wanted func(u graph.Use) bool, pass func(n *graph.Node, w *graph.Value) bool) bool {
 	seen := map[*graph.Value]bool{v: true}
 	for stack := []*graph.Value{v}; len(stack) > 0; {
 		v := stack[len(stack)-1]
@@ -170,25 +192,11 @@ func measures(v *graph.Value) bool {
 			if u.Node == nil {
 				continue
 			}
-			if n := u.Node; n.Op.Domain == graph.OnnxDomain {
-				switch n.Op.Type {
-				case "Range":
-					return true
-				case "ConstantOfShape", "Loop":
-					if u.Index == 0 {
-						return true
-					}
-				case "Expand", "Tile":
-					if u.Index == 1 {
-						return true
-					}
-				}
-			}
-			if spec := ops.Lookup(u.Node); spec == nil || weighs(spec, u.Node) {
-				continue
+			if wanted(u) {
+				return true
 			}
 			for _, w := range u.Node.Outputs() {
-				if w != nil && !seen[w] {
+				if w != nil && !seen[w] && pass(u.Node, w) {
 					seen[w] = true
 					stack = append(stack, w)
 				}
@@ -239,29 +247,16 @@ func inexact(g *graph.Graph) map[*graph.Value]bool {
 
 // scattered reports whether indices lead to where a Scatter puts something.
 func scattered(v *graph.Value) bool {
-	seen := map[*graph.Value]bool{v: true}
-	for stack := []*graph.Value{v}; len(stack) > 0; {
-		v := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		for _, u := range v.Uses() {
-			if u.Node == nil || u.Node.Op.Domain != graph.OnnxDomain {
-				continue
-			}
-			switch u.Node.Op.Type {
-			case "Scatter", "ScatterElements", "ScatterND":
-				if u.Index == 1 {
-					return true
-				}
-			}
-			for _, w := range u.Node.Outputs() {
-				if w != nil && !seen[w] && !floats(w) {
-					seen[w] = true
-					stack = append(stack, w)
-				}
-			}
+	return reaches(v, func(u graph.Use) bool {
+		if u.Node.Op.Domain != graph.OnnxDomain || u.Index != 1 {
+			return false
 		}
-	}
-	return false
+		switch u.Node.Op.Type {
+		case "Scatter", "ScatterElements", "ScatterND":
+			return true
+		}
+		return false
+	}, func(n *graph.Node, w *graph.Value) bool { return n.Op.Domain == graph.OnnxDomain && !floats(w) })
 }
 
 // compares reports whether n compares its inputs.

@@ -12,20 +12,23 @@ import (
 func removeIdentities(s *State) error {
 	for g := range s.Model.Scopes() {
 		for n := range g.Nodes() {
-			x, y := n.Input(0), n.Output(0)
-			if x == nil || y == nil || !changesNothing(n) {
-				continue
-			}
-			if anyUsed(n, 1) {
-				continue
-			}
-			if y.ReplaceWith(x) {
-				g.Remove(n)
+			if removeIdentity(n) {
 				s.Changes++
 			}
 		}
 	}
 	return nil
+}
+
+// removeIdentity removes n if its output 0 is its input 0 and nothing else of it is
+// used, and reports whether it did.
+func removeIdentity(n *graph.Node) bool {
+	x, y := n.Input(0), n.Output(0)
+	if x == nil || y == nil || !changesNothing(n) || anyUsed(n, 1) || !y.ReplaceWith(x) {
+		return false
+	}
+	n.Graph().Remove(n)
+	return true
 }
 
 // changesNothing reports whether output 0 of n is its input 0, whatever that

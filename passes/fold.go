@@ -97,19 +97,13 @@ func foldConstants(s *State) error {
 	for g := range s.editable {
 		known := map[string][]*graph.Value{} // what equal nodes became, which weights stay shared by
 		for n := range g.Nodes() {
-			if x := n.Input(0); x != nil && x.IsConst() && n.Output(0) != nil && changesNothing(n) && !anyUsed(n, 1) && n.Output(0).ReplaceWith(x) {
-				g.Remove(n)
+			if x := n.Input(0); x != nil && x.IsConst() && removeIdentity(n) {
 				s.Changes++
 				continue
 			}
 			key := keyOf(n)
 			if out := known[key]; key != "" && out != nil {
-				for i, v := range n.Outputs() {
-					if v != nil {
-						v.ReplaceUses(out[i])
-					}
-				}
-				g.Remove(n)
+				removeEqual(n, out)
 				s.Changes++
 				continue
 			}

@@ -422,16 +422,21 @@ func shareResults(s *State) error {
 				first[key] = n
 				continue
 			}
-			for i, v := range n.Outputs() {
-				if v != nil {
-					v.ReplaceUses(m.Output(i))
-				}
-			}
-			g.Remove(n)
+			removeEqual(n, m.Outputs())
 			s.Changes++
 		}
 	}
 	return nil
+}
+
+// removeEqual removes n, whose outputs are these values, each where n has one.
+func removeEqual(n *graph.Node, outputs []*graph.Value) {
+	for i, v := range n.Outputs() {
+		if v != nil {
+			v.ReplaceUses(outputs[i])
+		}
+	}
+	n.Graph().Remove(n)
 }
 
 // keyOf is equal for two nodes of a graph only if they compute the same; it is

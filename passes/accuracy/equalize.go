@@ -376,17 +376,12 @@ func equalize(g *graph.Graph, bounds Bounds, means Means) int {
 	if bad {
 		return 0
 	}
-	shared := map[*graph.Value]*graph.Value{}
+	weights := replacements{}
 	for _, e := range edits {
-		old := e.n.Input(e.port)
-		if w := shared[old]; w != nil {
-			e.n.SetInput(e.port, w)
-			settle(w, old)
-			continue
-		}
-		replace(e.n, e.port, e.data)
 		if e.port == 1 {
-			shared[old] = e.n.Input(1)
+			weights.replace(e.n, func() []float32 { return e.data })
+		} else {
+			replace(e.n, e.port, e.data)
 		}
 	}
 	return len(equalized)
@@ -686,4 +681,20 @@ func floats(v *graph.Value) []float32 {
 // replace gives input i of n, a constant, other elements.
 func replace(n *graph.Node, i int, data []float32) {
 	put(n, i, tensor.Of(data, n.Input(i).Const.Shape()...))
+}
+
+// replacements are the weights that stand for others, which several nodes may read.
+type replacements map[*graph.Value]*graph.Value
+
+// replace gives the weight of n, its input 1, other elements, the same as for the
+// nodes before that read it.
+func (r replacements) replace(n *graph.Node, data func() []float32) {
+	old := n.Input(1)
+	if w := r[old]; w != nil {
+		n.SetInput(1, w)
+		settle(w, old)
+		return
+	}
+	replace(n, 1, data())
+	r[old] = n.Input(1)
 }

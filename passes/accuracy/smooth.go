@@ -169,23 +169,17 @@ func (s *smoothing) apply(g *graph.Graph, bounds Bounds, alpha, worth float64) b
 	for c, s := range scale {
 		inverse[c] = float32(1 / s)
 	}
-	weights := map[*graph.Value]*graph.Value{} // by what they stand for
+	weights := replacements{}
 	for _, n := range s.readers {
-		old := n.Input(1)
-		if w := weights[old]; w != nil {
-			n.SetInput(1, w)
-			settle(w, old)
-			continue
-		}
-		w := floats(old)
-		_, channel := rowOf(n)
-		data := make([]float32, len(w))
-		for i, v := range w {
-			// The factor that x is divided by is the rounded one.
-			data[i] = float32(float64(v) / float64(inverse[channel(i)]))
-		}
-		replace(n, 1, data)
-		weights[old] = n.Input(1)
+		weights.replace(n, func() []float32 {
+			data := slices.Clone(floats(n.Input(1)))
+			_, channel := rowOf(n)
+			for i, v := range data {
+				// The factor that x is divided by is the rounded one.
+				data[i] = float32(float64(v) / float64(inverse[channel(i)]))
+			}
+			return data
+		})
 	}
 	for _, x := range s.values {
 		y := scaled(g, x, inverse, "_smooth")
