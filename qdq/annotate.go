@@ -191,8 +191,8 @@ func (a *annotator) collect() error {
 			if half == tensor.Undefined {
 				d.rule, d.why = a.rule(n, d, want.IsDynamic())
 			} else {
-				if d.why = fitsHalf(n, half); d.why == "" && a.t.Fusion != "" && movesBatch(n) {
-					d.why = "moves the first axis before a product, and ONNX Runtime ends while it loads that in 16-bit floats"
+				if d.why = fitsHalf(n, half); d.why == "" && movesBatch(n, a.t.TakesBatch) {
+					d.why = fmt.Sprintf("moves the first axis before a product, which %s does not load in 16-bit floats", a.t.Name)
 				}
 				if d.why == "" && near[n.ID] != nil {
 					d.why = fmt.Sprintf("feeds Log %q, which magnifies the error of small values", near[n.ID].Label())

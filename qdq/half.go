@@ -71,13 +71,13 @@ func fitsHalf(n *graph.Node, t tensor.DType) string {
 }
 
 // movesBatch reports whether n is a Transpose that moves the first axis to the last or
-// the one before, the others in their order, and a product reads what it gives: ONNX
-// Runtime takes such into products of float32, and of 16-bit floats it fails to.
-func movesBatch(n *graph.Node) bool {
+// the one before, the others in their order, and one of the given products reads what
+// it gives; see targets.Target.TakesBatch.
+func movesBatch(n *graph.Node, products []string) bool {
 	perm := n.Ints("perm")
 	rank := len(perm)
 	if n.Op != op("Transpose") || n.Output(0) == nil || rank < 3 || !slices.ContainsFunc(n.Output(0).Uses(), func(u graph.Use) bool {
-		return u.Node != nil && u.Node.Op.Domain == graph.OnnxDomain && (u.Node.Op.Type == "MatMul" || u.Node.Op.Type == "Gemm")
+		return u.Node != nil && u.Node.Op.Domain == graph.OnnxDomain && slices.Contains(products, u.Node.Op.Type)
 	}) {
 		return false
 	}

@@ -54,6 +54,7 @@ func ortTarget(name, title, fusion string, pairSums bool, costs []Cost, sources 
 		Activations: []string{"u8", "i8", "u16", "i16"}, Weights: []string{"i8", "u8"}, Floats: []string{"f16"},
 		PerTensorOpset: 10, PerChannelOpset: 13, WideOpset: 21, MSDomain: true, MaxOpset: 25,
 		PairSums: pairSums, Pins: []string{"MaxPool"}, Requantizes: []string{"Conv", "ConvTranspose", "Gemm"}, Propagates: []string{"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice"},
+		TakesBatch: []string{"MatMul", "Gemm"},
 		Fusion: fusion, Costs: costs, Rules: onnxruntime, Forms: ortForms, Refusals: ortRefusals,
 	}
 }

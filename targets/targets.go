@@ -132,6 +132,9 @@ type Target struct {
 	// which fails where a nested graph reads what they give: there the
 	// DequantizeLinear has a scale for each channel, which the runtime leaves alone.
 	Propagates []string `json:"propagates,omitempty" yaml:"propagates,omitempty"`
+	// TakesBatch lists the products that the runtime takes a Transpose of the first
+	// axis into, which fails to load in 16-bit floats: that Transpose stays float32.
+	TakesBatch []string `json:"takes_batch,omitempty" yaml:"takes_batch,omitempty"`
 	// Fusion names the rules by which the runtime replaces groups of
 	// DequantizeLinear, operator and QuantizeLinear by integer kernels; see
 	// qdq.Lint. "" means that each operator of Rules stands for itself.
