@@ -196,6 +196,48 @@ func TestScoreAxes(t *testing.T) {
 	}
 }
 
+// Rows and columns of images are no channels: the figure of a map whose first column
+// hardly moves is that of the map, in either layout; where the lengths do not tell, both
+// axes count.
+func TestScoreSpatial(t *testing.T) {
+	for _, c := range []struct {
+		shape []int
+		want  [2]bool
+	}{
+		{[]int{1, 1, 480, 640}, [2]bool{false, true}},
+		{[]int{1, 257, 257, 21}, [2]bool{true, false}},
+		{[]int{1, 64, 80, 80}, [2]bool{false, true}},
+		{[]int{1, 21, 20, 30}, [2]bool{}},
+		{[]int{8, 20, 20, 20}, [2]bool{}},
+		{[]int{1, 1, 1, 1000}, [2]bool{true, false}},
+		{[]int{1, 1000, 1, 1}, [2]bool{false, true}},
+		{[]int{1, 4, 16, 16, 16}, [2]bool{false, true}},
+		{[]int{1, 0, 0, 3}, [2]bool{true, false}},
+		{[]int{1, 6300, 85}, [2]bool{}},
+		{[]int{1, 10}, [2]bool{}},
+		{nil, [2]bool{}},
+	} {
+		if got := spatial(c.shape); got != c.want {
+			t.Errorf("%v: %v, want %v", c.shape, got, c.want)
+		}
+	}
+	// Rows of 0, 1, -1, 0 around a column of zeros, and noise of 0.1 everywhere.
+	x := []float32{0, 1, -1, 0, 0, -1, 1, 0, 0, 1, -1, 0, 0, -1, 1, 0}
+	y := slices.Clone(x)
+	for i := range y {
+		y[i] += 0.1
+	}
+	for _, shape := range [][]int{{1, 1, 4, 4}, {1, 4, 4, 1}} {
+		s := NewScore(1)
+		if err := s.Add([]ops.Data{f32(shape, x...)}, []ops.Data{f32(shape, y...)}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := s.DB(), 10*math.Log10(8/0.16); math.Abs(got-want) > 1e-4 {
+			t.Errorf("%v: %g dB, want %g", shape, got, want)
+		}
+	}
+}
+
 // A sequence of maps is compared row by row, as the matrix it was made from.
 func TestMaps(t *testing.T) {
 	keys := tensor.Of([]int64{3, 5})

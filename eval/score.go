@@ -14,10 +14,14 @@ import (
 // box, or a quiet channel beside a loud one, counts as much.
 //
 // Channels are taken along axis 1 and along the last axis in turn, and the
-// worse figure counts. Outputs of another shape than the reference count as zeros.
+// worse figure counts; see spatial for those that are rows or columns of images.
+// Outputs of another shape than the reference count as zeros.
 type Score struct{ outputs []scoreSums }
 
-type scoreSums struct{ axes [2]channelSums }
+type scoreSums struct {
+	axes    [2]channelSums
+	spatial [2]bool
+}
 
 type channelSums struct{ n, sum, squares, noise []float64 }
 
@@ -51,13 +55,31 @@ func (s *Score) Add(ref, got []ops.Data) error {
 			if !slices.Equal(a.Shape(), b.Shape()) {
 				y = make([]float32, len(x)) // what has another shape gives nothing of it
 			}
-			shape := a.Shape()
+			shape, o := a.Shape(), &s.outputs[i]
 			for k, axis := range [2]int{1, len(shape) - 1} {
-				s.outputs[i].axes[k].add(x, y, shape, axis)
+				if o.spatial[k] = o.spatial[k] || spatial(shape)[k]; !o.spatial[k] {
+					o.axes[k].add(x, y, shape, axis)
+				}
 			}
 		}
 	}
 	return nil
+}
+
+// spatial reports whether axis 1 and the last axis of an output of four or more axes are
+// clearly no channels but rows or columns, of which those at an edge may hardly move:
+// where the lengths of the axes that would be spatial beside the other one are alike,
+// and beside this one are twice as far apart, or not alike where the former are equal.
+func spatial(shape []int) (no [2]bool) {
+	if len(shape) < 4 {
+		return no
+	}
+	apart := func(list []int) float64 {
+		return float64(slices.Max(list)) / float64(max(slices.Min(list), 1))
+	}
+	first, last := apart(shape[2:]), apart(shape[1:len(shape)-1])
+	clear := func(a, b float64) bool { return b >= 2*a || a == 1 && b > 1 }
+	return [2]bool{clear(last, first), clear(first, last)}
 }
 
 func (c *channelSums) add(ref, got []float32, shape []int, axis int) {
@@ -95,6 +117,9 @@ func (s *Score) DB() float64 {
 	worst := math.Inf(1)
 	for i := range s.outputs {
 		for k := range s.outputs[i].axes {
+			if s.outputs[i].spatial[k] {
+				continue
+			}
 			worst = math.Min(worst, s.outputs[i].axes[k].db())
 		}
 	}
