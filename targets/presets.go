@@ -55,7 +55,7 @@ func ortTarget(name, title, fusion string, pairSums bool, costs []Cost, sources 
 		PerTensorOpset: 10, PerChannelOpset: 13, WideOpset: 21, MSDomain: true, MaxOpset: 25,
 		PairSums: pairSums, Pins: []string{"MaxPool"}, Requantizes: []string{"Conv", "ConvTranspose", "Gemm"}, Propagates: []string{"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice"},
 		TakesBatch: []string{"MatMul", "Gemm"},
-		Fusion: fusion, Costs: costs, Rules: onnxruntime, Forms: ortForms, Refusals: ortRefusals,
+		Fusion:     fusion, Costs: costs, Rules: onnxruntime, Forms: ortForms, Refusals: ortRefusals,
 	}
 }
 
