@@ -126,12 +126,15 @@ type search struct {
 	// aim and share bound relief: the score in dB that it stops at and the share
 	// of the time saved by integers that it may give back.
 	aim, share float64
+	look       int     // the number of samples that parts are tried on
+	stuck      int     // how many retreats brought a candidate no closer
+	want       float64 // the score in dB that was enough for other samples, as far as is known
 	saves      float64 // what integers save at first, as anchors has it
 }
 
 // Search quantizes m, a prepared model, in the best way that it finds.
 func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
-	s := &search{o: o, float: m, left: maxWork, known: ranges{}, aim: reliefAim, share: reliefShare}
+	s := &search{o: o, float: m, left: maxWork, known: ranges{}, aim: reliefAim, share: reliefShare, look: reliefSamples}
 	defer s.files.close()
 	best := &candidate{base: m, method: o.Method, qdq: o.Qdq}
 	if best.method == "" {
@@ -160,7 +163,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		best.qdq.Half = best.halving(small).qdq.Half
+		best.qdq.Least = best.storing(small, 16).qdq.Least
 	}
 	if err := s.build(ctx, best); err != nil {
 		return nil, err
@@ -190,14 +193,19 @@ func (s *search) improve(ctx context.Context, best *candidate) (*candidate, erro
 	} else {
 		steps = append(steps, s.biases, s.relief, s.dynamic, s.store, s.clipped, s.rounded)
 	}
+	return s.inTurn(ctx, best, steps...)
+}
+
+// inTurn takes steps one after the other, each from what the one before came to.
+func (s *search) inTurn(ctx context.Context, c *candidate, steps ...func(context.Context, *candidate) (*candidate, error)) (*candidate, error) {
 	for _, step := range steps {
-		next, err := step(ctx, best)
+		next, err := step(ctx, c)
 		if err != nil {
 			return nil, err
 		}
-		best = next
+		c = next
 	}
-	return best, nil
+	return c, nil
 }
 
 // economize keeps float what integers would not make faster, where the target

@@ -44,7 +44,7 @@ func (s *search) origins(ctx context.Context, c *candidate) (*origins, error) {
 		return nil, err
 	}
 	x, y := a.NewSession(s.o.Session), b.NewSession(s.o.Session)
-	for _, i := range s.few(reliefSamples) {
+	for _, i := range s.few(s.look) {
 		if _, _, err := trace.Run(ctx, x, y, s.yard.samples[i], s.yard.feeds(i, aligned != nil)); err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -104,7 +105,7 @@ func (s *search) pick(ctx context.Context, c *candidate, items []part, most floa
 	if tries < reliefParts/2 || len(items) < 2 {
 		return nil, 0, nil
 	}
-	t := &trials{s: s, vary: vary, few: s.few(reliefSamples)}
+	t := &trials{s: s, vary: vary, few: s.few(s.look)}
 	whole, err := s.score(ctx, c, t.few)
 	if err != nil {
 		return nil, 0, err
@@ -258,15 +259,19 @@ func (t *trials) byParts(ctx context.Context, items []part, most, whole float64,
 
 // finer gives 16 bits to those of the weights that are decoded when the model is
 // loaded whose rounding costs the outputs most for the bytes that it saves, at most
-// the share most of them.
+// the share most of them, and 32 where all have 16.
 func (s *search) finer(ctx context.Context, c *candidate, most float64) (*candidate, error) {
 	values, err := c.plan.Values(c.base)
 	if err != nil {
 		return nil, err
 	}
 	var items []part
-	total := 0.0
-	for _, i := range atLoad(c.plan) {
+	total, bits := 0.0, 16
+	list := atLoad(c.plan)
+	if len(list) == 0 {
+		list, bits = stored(c.plan), 32
+	}
+	for _, i := range list {
 		v := values[i]
 		items = append(items, part{ids: []int{v.ID}, work: float64(v.Const.Len())})
 		total += float64(v.Const.Len())
@@ -274,23 +279,21 @@ func (s *search) finer(ctx context.Context, c *candidate, most float64) (*candid
 	for i := range items {
 		items[i].work /= max(total, 1)
 	}
-	chosen, share, err := s.pick(ctx, c, items, most, c.halving, true)
+	chosen, share, err := s.pick(ctx, c, items, most, func(ids []int) *candidate { return c.storing(ids, bits) }, true)
 	if err != nil || len(chosen) == 0 {
 		return c, err
 	}
-	return s.improved(ctx, c, c.halving(chosen), s.worth(c), fmt.Sprintf("stored %d weights, %.1f %% of those that are decoded at load, in 16 bits", len(chosen), 100*share))
+	return s.improved(ctx, c, c.storing(chosen, bits), s.worth(c), fmt.Sprintf("stored %d weights, %.1f %% of those that are decoded at load, in %d bits", len(chosen), 100*share, bits))
 }
 
-// halving returns a variant of c in which weights that are decoded when the model
-// is loaded have 16 bits.
-func (c *candidate) halving(ids []int) *candidate {
+// storing returns a variant of c in which weights that are decoded when the model
+// is loaded have so many bits.
+func (c *candidate) storing(ids []int, bits int) *candidate {
 	next := c.variant()
-	next.qdq.Half = map[int]bool{}
-	for id := range c.qdq.Half {
-		next.qdq.Half[id] = true
-	}
+	next.qdq.Least = map[int]int{}
+	maps.Copy(next.qdq.Least, c.qdq.Least)
 	for _, id := range ids {
-		next.qdq.Half[id] = true
+		next.qdq.Least[id] = bits
 	}
 	return next
 }

@@ -3,184 +3,299 @@ package auto
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 )
 
-// settle makes the result of c, or of variants with less and less on integers
-// where c does not keep the contract.
+// outcome is a result and what Options.Accept says of it.
+type outcome struct {
+	of   *candidate
+	res  *Result
+	loss float64
+}
+
+// or returns the better of two outcomes; other may be nil.
+func (v *outcome) or(other *outcome) *outcome {
+	if other != nil && v.res.Short != "" && v.loss >= other.loss {
+		return other
+	}
+	return v
+}
+
+// settle makes the result of c or, where that does not keep the contract, of variants
+// that the passes have come closer with, and then with less and less on integers.
 func (s *search) settle(ctx context.Context, c *candidate) (*Result, error) {
-	var best *Result
-	closest := math.Inf(1)
+	var best *outcome
 	for try := 0; ; try++ {
-		if c.short.Text == "" || !s.o.FloatIslands || try == maxRetreats {
-			kept := c.short.Text == ""
-			res, loss, err := s.accept(ctx, c)
+		last := !s.o.FloatIslands || try == maxRetreats
+		if kept := c.short.Text == ""; kept || last {
+			v, err := s.accept(ctx, c)
 			if err != nil {
 				return nil, err
 			}
-			if kept && res.Short != "" && c.base != s.float && s.first != nil {
-				next, err := s.simpler(ctx)
-				if err != nil {
+			if kept && s.want == 0 {
+				if v, err = s.closer(ctx, v); err != nil {
 					return nil, err
 				}
-				if next.short.Text == "" {
-					other, less, err := s.accept(ctx, next)
-					if err != nil {
-						return nil, err
-					}
-					if other.Short == "" || less < loss {
-						c, res, loss = next, other, less
-					}
-				}
 			}
-			if best == nil || loss < closest {
-				best, closest = res, loss
+			if best = v.or(best); v.res.Short == "" || last {
+				return best.res, nil
 			}
-			if res.Short == "" {
-				return res, nil
-			}
-		}
-		if !s.o.FloatIslands || try == maxRetreats {
-			return best, nil
+			c = v.of
 		}
 		next, err := s.retreat(ctx, c, try)
 		if err != nil {
 			return nil, err
 		}
-		c = next
+		switch {
+		case next != nil:
+			c = next
+		case best != nil:
+			return best.res, nil
+		default:
+			try = maxRetreats - 1
+		}
 	}
 }
 
-// accept makes the result of c and has it judged; loss is that of Options.Accept.
-func (s *search) accept(ctx context.Context, c *candidate) (res *Result, loss float64, err error) {
-	if err := s.realize(ctx, c); err != nil {
-		return nil, 0, err
+// accept makes the result of c, calibrated on all samples, and has it judged.
+func (s *search) accept(ctx context.Context, c *candidate) (*outcome, error) {
+	final, err := s.finished(ctx, c)
+	if err != nil {
+		return nil, err
 	}
-	if err := s.finish(ctx, c); err != nil {
-		return nil, 0, err
-	}
-	res = s.result(c)
-	if s.o.Accept != nil && c.model != nil {
-		if c.short, loss, err = s.o.Accept(ctx, c.model); err != nil {
-			return nil, 0, err
+	v := &outcome{of: c, res: s.result(final)}
+	if s.o.Accept != nil && final.model != nil {
+		if c.short, v.loss, err = s.o.Accept(ctx, final.model); err != nil {
+			return nil, err
 		}
 	}
-	res.Short = c.short.Text
-	return res, loss, nil
+	if v.res.Short = c.short.Text; v.res.Short != "" && c.known == nil && c.model == nil {
+		err = s.build(ctx, c) // for what comes next
+	}
+	return v, err
+}
+
+// closer looks for an outcome that keeps the contract in place of v, which keeps it on
+// the samples of the search and not on others, without leaving more float: by a search
+// that begins again without the passes that rescale channels, since channels that were
+// evened out leave no room for what is larger on other samples, and then by those
+// passes that were not tried because the score was good enough. It returns v where
+// neither comes closer.
+func (s *search) closer(ctx context.Context, v *outcome) (*outcome, error) {
+	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.simpler, s.improveMore} {
+		if v.res.Short == "" {
+			break
+		}
+		next, err := step(ctx, v.of)
+		if err != nil {
+			return nil, err
+		}
+		if next == v.of || next.short.Text != "" {
+			continue
+		}
+		other, err := s.accept(ctx, next)
+		if err != nil {
+			return nil, err
+		}
+		v = other.or(v)
+	}
+	return v, nil
 }
 
 // simpler searches once more from the first candidate on, without the passes that
-// rescale channels, for a model that kept the contract on the samples of the search and
-// not on others: channels that were evened out leave no room for what is larger there.
-func (s *search) simpler(ctx context.Context) (*candidate, error) {
-	c := s.first
+// rescale channels, if c is what these made.
+func (s *search) simpler(ctx context.Context, c *candidate) (*candidate, error) {
+	if c.base == s.float || s.first == nil {
+		return c, nil
+	}
+	first := s.first
 	s.first, s.left, s.saves, s.aim, s.share = nil, maxWork, 0, reliefAim, reliefShare
 	s.o.Equalize, s.o.Split, s.o.Smooth = false, false, false
-	if err := s.build(ctx, c); err != nil {
+	if err := s.build(ctx, first); err != nil {
 		return nil, err
 	}
-	if err := s.measure(ctx, c); err != nil {
+	if err := s.measure(ctx, first); err != nil {
 		return nil, err
 	}
-	return s.improve(ctx, c)
+	return s.improve(ctx, first)
 }
 
-// finish calibrates c on all samples and builds it.
-func (s *search) finish(ctx context.Context, c *candidate) error {
-	if !s.o.Unseen {
-		return nil
+// improveMore lets the passes lower the error of c by what it misses on other samples.
+func (s *search) improveMore(ctx context.Context, c *candidate) (*candidate, error) {
+	if c.empty() || len(s.o.Samples) == 0 || math.IsInf(c.score, 0) {
+		return c, nil
 	}
-	if err := s.calibrate(ctx, c, false); err != nil {
-		return err
+	s.want, s.left = c.score+c.lacks(), maxWork
+	return s.inTurn(ctx, c, s.ranges, s.equalize, s.split, s.smooth, s.again, s.biases, s.clipped, s.rounded)
+}
+
+// finished returns c as it is when ranges know all samples. Where that is another
+// candidate, c lets go of its model meanwhile.
+func (s *search) finished(ctx context.Context, c *candidate) (*candidate, error) {
+	if !s.o.Unseen {
+		return c, s.realize(ctx, c)
+	}
+	final := c.variant()
+	c.model, c.from, c.traced = nil, nil, false
+	if err := s.calibrate(ctx, final, false); err != nil {
+		return nil, err
 	}
 	s.final = true
 	defer func() { s.final = false }()
-	c.known = nil
-	return s.build(ctx, c)
+	return final, s.build(ctx, final)
 }
 
-// maxRetreats is the number of retreats of settle: two times with the weights in
-// 16 bits that cost the outputs most or more and more of the time that integers
-// save given back, then no integers, then weights in 16 bits.
-const maxRetreats = 5
+// maxRetreats is the number of retreats of settle at most, and maxPartial of those of
+// them that give back a part of the time that integers save.
+const (
+	maxRetreats = 10
+	maxPartial  = 4
+)
 
-// retreat returns a variant of c that is closer to the float model.
+// partialShares are the parts of that time that a retreat may give back; the next is
+// for where the one before does not bring c closer.
+var partialShares = []float64{0.35, 0.8}
+
+// manySamples is the number of samples that parts are tried on in a retreat.
+const manySamples = 16
+
+// retreat returns a variant of c that is closer to the float model, or c where it looked
+// for one that gives back less than the next will. It returns nil where none is left.
 func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate, error) {
-	gain := float64(retreatGain)
-	if c.short.DB > 0 {
-		gain = c.short.DB + retreatMargin
-	}
-	s.aim = c.score + gain*float64(1+min(try, 1))
-	next, note := c.variant(), "left all products float"
-	next.qdq.Keep = map[int]string{}
-	quantized, anchors := quantizedNodes(c.base, c.plan), 0
+	s.look, s.aim = manySamples, c.score+c.lacks()*float64(1+min(s.stuck, 1))
+	anchors := map[int]string{}
+	quantized := quantizedNodes(c.base, c.plan)
 	for g := range c.base.Scopes() {
 		for n := range g.Nodes() {
-			if why, kept := c.qdq.Keep[n.ID]; kept {
-				next.qdq.Keep[n.ID] = why
-			} else if quantized[n.ID] && depth(n) > 0 && n.Op.Type != "Gather" {
-				next.qdq.Keep[n.ID] = "integers cost the outputs too much: measured"
-				anchors++
+			if quantized[n.ID] && depth(n) > 0 && n.Op.Type != "Gather" {
+				anchors[n.ID] = "integers cost the outputs too much: measured"
 			}
 		}
 	}
 	switch {
-	case anchors > 0 && try < 2:
-		s.share = []float64{0.35, 0.8}[try]
+	case len(anchors) > 0 && try < maxPartial && s.stuck < len(partialShares):
+		s.share = partialShares[s.stuck]
 		if r, err := s.finer(ctx, c, finerShare); err != nil || r != c {
 			return r, err
 		}
-		return s.relief(ctx, c)
-	case anchors > 0 && try == 2:
-		if s.o.Store { // what weights take was chosen for a model on integers
-			next.qdq.Store, next.qdq.Half = codes, nil
-			small, err := s.small(next)
-			if err != nil {
-				return nil, err
-			}
-			next.qdq.Half = next.halving(small).qdq.Half
+		r, err := s.relief(ctx, c)
+		if r == c {
+			s.stuck++
 		}
+		return r, err
+	case len(anchors) > 0:
+		return s.withoutIntegers(ctx, c, anchors)
 	default:
-		if try < maxRetreats-1 {
-			for _, most := range []float64{finerShare, 1} {
-				if r, err := s.finer(ctx, c, most); err != nil || r != c {
-					return r, err
-				}
-			}
-		}
-		order, err := s.costliest(ctx, c, atLoad(c.plan))
+		return s.withMoreBits(ctx, c)
+	}
+}
+
+// withoutIntegers returns a variant of c in which the anchors stay float, for the
+// reasons given by node ID.
+func (s *search) withoutIntegers(ctx context.Context, c *candidate, anchors map[int]string) (*candidate, error) {
+	next := c.variant()
+	maps.Copy(anchors, c.qdq.Keep)
+	next.qdq.Keep = anchors
+	if s.o.Store { // what weights take was chosen for a model on integers
+		next.qdq.Store, next.qdq.Least = codes, nil
+		small, err := s.small(next)
 		if err != nil {
 			return nil, err
 		}
-		if try < maxRetreats-1 {
-			order = order[:(len(order)+1)/2]
-		}
-		next.qdq.Half = c.halving(order).qdq.Half
-		note = fmt.Sprintf("stored %d weights in 16 bits", len(order))
+		next.qdq.Least = next.storing(small, 16).qdq.Least
 	}
-	if err := s.build(ctx, next); err != nil {
+	if err := s.retreated(ctx, c, next, "left all products float"); err != nil {
 		return nil, err
 	}
-	if next.empty() {
-		next.score, next.short = math.Inf(1), Shortfall{}
+	if next.empty() || !s.o.Round || s.o.Visits == 0 || next.round || s.good(next) {
 		return next, nil
 	}
-	if err := s.measure(ctx, next); err != nil {
-		return nil, err
-	}
-	next.found = append(next.found, fmt.Sprintf("%s, since %s: score %.1f → %.1f dB on calibration samples", note, c.short.Text, c.score, next.score))
-	if anchors == 0 || !s.o.Round || s.o.Visits == 0 || next.round || s.good(next) {
-		return next, nil
-	}
-	// Without integers the codes of weights are all that is left to choose.
+	// The codes of weights are all that is left to choose.
 	rounded := next.variant()
 	rounded.round = true
 	return s.improved(ctx, next, rounded, roundGain, roundNote)
 }
 
-// A retreat is to raise the score by what the contract lacks and retreatMargin, or by
-// retreatGain where that is no matter of noise alone; all in dB.
+// withMoreBits returns a variant of c, which multiplies nothing on integers, whose
+// weights have more bits: as few of them as come to what is missing or, where that is
+// not found, first half of those with the fewest, then all. Tables whose codes are
+// looked up count among the last of 16 bits. It returns nil where nothing is left but the
+// float model.
+func (s *search) withMoreBits(ctx context.Context, c *candidate) (*candidate, error) {
+	for _, most := range []float64{finerShare, 1} {
+		if r, err := s.finer(ctx, c, most); err != nil || r != c {
+			return r, err
+		}
+	}
+	list, bits := atLoad(c.plan), 16
+	rest := quantizedNodes(c.base, c.plan)
+	tables := slices.Contains(rest, true)
+	if len(list) == 0 && !tables {
+		list, bits = stored(c.plan), 32
+	}
+	order, err := s.costliest(ctx, c, list)
+	if err != nil {
+		return nil, err
+	}
+	if bits == 16 && 2*len(order) > len(stored(c.plan)) {
+		order, tables = order[:(len(order)+1)/2], false
+	}
+	if len(order) == 0 && !tables {
+		return nil, nil
+	}
+	next := c.storing(order, bits)
+	if tables {
+		next.qdq.Keep = map[int]string{}
+		maps.Copy(next.qdq.Keep, c.qdq.Keep)
+		for g := range c.base.Scopes() {
+			for n := range g.Nodes() {
+				if !rest[n.ID] {
+					continue
+				}
+				next.qdq.Keep[n.ID] = "codes cost the outputs too much: measured"
+				for _, v := range n.Inputs() {
+					if v != nil && v.IsConst() {
+						next.qdq.Least[v.ID] = bits
+						order = append(order, v.ID)
+					}
+				}
+			}
+		}
+	}
+	if err := s.retreated(ctx, c, next, fmt.Sprintf("stored %d weights in %d bits", len(order), bits)); err != nil || next.empty() {
+		return nil, err
+	}
+	return next, nil
+}
+
+// retreated builds and measures next, to which the search retreats from c.
+func (s *search) retreated(ctx context.Context, c, next *candidate, note string) error {
+	if err := s.build(ctx, next); err != nil {
+		return err
+	}
+	if next.empty() {
+		next.score, next.short = math.Inf(1), Shortfall{}
+		return nil
+	}
+	if err := s.measure(ctx, next); err != nil {
+		return err
+	}
+	next.found = append(next.found, fmt.Sprintf("%s, since %s: score %.1f → %.1f dB on calibration samples", note, c.short.Text, c.score, next.score))
+	return nil
+}
+
+// lacks is by how much the score of c should rise, in dB: by what the contract lacks
+// and lackMargin, or by lackGain where that is no matter of noise alone.
+func (c *candidate) lacks() float64 {
+	if c.short.DB > 0 {
+		return c.short.DB + lackMargin
+	}
+	return lackGain
+}
+
 const (
-	retreatGain   = 4
-	retreatMargin = 0.5
+	lackGain   = 4
+	lackMargin = 0.5
 )

@@ -158,7 +158,9 @@ func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) 
 const fine = 25
 
 // good reports whether nothing has to be gained any more.
-func (s *search) good(c *candidate) bool { return c.score >= fine && c.short.Text == "" }
+func (s *search) good(c *candidate) bool {
+	return c.score >= max(fine, s.want) && c.short.Text == ""
+}
 
 // Parameters of smoothing: α and the least factor by which the expected error
 // of an activation has to fall.

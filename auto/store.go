@@ -8,6 +8,7 @@ import (
 
 	"github.com/onnxq/onnxq/graph"
 	"github.com/onnxq/onnxq/qdq"
+	"github.com/onnxq/onnxq/quant"
 	"github.com/onnxq/onnxq/targets"
 )
 
@@ -40,7 +41,7 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 		return nil, err
 	}
 	try := func(half []int) (*candidate, error) {
-		next := c.halving(slices.Concat(small, half))
+		next := c.storing(slices.Concat(small, half), 16)
 		next.qdq.Store = codes
 		if !s.afford(next) {
 			return nil, nil
@@ -94,7 +95,7 @@ func (s *search) store(ctx context.Context, c *candidate) (*candidate, error) {
 			return nil, err
 		}
 	}
-	if n := len(best.qdq.Half) - len(small); best != c && n > 0 {
+	if n := len(best.qdq.Least) - len(small); best != c && n > 0 {
 		best.found = append(best.found, fmt.Sprintf("stored %d of %d weights that are decoded at load in 16 bits, since fewer bits cost the outputs too much", n, len(order)))
 	}
 	return best, nil
@@ -242,9 +243,15 @@ func (s *search) widened(ctx context.Context, c *candidate) (*candidate, error) 
 // atLoad lists the weights that the plan stores as codes to be decoded at load, by
 // index in plan.Tensors.
 func atLoad(plan *qdq.Plan) []int {
+	return slices.DeleteFunc(stored(plan), func(i int) bool { return plan.Tensors[i].Type == qdq.Float16 })
+}
+
+// stored lists the weights that the plan stores in fewer bits to be decoded at load,
+// by index in plan.Tensors.
+func stored(plan *qdq.Plan) []int {
 	var list []int
 	for i := range plan.Tensors {
-		if e := &plan.Tensors[i]; e.AtLoad && e.Type != qdq.Float16 {
+		if plan.Tensors[i].AtLoad {
 			list = append(list, i)
 		}
 	}
@@ -273,6 +280,8 @@ func (s *search) costliest(ctx context.Context, c *candidate, weights []int) ([]
 		w := weight{id: values[i].ID}
 		if from != nil {
 			w.cost = from.weights[w.id] / float64(values[i].Const.Len())
+		} else if c.plan.Tensors[i].Type == qdq.Float16 {
+			w.cost = quant.HalfNoise(values[i].Const)
 		} else {
 			scheme, err := c.plan.Tensors[i].Scheme()
 			if err != nil {

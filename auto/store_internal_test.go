@@ -27,18 +27,18 @@ func TestPruned(t *testing.T) {
 			}
 			try := func(half []int) (*candidate, error) {
 				tries++
-				return (&candidate{}).halving(half), nil
+				return (&candidate{}).storing(half, 16), nil
 			}
 			passes := func(x *candidate) bool {
-				return !slices.ContainsFunc(c.harm, func(id int) bool { return !x.qdq.Half[id] })
+				return !slices.ContainsFunc(c.harm, func(id int) bool { return x.qdq.Least[id] == 0 })
 			}
 			best, err := pruned(&candidate{}, c.fine, size, try, passes)
 			if err != nil {
 				t.Fatal(err)
 			}
 			got := c.fine
-			if best.qdq.Half != nil {
-				got = slices.Sorted(maps.Keys(best.qdq.Half))
+			if best.qdq.Least != nil {
+				got = slices.Sorted(maps.Keys(best.qdq.Least))
 			}
 			if tries > maxPrunes || !slices.Equal(got, c.want) {
 				t.Errorf("%v after %d tries, want %v", got, tries, c.want)

@@ -38,8 +38,9 @@ type Options struct {
 	// runtime to decode when it loads the model: as Float16, or as Weight where
 	// that is smaller and symmetric; "" leaves them as they are.
 	Store string
-	// Half names, by value ID, weights that Store keeps in Float16 at least.
-	Half map[int]bool
+	// Least gives, by value ID, the fewest bits that Store keeps a weight in: 16, or
+	// 32 for what is left as it is.
+	Least map[int]int
 	// Blocks is the scheme of the weights of nodes that stay float, which comes
 	// before Store where a form of the target serves; BlocksOf gives those of
 	// some weights, by value ID. nil: there is only Store.
@@ -780,10 +781,10 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 			size := 4 * n
 			switch s := 2*n + halfOverhead; {
 			case s >= size:
-			case quant.HalfNoise(v.Const) <= halfNoise:
+			case a.o.Least[v.ID] <= 16 && quant.HalfNoise(v.Const) <= halfNoise:
 				e.Type, size = Float16, s
 			}
-			if a.o.Store != Float16 && !a.o.Half[v.ID] && weight.Min < 0 {
+			if a.o.Store != Float16 && a.o.Least[v.ID] < 16 && weight.Min < 0 {
 				axis, scales := -1, 1
 				if !a.o.PerTensor {
 					if axis = spec.Axis(d.node, i, v.Const.Rank()); axis >= 0 {
