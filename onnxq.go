@@ -1444,9 +1444,17 @@ func (r *Result) describe(q *quantization) {
 			}
 		}
 	}
+	beside := map[[2]string]bool{}
+	if q.result != nil {
+		for g := range q.result.Scopes() {
+			for _, v := range g.Initializers() {
+				beside[[2]string{g.Scope(), v.Name()}] = true
+			}
+		}
+	}
 	for g := range q.prepared.Scopes() {
 		for n := range g.Nodes() {
-			r.weights(n, stored, half[[2]string{g.Scope(), n.Label()}])
+			r.weights(n, stored, beside, half[[2]string{g.Scope(), n.Label()}])
 		}
 	}
 	if all > 0 {
@@ -1457,8 +1465,10 @@ func (r *Result) describe(q *quantization) {
 	}
 }
 
-// weights lists the weights of n; half says that it computes in 16-bit floats.
-func (r *Result) weights(n *graph.Node, stored map[[2]string]*qdq.TensorPlan, half bool) {
+// weights lists the weights of n, by what they are stored as, and those that are in the
+// model beside their codes, since some nodes read them as floats; half says that n
+// computes in 16-bit floats.
+func (r *Result) weights(n *graph.Node, stored map[[2]string]*qdq.TensorPlan, beside map[[2]string]bool, half bool) {
 	spec := ops.Lookup(n)
 	if spec == nil {
 		return
@@ -1478,8 +1488,12 @@ func (r *Result) weights(n *graph.Node, stored map[[2]string]*qdq.TensorPlan, ha
 		if half && v.Const.DType() == tensor.Float32 {
 			w.BytesOut = w.BytesIn / 2
 		}
-		if t := stored[[2]string{v.Graph().Scope(), v.Name()}]; t != nil {
+		key := [2]string{v.Graph().Scope(), v.Name()}
+		if t := stored[key]; t != nil {
 			w.BytesOut = t.StoredBytes(v.Const)
+			if beside[key] {
+				w.BytesOut += w.BytesIn
+			}
 		}
 		r.Weights = append(r.Weights, w)
 		r.WeightBytesIn += w.BytesIn

@@ -749,9 +749,10 @@ const (
 	leastTable    = 4096
 )
 
-// stored plans how the weights are stored that only nodes read which stay
-// float: in the smallest of the forms that are allowed. Tables, such as positional
-// codes and masks, are stored like them where that hardly changes them.
+// stored plans how the weights are stored that nodes read which stay float: in the
+// smallest of the forms that are allowed or, where integer kernels read them as well,
+// in their codes. Tables, such as positional codes and masks, are stored like them where
+// that hardly changes them.
 func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Type) {
 	for _, d := range a.order {
 		spec := ops.Lookup(d.node)
@@ -760,7 +761,7 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 		}
 		for i, v := range d.node.Inputs() {
 			port, _ := spec.InPort(i)
-			if _, seen := listed[v]; v == nil || seen || !v.IsConst() || v.IsOutput() || v.Const.DType() != tensor.Float32 || v.Const.Rank() < 2 {
+			if v == nil || !v.IsConst() || v.IsOutput() || v.Const.DType() != tensor.Float32 || v.Const.Rank() < 2 {
 				continue
 			}
 			most := codesNoise
@@ -771,9 +772,19 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 			default:
 				continue
 			}
+			k, shared := listed[v]
 			if slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
-				return u.Node == nil || a.byID[u.Node.ID].on || a.byID[u.Node.ID].how != "" || a.byID[u.Node.ID].leave
+				return u.Node == nil || !shared && a.byID[u.Node.ID].on || a.byID[u.Node.ID].how != "" || a.byID[u.Node.ID].leave
 			}) {
+				continue
+			}
+			if shared {
+				e := &p.Tensors[k]
+				if a.o.Store == Float16 || a.o.Least[v.ID] >= 16 || e.Kind != Weight || e.AtLoad || !e.Symmetric || e.Type != weight.Name {
+					continue
+				}
+				noise, err := quant.Scheme{Type: weight, Symmetric: true, Axis: e.Axis}.Noise(v.Const)
+				e.Decoded = err == nil && noise <= most
 				continue
 			}
 			e := TensorPlan{Scope: v.Graph().Scope(), Tensor: v.Name(), Kind: Weight, AtLoad: true, Axis: -1}

@@ -102,6 +102,9 @@ type TensorPlan struct {
 	// turned into float32 by Cast and, unless it is float16, Mul, which
 	// runtimes compute once, when they load the model.
 	AtLoad bool `json:"at_load,omitempty"`
+	// Decoded says of a weight of integer kernels that nodes which stay float read its
+	// codes as well, decoded like those of AtLoad.
+	Decoded bool `json:"decoded,omitempty"`
 	// Form, if given, is how a weight that is AtLoad is stored in blocks along
 	// Axis: Type, Block (0: a scale for each line), Zero, ScaleType and Fit are
 	// as in quant.Blocks.
@@ -300,6 +303,9 @@ func (e *TensorPlan) check(v *graph.Value) error {
 		if e.AtLoad && e.Kind == Bias {
 			return errors.New("only weights can be decoded at load")
 		}
+		if e.Decoded && (e.Kind == Bias || e.AtLoad || !e.Symmetric) {
+			return errors.New("only symmetric weights of integer kernels can be decoded besides")
+		}
 		if e.Type == Float16 && !e.AtLoad {
 			return errors.New("integer kernels read no float16; nodes that stay float do, at_load")
 		}
@@ -310,7 +316,7 @@ func (e *TensorPlan) check(v *graph.Value) error {
 	default:
 		return fmt.Errorf("kind %q is none of %s, %s, %s", e.Kind, Activation, Weight, Bias)
 	}
-	if e.AtLoad || e.Type == Float16 {
+	if e.AtLoad || e.Decoded || e.Type == Float16 {
 		return errors.New("only weights can be decoded at load")
 	}
 	return nil

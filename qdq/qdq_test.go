@@ -192,6 +192,9 @@ func outline(p *qdq.Plan) string {
 		if e.AtLoad {
 			b.WriteString(" at load")
 		}
+		if e.Decoded {
+			b.WriteString(" decoded")
+		}
 		if e.SameAs != "" {
 			fmt.Fprintf(&b, " as %s", e.SameAs)
 		}

@@ -66,6 +66,17 @@ func RewriteContext(ctx context.Context, m *graph.Model, p *Plan, params []quant
 			return nil, graph.NodeError("rewrite", n, err)
 		}
 	}
+	for i, v := range w.b.values {
+		if p.Tensors[i].Decoded && slices.ContainsFunc(v.Uses(), func(u graph.Use) bool { return u.Node != nil }) {
+			codes, err := w.codes(v, w.params[v.ID])
+			if err == nil {
+				err = w.decode(v, codes, w.params[v.ID])
+			}
+			if err != nil {
+				return nil, graph.ValueError("rewrite", v, err)
+			}
+		}
+	}
 	for g := range m.Scopes() {
 		for n := range g.Nodes() {
 			if e := w.plan(n); e != nil && e.Guard && !e.Quantized {
@@ -650,40 +661,47 @@ func (w *rewriter) constants(n *graph.Node, b biasCodes) error {
 
 // store keeps the weight v as e says, decoded at the start of its graph.
 func (w *rewriter) store(v *graph.Value, e *TensorPlan, p *quant.Params) error {
-	home := v.Graph()
-	var stored, scale *graph.Value
 	if e.Type == Float16 {
-		stored = home.NewInitializer(base(v.Name())+"_f16", quant.Half(v.Const))
-	} else {
-		if !e.Symmetric {
-			return graph.ValueError("rewrite", v, fmt.Errorf("the plan decodes it at load with a zero point, which only symmetric codes do without"))
-		}
-		codes, err := w.coder.codes(v.Const, p)
-		if err != nil {
-			return graph.ValueError("rewrite", v, err)
-		}
-		stored = home.NewInitializer(base(v.Name())+"_q", codes)
-		s := p.ScaleTensor()
-		if p.Axis >= 0 {
-			shape := slices.Repeat([]int{1}, v.Const.Rank())
-			shape[p.Axis] = len(p.Scale)
-			if s, err = s.Reshape(shape); err != nil {
-				return graph.ValueError("rewrite", v, err)
-			}
-		}
-		scale = home.NewInitializer(base(v.Name())+"_scale", s)
+		return w.decode(v, v.Graph().NewInitializer(base(v.Name())+"_f16", quant.Half(v.Const)), nil)
 	}
+	if !e.Symmetric {
+		return graph.ValueError("rewrite", v, fmt.Errorf("the plan decodes it at load with a zero point, which only symmetric codes do without"))
+	}
+	codes, err := w.coder.codes(v.Const, p)
+	if err != nil {
+		return graph.ValueError("rewrite", v, err)
+	}
+	return w.decode(v, v.Graph().NewInitializer(base(v.Name())+"_q", codes), p)
+}
+
+// decode makes what reads the weight v read what it is stored as instead: codes with
+// the scales of p or, if p is nil, 16-bit floats.
+func (w *rewriter) decode(v, stored *graph.Value, p *quant.Params) error {
+	home := v.Graph()
 	var last *graph.Node
-	decode := func(suffix string, o graph.OpKey, in []*graph.Value, attrs ...*graph.Attr) *graph.Value {
+	add := func(suffix string, o graph.OpKey, in []*graph.Value, attrs ...*graph.Attr) *graph.Value {
 		out := home.NewValue(w.m.UniqueName(base(v.Name())+suffix), graph.TensorType(tensor.Float32, v.Type.Shape))
 		n := home.NewNode(o, "", in, []*graph.Value{out}, attrs...)
 		home.InsertAfter(n, last)
 		last = n
 		return out
 	}
-	out := decode("_f32", op("Cast"), []*graph.Value{stored}, graph.Int("to", int64(tensor.Float32)))
+	var scale *graph.Value
+	if p != nil {
+		s := p.ScaleTensor()
+		if p.Axis >= 0 {
+			shape := slices.Repeat([]int{1}, v.Const.Rank())
+			shape[p.Axis] = len(p.Scale)
+			var err error
+			if s, err = s.Reshape(shape); err != nil {
+				return graph.ValueError("rewrite", v, err)
+			}
+		}
+		scale = home.NewInitializer(base(v.Name())+"_scale", s)
+	}
+	out := add("_f32", op("Cast"), []*graph.Value{stored}, graph.Int("to", int64(tensor.Float32)))
 	if scale != nil {
-		out = decode("_dq", op("Mul"), []*graph.Value{out, scale})
+		out = add("_dq", op("Mul"), []*graph.Value{out, scale})
 	}
 	for _, u := range slices.Clone(v.Uses()) {
 		if u.Node != nil {
