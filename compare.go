@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/onnxq/onnxq/calibration"
@@ -225,4 +226,108 @@ func (o *Options) open(ctx context.Context, m *graph.Model, taps []bool) (*runne
 		return nil, err
 	}
 	return &runner{program: prog, session: session, state: state}, nil
+}
+
+// Compare runs the samples through both models and compares the outputs.
+func Compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, error) {
+	outputs, _, _, err := compare(ctx, ref, got, src, o)
+	return outputs, err
+}
+
+// compare is Compare and gives how they were compared and the eval.Score in dB as well.
+func compare(ctx context.Context, ref, got *graph.Model, src *calibration.Source, o Options) ([]eval.Output, *eval.Selection, float64, error) {
+	o.transient = true
+	selection, left, right := eval.Align(ctx, ref, got)
+	a, err := newRunner(ctx, left, o)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	defer a.close()
+	b, err := newRunner(ctx, right, o)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	defer b.close()
+	cmp, score := selection.Comparison(ref), eval.NewScore(len(selection.Names(ref)))
+	for i := range src.Len() {
+		feed, err := src.Load(ctx, i)
+		if err != nil {
+			if src.Skip(i, err) {
+				continue
+			}
+			return nil, nil, 0, suggest(ref, src.AllBad(ctx, err))
+		}
+		x, err := a.run(ctx, src.Sample(i), feedData(feed))
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		x, picked := selection.Split(x)
+		in := feedData(feed)
+		maps.Copy(in, picked)
+		y, err := b.run(ctx, src.Sample(i), in)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		if err := cmp.Add(x, y); err != nil {
+			return nil, nil, 0, err
+		}
+		if err := score.Add(x, y); err != nil {
+			return nil, nil, 0, err
+		}
+		o.progress("compare", i+1, src.Len())
+	}
+	return cmp.Outputs(), selection, score.DB(), nil
+}
+
+// runner runs a model on samples in order.
+type runner struct {
+	program exec.Executable
+	session exec.Runner
+	state   *calibration.State
+	path    string
+}
+
+func (r *runner) close() {
+	r.session.Close()
+	r.program.Close()
+}
+
+// prepared brings m into the form of fewest nodes, and tells whether that went
+// well.
+func prepared(ctx context.Context, m *graph.Model) bool {
+	_, err := passes.Prepare(ctx, m, passes.Options{SameRounding: true})
+	return err == nil
+}
+
+func newRunner(ctx context.Context, m *graph.Model, o Options) (*runner, error) {
+	e := o.engine()
+	if _, own := e.(exec.Embedded); own {
+		// What cannot be prepared is compiled as it is.
+		if p := m.Clone(); prepared(ctx, p) {
+			m = p
+		}
+	}
+	return o.open(ctx, m, nil)
+}
+
+// feed adds the state to the inputs in.
+func (r *runner) feed(sample calibration.Sample, in map[string]ops.Data) error {
+	if sample.Row == 0 || sample.Path != r.path {
+		r.state.Reset()
+		r.path = sample.Path
+	}
+	return r.state.Feed(in)
+}
+
+// run adds the state to the inputs in and runs the model.
+func (r *runner) run(ctx context.Context, sample calibration.Sample, in map[string]ops.Data) ([]ops.Data, error) {
+	if err := r.feed(sample, in); err != nil {
+		return nil, err
+	}
+	out, err := r.session.Run(ctx, in, nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("sample %s: %w", strconv.Quote(sample.Name), err)
+	}
+	r.state.Keep(out)
+	return out, nil
 }
