@@ -281,8 +281,8 @@ func TestSearchBeginsAgain(t *testing.T) {
 // What is good enough on the samples of the search and not on others is made better by
 // passes that were not tried before anything more becomes float.
 func TestSearchImproves(t *testing.T) {
-	m, o := setup(t, front, 12)
-	o.Contract.Off = true
+	m, o := setup(t, easy, 6)
+	o.Contract.Off, o.FloatIslands = true, false
 	plain := search(t, m, o)
 	looks := 0
 	o.Accept = func(context.Context, *graph.Model) (auto.Shortfall, float64, error) {

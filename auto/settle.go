@@ -209,7 +209,7 @@ func (s *search) withoutIntegers(ctx context.Context, c *candidate, anchors map[
 	if err := s.retreated(ctx, c, next, "left all products float"); err != nil {
 		return nil, err
 	}
-	if next.empty() || !s.o.Round || s.o.Visits == 0 || next.round || s.good(next) {
+	if next.empty() || !s.o.Round || s.o.Visits == 0 || next.round || s.enough(next, roundFine) {
 		return next, nil
 	}
 	// The codes of weights are all that is left to choose.

@@ -146,7 +146,7 @@ const roundNote = "weights rounded by their effect on outputs"
 
 // rounded tries to choose the codes of weights by what they do to the samples.
 func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.Round || s.o.Visits == 0 || c.round || s.good(c) {
+	if !s.o.Round || s.o.Visits == 0 || c.round || s.enough(c, roundFine) {
 		return c, nil
 	}
 	next := c.variant()
@@ -154,12 +154,20 @@ func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) 
 	return s.better(ctx, c, next, roundGain, roundNote)
 }
 
-// fine is the score in dB from which passes that lower the error are not tried.
-const fine = 25
+// fine is the score in dB from which passes that lower the error are not tried, and
+// roundFine that from which rounding is not, which takes as long as all others together.
+const (
+	fine      = 30
+	roundFine = 25
+)
 
 // good reports whether nothing has to be gained any more.
-func (s *search) good(c *candidate) bool {
-	return c.score >= max(fine, s.want) && c.short.Text == ""
+func (s *search) good(c *candidate) bool { return s.enough(c, fine) }
+
+// enough reports whether c keeps the contract with a score of at least least, and of
+// what other samples want.
+func (s *search) enough(c *candidate, least float64) bool {
+	return c.score >= max(least, s.want) && c.short.Text == ""
 }
 
 // Parameters of smoothing: α and the least factor by which the expected error
