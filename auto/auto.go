@@ -128,7 +128,7 @@ type search struct {
 	aim, share float64
 	look       int     // the number of samples that parts are tried on
 	stuck      int     // how many retreats brought a candidate no closer
-	want       float64 // the score in dB that was enough for other samples, as far as is known
+	want       float64 // the score in dB that other samples ask for; 0 until some do
 	saves      float64 // what integers save at first, as anchors has it
 }
 
@@ -187,7 +187,7 @@ func Search(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 
 // improve takes what lowers the error of best, one step after the other.
 func (s *search) improve(ctx context.Context, best *candidate) (*candidate, error) {
-	steps := []func(context.Context, *candidate) (*candidate, error){s.rows, s.islands, s.ranges, s.equalize, s.split, s.smooth, s.again}
+	steps := []step{s.rows, s.islands, s.ranges, s.equalize, s.split, s.smooth, s.again}
 	if len(fewBits(best.plan)) > 0 { // whose codes matter more than anything behind them
 		steps = append(steps, s.clipped, s.rounded, s.widened, s.biases, s.relief, s.dynamic, s.store)
 	} else {
@@ -196,10 +196,14 @@ func (s *search) improve(ctx context.Context, best *candidate) (*candidate, erro
 	return s.inTurn(ctx, best, steps...)
 }
 
+// step looks for a better candidate than the one it is given, which it returns where it
+// finds none.
+type step = func(context.Context, *candidate) (*candidate, error)
+
 // inTurn takes steps one after the other, each from what the one before came to.
-func (s *search) inTurn(ctx context.Context, c *candidate, steps ...func(context.Context, *candidate) (*candidate, error)) (*candidate, error) {
-	for _, step := range steps {
-		next, err := step(ctx, c)
+func (s *search) inTurn(ctx context.Context, c *candidate, steps ...step) (*candidate, error) {
+	for _, take := range steps {
+		next, err := take(ctx, c)
 		if err != nil {
 			return nil, err
 		}

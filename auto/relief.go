@@ -55,8 +55,8 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 	if s.relieved(c) {
 		return c, nil
 	}
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.clipped, s.rounded} {
-		next, err := step(ctx, c)
+	for _, take := range []step{s.clipped, s.rounded} {
+		next, err := take(ctx, c)
 		if err != nil || s.relieved(next) {
 			return next, err
 		}
@@ -70,7 +70,10 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 	for _, a := range anchors {
 		left += a.work
 	}
-	chosen, share, err := s.pick(ctx, c, anchors, min(s.share, left-reliefLeft), c.keeping, false)
+	keeping := func(ids []int) *candidate {
+		return c.keeping(ids, "integers cost the outputs too much here: measured")
+	}
+	chosen, share, err := s.pick(ctx, c, anchors, min(s.share, left-reliefLeft), keeping, false)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +84,7 @@ func (s *search) relief(ctx context.Context, c *candidate) (*candidate, error) {
 	if s.costs != nil {
 		what = "the time that integers save"
 	}
-	return s.improved(ctx, c, c.keeping(chosen), s.worth(c), fmt.Sprintf("kept %d nodes with %.1f %% of %s float", len(chosen), 100*share, what))
+	return s.improved(ctx, c, keeping(chosen), s.worth(c), fmt.Sprintf("kept %d nodes with %.1f %% of %s float", len(chosen), 100*share, what))
 }
 
 // worth is what a change that costs time or bytes has to raise c's score by, in dB.
@@ -266,11 +269,8 @@ func (s *search) finer(ctx context.Context, c *candidate, most float64) (*candid
 		return nil, err
 	}
 	var items []part
-	total, bits := 0.0, 16
-	list := atLoad(c.plan)
-	if len(list) == 0 {
-		list, bits = stored(c.plan), 32
-	}
+	total := 0.0
+	list, bits := fewest(c.plan)
 	for _, i := range list {
 		v := values[i]
 		items = append(items, part{ids: []int{v.ID}, work: float64(v.Const.Len())})
@@ -298,15 +298,13 @@ func (c *candidate) storing(ids []int, bits int) *candidate {
 	return next
 }
 
-// keeping returns a variant of c in which nodes stay float.
-func (c *candidate) keeping(ids []int) *candidate {
+// keeping returns a variant of c in which nodes stay float, and why.
+func (c *candidate) keeping(ids []int, why string) *candidate {
 	next := c.variant()
 	next.qdq.Keep = map[int]string{}
-	for id, why := range c.qdq.Keep {
-		next.qdq.Keep[id] = why
-	}
+	maps.Copy(next.qdq.Keep, c.qdq.Keep)
 	for _, id := range ids {
-		next.qdq.Keep[id] = "integers cost the outputs too much here: measured"
+		next.qdq.Keep[id] = why
 	}
 	return next
 }

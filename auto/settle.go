@@ -3,7 +3,6 @@ package auto
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 )
@@ -27,8 +26,9 @@ func (v *outcome) or(other *outcome) *outcome {
 // that the passes have come closer with, and then with less and less on integers.
 func (s *search) settle(ctx context.Context, c *candidate) (*Result, error) {
 	var best *outcome
+	last := !s.o.FloatIslands
 	for try := 0; ; try++ {
-		last := !s.o.FloatIslands || try == maxRetreats
+		last = last || try == maxRetreats
 		if kept := c.short.Text == ""; kept || last {
 			v, err := s.accept(ctx, c)
 			if err != nil {
@@ -54,7 +54,7 @@ func (s *search) settle(ctx context.Context, c *candidate) (*Result, error) {
 		case best != nil:
 			return best.res, nil
 		default:
-			try = maxRetreats - 1
+			last = true
 		}
 	}
 }
@@ -84,11 +84,11 @@ func (s *search) accept(ctx context.Context, c *candidate) (*outcome, error) {
 // passes that were not tried because the score was good enough. It returns v where
 // neither comes closer.
 func (s *search) closer(ctx context.Context, v *outcome) (*outcome, error) {
-	for _, step := range []func(context.Context, *candidate) (*candidate, error){s.simpler, s.improveMore} {
+	for _, take := range []step{s.simpler, s.improveMore} {
 		if v.res.Short == "" {
 			break
 		}
-		next, err := step(ctx, v.of)
+		next, err := take(ctx, v.of)
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +124,7 @@ func (s *search) simpler(ctx context.Context, c *candidate) (*candidate, error) 
 
 // improveMore lets the passes lower the error of c by what it misses on other samples.
 func (s *search) improveMore(ctx context.Context, c *candidate) (*candidate, error) {
-	if c.empty() || len(s.o.Samples) == 0 || math.IsInf(c.score, 0) {
+	if c.empty() || math.IsInf(c.score, 0) {
 		return c, nil
 	}
 	s.want, s.left = c.score+c.lacks(), maxWork
@@ -165,12 +165,12 @@ const manySamples = 16
 // for one that gives back less than the next will. It returns nil where none is left.
 func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate, error) {
 	s.look, s.aim = manySamples, c.score+c.lacks()*float64(1+min(s.stuck, 1))
-	anchors := map[int]string{}
+	var anchors []int
 	quantized := quantizedNodes(c.base, c.plan)
 	for g := range c.base.Scopes() {
 		for n := range g.Nodes() {
 			if quantized[n.ID] && depth(n) > 0 && n.Op.Type != "Gather" {
-				anchors[n.ID] = "integers cost the outputs too much: measured"
+				anchors = append(anchors, n.ID)
 			}
 		}
 	}
@@ -192,12 +192,9 @@ func (s *search) retreat(ctx context.Context, c *candidate, try int) (*candidate
 	}
 }
 
-// withoutIntegers returns a variant of c in which the anchors stay float, for the
-// reasons given by node ID.
-func (s *search) withoutIntegers(ctx context.Context, c *candidate, anchors map[int]string) (*candidate, error) {
-	next := c.variant()
-	maps.Copy(anchors, c.qdq.Keep)
-	next.qdq.Keep = anchors
+// withoutIntegers returns a variant of c in which the anchors, by ID, stay float.
+func (s *search) withoutIntegers(ctx context.Context, c *candidate, anchors []int) (*candidate, error) {
+	next := c.keeping(anchors, "integers cost the outputs too much: measured")
 	if s.o.Store { // what weights take was chosen for a model on integers
 		next.qdq.Store, next.qdq.Least = codes, nil
 		small, err := s.small(next)
@@ -209,13 +206,11 @@ func (s *search) withoutIntegers(ctx context.Context, c *candidate, anchors map[
 	if err := s.retreated(ctx, c, next, "left all products float"); err != nil {
 		return nil, err
 	}
-	if next.empty() || !s.o.Round || s.o.Visits == 0 || next.round || s.enough(next, roundFine) {
-		return next, nil
-	}
 	// The codes of weights are all that is left to choose.
-	rounded := next.variant()
-	rounded.round = true
-	return s.improved(ctx, next, rounded, roundGain, roundNote)
+	if rounded := s.rounding(next); rounded != nil && !next.empty() {
+		return s.improved(ctx, next, rounded, roundGain, roundNote)
+	}
+	return next, nil
 }
 
 // withMoreBits returns a variant of c, which multiplies nothing on integers, whose
@@ -229,11 +224,11 @@ func (s *search) withMoreBits(ctx context.Context, c *candidate) (*candidate, er
 			return r, err
 		}
 	}
-	list, bits := atLoad(c.plan), 16
+	list, bits := fewest(c.plan)
 	rest := quantizedNodes(c.base, c.plan)
 	tables := slices.Contains(rest, true)
-	if len(list) == 0 && !tables {
-		list, bits = stored(c.plan), 32
+	if bits == 32 && tables {
+		list, bits = nil, 16
 	}
 	order, err := s.costliest(ctx, c, list)
 	if err != nil {
@@ -247,14 +242,13 @@ func (s *search) withMoreBits(ctx context.Context, c *candidate) (*candidate, er
 	}
 	next := c.storing(order, bits)
 	if tables {
-		next.qdq.Keep = map[int]string{}
-		maps.Copy(next.qdq.Keep, c.qdq.Keep)
+		var ids []int
 		for g := range c.base.Scopes() {
 			for n := range g.Nodes() {
 				if !rest[n.ID] {
 					continue
 				}
-				next.qdq.Keep[n.ID] = "codes cost the outputs too much: measured"
+				ids = append(ids, n.ID)
 				for _, v := range n.Inputs() {
 					if v != nil && v.IsConst() {
 						next.qdq.Least[v.ID] = bits
@@ -263,6 +257,7 @@ func (s *search) withMoreBits(ctx context.Context, c *candidate) (*candidate, er
 				}
 			}
 		}
+		next = next.keeping(ids, "codes cost the outputs too much: measured")
 	}
 	if err := s.retreated(ctx, c, next, fmt.Sprintf("stored %d weights in %d bits", len(order), bits)); err != nil || next.empty() {
 		return nil, err

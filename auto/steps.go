@@ -146,12 +146,21 @@ const roundNote = "weights rounded by their effect on outputs"
 
 // rounded tries to choose the codes of weights by what they do to the samples.
 func (s *search) rounded(ctx context.Context, c *candidate) (*candidate, error) {
-	if !s.o.Round || s.o.Visits == 0 || c.round || s.enough(c, roundFine) {
-		return c, nil
+	if next := s.rounding(c); next != nil {
+		return s.better(ctx, c, next, roundGain, roundNote)
+	}
+	return c, nil
+}
+
+// rounding returns a variant of c whose codes are chosen so, or nil where that is not
+// allowed, done already, or not needed.
+func (s *search) rounding(c *candidate) *candidate {
+	if !s.o.Round || s.o.Visits == 0 || c.round || s.reaches(c, roundFine) {
+		return nil
 	}
 	next := c.variant()
 	next.round = true
-	return s.better(ctx, c, next, roundGain, roundNote)
+	return next
 }
 
 // fine is the score in dB from which passes that lower the error are not tried, and
@@ -162,11 +171,11 @@ const (
 )
 
 // good reports whether nothing has to be gained any more.
-func (s *search) good(c *candidate) bool { return s.enough(c, fine) }
+func (s *search) good(c *candidate) bool { return s.reaches(c, fine) }
 
-// enough reports whether c keeps the contract with a score of at least least, and of
-// what other samples want.
-func (s *search) enough(c *candidate, least float64) bool {
+// reaches reports whether c keeps the contract with a score of at least least, and of
+// what other samples ask for.
+func (s *search) reaches(c *candidate, least float64) bool {
 	return c.score >= max(least, s.want) && c.short.Text == ""
 }
 
@@ -300,15 +309,11 @@ func (s *search) islands(ctx context.Context, c *candidate) (*candidate, error) 
 	tries = tries[:min(len(tries), maxIslands)]
 	var list []*candidate
 	for _, cut := range tries {
-		next := c.variant()
-		next.qdq.Keep = map[int]string{}
-		for id, why := range c.qdq.Keep {
-			next.qdq.Keep[id] = why
-		}
+		var ids []int
 		for _, n := range cut.nodes {
-			next.qdq.Keep[n.ID] = fmt.Sprintf("feeds %s %q, which magnifies the error of small values: measured", cut.at.Op, cut.at.Label())
+			ids = append(ids, n.ID)
 		}
-		list = append(list, next)
+		list = append(list, c.keeping(ids, fmt.Sprintf("feeds %s %q, which magnifies the error of small values: measured", cut.at.Op, cut.at.Label())))
 	}
 	if err := s.ahead(ctx, list, s.few(len(s.o.Samples))); err != nil {
 		return nil, err

@@ -258,6 +258,15 @@ func stored(plan *qdq.Plan) []int {
 	return list
 }
 
+// fewest lists the weights decoded at load that have the fewest bits, by index in
+// plan.Tensors, and the bits that they are to have next.
+func fewest(plan *qdq.Plan) (list []int, bits int) {
+	if list = atLoad(plan); len(list) > 0 {
+		return list, 16
+	}
+	return stored(plan), 32
+}
+
 // costliest lists the IDs of weights of c, given by index in the plan's Tensors, by
 // falling share of the noise that starts at them for the bytes that they take. Where
 // noise starts in nested graphs, the rounding error relative to their power stands for

@@ -56,8 +56,9 @@ func (s *Score) Add(ref, got []ops.Data) error {
 				y = make([]float32, len(x)) // what has another shape gives nothing of it
 			}
 			shape, o := a.Shape(), &s.outputs[i]
+			no := spatial(shape)
 			for k, axis := range [2]int{1, len(shape) - 1} {
-				if o.spatial[k] = o.spatial[k] || spatial(shape)[k]; !o.spatial[k] {
+				if o.spatial[k] = o.spatial[k] || no[k]; !o.spatial[k] {
 					o.axes[k].add(x, y, shape, axis)
 				}
 			}

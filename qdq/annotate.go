@@ -780,7 +780,7 @@ func (a *annotator) stored(p *Plan, listed map[*graph.Value]int, weight quant.Ty
 			}
 			if shared {
 				e := &p.Tensors[k]
-				if a.o.Store == Float16 || a.o.Least[v.ID] >= 16 || e.Kind != Weight || e.AtLoad || !e.Symmetric || e.Type != weight.Name {
+				if e.Decoded || a.o.Store == Float16 || a.o.Least[v.ID] >= 16 || e.Kind != Weight || e.AtLoad || !e.Symmetric || e.Type != weight.Name {
 					continue
 				}
 				noise, err := quant.Scheme{Type: weight, Symmetric: true, Axis: e.Axis}.Noise(v.Const)
